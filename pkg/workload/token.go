@@ -1,0 +1,83 @@
+package workload
+
+import "time"
+
+// TokenRequest is what a caller asks for in IMDS's words. At most one of
+// ClientID, ObjectID and ResourceID is set; none means the workload's default
+// identity.
+type TokenRequest struct {
+	Resource    string // as decoded, never changed
+	ClientID    string
+	ObjectID    string // object_id or principal_id
+	ResourceID  string // mi_res_id, msi_res_id or msi-res-id
+	BypassCache bool
+}
+
+// Selects reports whether the request names an identity of its own.
+func (r TokenRequest) Selects() bool {
+	return r.ClientID != "" || r.ObjectID != "" || r.ResourceID != ""
+}
+
+// Token is an access token that Entra issued to a workload.
+type Token struct {
+	Value     string // secret
+	Type      string // "Bearer"
+	ClientID  string
+	NotBefore time.Time
+	ExpiresOn time.Time
+}
+
+// TokenErrorKind says who can mend a failed token request.
+type TokenErrorKind uint8
+
+const (
+	// Unavailable means that nobody needs to mend anything; the same request may work later.
+	Unavailable TokenErrorKind = iota
+	// IdentityNotFound means that the request names an identity that this service
+	// account is not mapped to, or the service account has none.
+	IdentityNotFound
+	// InvalidResource means that Entra does not know the resource asked for.
+	InvalidResource
+	// Refused means that Entra refuses the set-up (no federated credential, unknown
+	// client, wrong tenant, …) or the assertion cannot be had.
+	Refused
+)
+
+// String returns the kind's name as metrics and logs show it.
+func (k TokenErrorKind) String() string {
+	switch k {
+	case IdentityNotFound:
+		return "identity_not_found"
+	case InvalidResource:
+		return "invalid_resource"
+	case Refused:
+		return "refused"
+	default:
+		return "unavailable"
+	}
+}
+
+// TokenError tells why there is no token.
+type TokenError struct {
+	Kind TokenErrorKind
+	// Code is Entra's, as "AADSTS70021"; empty where Entra said nothing.
+	Code string
+	// Description is one line for the caller. It has no secrets in it.
+	Description string
+	// RetryAfter is how long to wait before asking again; 0 if nobody said.
+	RetryAfter time.Duration
+	// Err is the cause, for the log only; may be nil.
+	Err error
+}
+
+// Error returns the kind, the code and the description.
+func (e *TokenError) Error() string {
+	s := e.Kind.String()
+	if e.Code != "" {
+		s += ": " + e.Code
+	}
+	return s + ": " + e.Description
+}
+
+// Unwrap returns the cause.
+func (e *TokenError) Unwrap() error { return e.Err }
