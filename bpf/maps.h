@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-2-Clause OR GPL-2.0-only
+#pragma once
+
+#include "types.h"
+#include <bpf/bpf_helpers.h>
+
+/* Every map is pinned, so that a new agent goes on where the last one ended. */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct settings);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_settings SEC(".maps");
+
+/* By cgroup id of a pod, or of a container where its pod's containers differ. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, struct verdict_entry);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_verdicts SEC(".maps");
+
+/* No LRU: one pod's connections must not push out another's record. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_flows SEC(".maps");
+
+/* Open steered connections by the cgroup id that their flows bear. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u64);
+	__type(value, __s64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_usage SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct claim);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_claims SEC(".maps");
+
+/* The agent's mark on its own listening sockets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_tags SEC(".maps");
+
+/* Index: outcome * FAMILIES + family. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, OUTCOMES * FAMILIES);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_connects SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 64 * 1024);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_unknowns SEC(".maps");
+
+/* A ring buffer has no value type: this keeps the event's in the BTF. */
+const struct unknown_event *unused_unknown_event __attribute__((unused));

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-2-Clause OR GPL-2.0-only
+/* What the kernel and the agent say to each other. pkg/intercept has the Go
+ * side of each struct, generated from here. Addresses are in network byte
+ * order, ports in host byte order. */
+#pragma once
+
+#include <linux/bpf.h>
+
+/* pkg/workload has the same numbers. */
+enum verdict {
+	VERDICT_UNKNOWN,
+	VERDICT_PASS,
+	VERDICT_STEER,
+	VERDICT_DENY,
+};
+
+/* What became of a connect, for the counters: the verdicts, and refusals that
+ * no verdict asked for (a listener missing or dialled directly, a socket
+ * bound to a device, a quota used up). */
+enum outcome {
+	OUTCOME_UNKNOWN = VERDICT_UNKNOWN,
+	OUTCOME_PASS = VERDICT_PASS,
+	OUTCOME_STEER = VERDICT_STEER,
+	OUTCOME_DENY = VERDICT_DENY,
+	OUTCOME_REFUSED,
+	OUTCOMES,
+};
+
+enum family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
+
+enum setting_flags {
+	SETTING_AUDIT = 1 << 0,                 /* count, but let everything pass */
+	SETTING_UNKNOWN_PASS = 1 << 1,          /* pods without a verdict pass */
+	SETTING_UNKNOWN_HOSTNETWORK_PASS = 1 << 2, /* those in the node's namespace pass */
+};
+
+struct settings {
+	__u64 kubepods_id; /* cgroup id of kubepods: callers are found from here down */
+	__u64 node_netns;  /* cookie of the node's network namespace */
+	__u32 node_addr;   /* the node listener */
+	__u32 node_port;
+	__u32 port_first;  /* pods' listeners have their ports in this range */
+	__u32 port_last;
+	enum setting_flags flags;
+	__u32 quota;       /* open steered connections that one pod may have */
+};
+
+struct verdict_entry {
+	__u64 netns_cookie; /* where the pod's listener is */
+	enum verdict verdict;
+	__u32 port;         /* the pod's listener on 127.0.0.1; 0: the node listener */
+};
+
+/* The client's side of a steered connection. netns_cookie is 0 for the node
+ * listener, which cannot tell its callers' namespaces apart. */
+struct flow_key {
+	__u64 netns_cookie;
+	__u32 client_addr;
+	__u32 server_addr;
+	__u16 client_port;
+	__u16 server_port;
+	__u32 zero;
+};
+
+struct flow {
+	__u64 cgroup_id;
+	__u64 socket_cookie;
+	__u64 created_ns; /* CLOCK_MONOTONIC */
+	__u32 ambiguous;  /* a second socket claimed the same key */
+	__u32 zero;
+};
+
+/* Kept with a steered socket from its connect() to its end. */
+struct claim {
+	__u64 cgroup_id;
+	struct flow_key key; /* netns_cookie and server are set in connect() */
+	__u32 state;
+	__u32 zero;
+};
+
+enum claim_state {
+	CLAIM_NONE,
+	CLAIM_PENDING,  /* connect() was steered, no SYN yet */
+	CLAIM_RECORDED, /* the flow is written and counted against the quota */
+};
+
+/* Tells the agent that a caller has no usable verdict. */
+struct unknown_event {
+	__u64 cgroup_id;
+	__u64 netns_cookie;
+};

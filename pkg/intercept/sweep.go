@@ -1,0 +1,75 @@
+package intercept
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	sweepInterval = time.Minute
+	// A connection is accepted within moments or never: its listener's queue
+	// ends with the listener.
+	flowAge = 5 * time.Minute
+)
+
+// Sweep removes, once a minute until ctx ends, what the kernel side may leave
+// behind: flows that nobody accepted and whose end another program's sockops
+// hid from ours, and idle usage counters of cgroups that exists reports gone.
+func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool) error {
+	tick := time.NewTicker(sweepInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := errors.Join(h.sweepFlows(flowAge), h.sweepUsage(exists)); err != nil {
+			h.log.Warn("sweep of the maps is incomplete", "err", err)
+		}
+	}
+}
+
+func (h *Hooks) sweepFlows(age time.Duration) error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("read the clock: %w", err)
+	}
+	var key kernelFlowKey
+	var f kernelFlow
+	var stale []kernelFlowKey
+	entries := h.objects.SidestepFlows.Iterate()
+	for entries.Next(&key, &f) {
+		if time.Duration(now.Nano()-int64(f.CreatedNs)) > age {
+			stale = append(stale, key)
+		}
+	}
+	return errors.Join(entries.Err(), deleteKeys(h.objects.SidestepFlows, stale))
+}
+
+func (h *Hooks) sweepUsage(exists func(uint64) bool) error {
+	var id uint64
+	var open int64
+	var idle []uint64
+	entries := h.objects.SidestepUsage.Iterate()
+	for entries.Next(&id, &open) {
+		if open <= 0 && !exists(id) {
+			idle = append(idle, id)
+		}
+	}
+	return errors.Join(entries.Err(), deleteKeys(h.objects.SidestepUsage, idle))
+}
+
+func deleteKeys[K any](m *ebpf.Map, keys []K) error {
+	for _, key := range keys {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return err
+		}
+	}
+	return nil
+}
