@@ -1,0 +1,57 @@
+package delivery
+
+import (
+	"log/slog"
+	"net"
+	"syscall"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// Kernel is where verdicts are put in force.
+type Kernel interface {
+	SetVerdict(cgroupID uint64, v workload.Verdict, port uint16, netnsCookie uint64) error
+	DeleteVerdict(cgroupID uint64) error
+	// Decided returns the cgroups that have a verdict, an earlier agent's too.
+	Decided() ([]uint64, error)
+	// Tag marks a listening socket as the agent's own.
+	Tag(syscall.RawConn) error
+}
+
+// Pods is what the rules say about this node's pods.
+type Pods interface {
+	Pods() []workload.Pod
+	Subscribe() (changes <-chan struct{}, cancel func())
+}
+
+// Cgroups is what runs on this node.
+type Cgroups interface {
+	Snapshot() []workload.PodCgroup
+	Subscribe() (changes <-chan struct{}, cancel func())
+	Processes(path string) ([]int, error)
+}
+
+// PortRange bounds the ports of pods' listeners, both ends included.
+type PortRange struct{ First, Last uint16 }
+
+// Options are what a Reconciler works with. All fields are needed, but for
+// Self.
+type Options struct {
+	Kernel  Kernel
+	Pods    Pods
+	Cgroups Cgroups
+	// Serve takes an accepted connection over and closes it. netnsCookie is
+	// that of the listener's namespace, 0 for the node listener. It is called
+	// on a goroutine of its own.
+	Serve func(c net.Conn, netnsCookie uint64)
+	// Proc is the host's procfs.
+	Proc string
+	// Ports are tried for pods' listeners.
+	Ports PortRange
+	// NodeOnly steers every pod to the node listener and opens no other.
+	NodeOnly bool
+	// Self is the cgroup of the agent's own pod, which always passes: its
+	// relay must reach the real metadata service. 0: it runs outside of pods.
+	Self uint64
+	Log  *slog.Logger
+}

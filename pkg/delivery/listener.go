@@ -1,0 +1,99 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listener is one tagged listening socket and its accept loop.
+type listener struct {
+	net.Listener
+	netnsCookie uint64
+}
+
+// listen opens and tags a listener at the address in the calling thread's
+// network namespace.
+func listen(kernel Kernel, at netip.AddrPort) (*listener, error) {
+	l := &listener{}
+	config := net.ListenConfig{Control: func(_, _ string, socket syscall.RawConn) error {
+		var err error
+		control := socket.Control(func(fd uintptr) {
+			l.netnsCookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		})
+		return errors.Join(control, err)
+	}}
+	// A pod's connect is plain TCP, and MPTCP listeners cannot be looked up by
+	// the kernel side.
+	config.SetMultipathTCP(false)
+	tcp, err := config.Listen(context.Background(), "tcp4", at.String())
+	if err != nil {
+		return nil, err
+	}
+	l.Listener = tcp
+	if err := l.tag(kernel); err != nil {
+		tcp.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+func (l *listener) tag(kernel Kernel) error {
+	socket, err := l.Listener.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	return kernel.Tag(socket)
+}
+
+func (l *listener) port() uint16 {
+	return l.Addr().(*net.TCPAddr).AddrPort().Port()
+}
+
+// accept hands connections to serve until the listener is closed.
+func (l *listener) accept(serve func(net.Conn, uint64), cookie uint64, log *slog.Logger) {
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			// Out of descriptors or memory: the connection stays in the queue.
+			log.Warn("cannot accept", "listener", l.Addr(), "err", err)
+			time.Sleep(50 * time.Millisecond)
+			continue
+		}
+		go serve(c, cookie)
+	}
+}
+
+// listenInRange opens a listener on loopback at the first free port that the
+// pod does not declare, beginning at one that differs from pod to pod, since
+// pods on the host's network share the range.
+func listenInRange(kernel Kernel, ports PortRange, start uint32, declared []uint16) (*listener, error) {
+	taken := make(map[uint16]bool, len(declared))
+	for _, p := range declared {
+		taken[p] = true
+	}
+	size := uint32(ports.Last-ports.First) + 1
+	for i := range size {
+		port := ports.First + uint16((start+i)%size)
+		if taken[port] {
+			continue
+		}
+		l, err := listen(kernel, netip.AddrPortFrom(loopback, port))
+		if err == nil || !errors.Is(err, unix.EADDRINUSE) {
+			return l, err
+		}
+	}
+	return nil, fmt.Errorf("every port from %d to %d is taken", ports.First, ports.Last)
+}
+
+var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})

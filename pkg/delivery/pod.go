@@ -1,0 +1,126 @@
+package delivery
+
+import (
+	"hash/fnv"
+	"slices"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// podListener is the listener of one pod and the namespace it is in.
+type podListener struct {
+	*listener
+	inode      uint64
+	containers []workload.ContainerCgroup // when the namespace was last looked at
+}
+
+// deliver makes sure that a steered pod has its listener, in the namespace
+// that the pod is in now, and returns where its connects go. Until it has one
+// that is nowhere: the zero entry, Unknown.
+func (r *Reconciler) deliver(pod workload.Pod, cg workload.PodCgroup, thorough bool) (entry, error) {
+	if !pod.Steered() {
+		r.closeListener(pod.UID)
+		return entry{}, nil
+	}
+	if r.NodeOnly {
+		return entry{verdict: workload.Steer}, nil
+	}
+	l, err := r.ensure(pod, cg, thorough)
+	if err != nil {
+		return entry{}, err
+	}
+	delete(r.waiting, pod.UID)
+	return entry{verdict: workload.Steer, port: l.port(), cookie: l.netnsCookie}, nil
+}
+
+func (r *Reconciler) ensure(pod workload.Pod, cg workload.PodCgroup, thorough bool) (*podListener, error) {
+	have := r.listeners[pod.UID]
+	if have != nil && !thorough && slices.Equal(have.containers, cg.Containers) {
+		return have, nil
+	}
+	if pod.HostNetwork {
+		if have != nil {
+			return have, nil
+		}
+		return r.open(pod, nil, cg.Containers)
+	}
+	ns, err := r.sandboxes.find(cg.Path)
+	if err != nil {
+		// The sandbox has ended: an open listener would keep its namespace
+		// and the devices in it alive.
+		r.closeListener(pod.UID)
+		return nil, err
+	}
+	defer ns.close()
+	if have != nil && have.inode == ns.inode {
+		have.containers = cg.Containers
+		return have, nil
+	}
+	r.closeListener(pod.UID)
+	return r.open(pod, ns, cg.Containers)
+}
+
+// open opens the pod's listener in the namespace, or in the node's if that is
+// nil, and starts to accept.
+func (r *Reconciler) open(pod workload.Pod, ns *namespace, containers []workload.ContainerCgroup) (*podListener, error) {
+	p := &podListener{containers: containers}
+	listen := func() (err error) {
+		p.listener, err = listenInRange(r.Kernel, r.Ports, firstTry(pod.UID), pod.Ports)
+		return err
+	}
+	var err error
+	if ns == nil {
+		err = listen()
+	} else {
+		p.inode = ns.inode
+		err = ns.do(listen)
+	}
+	if err != nil {
+		if p.listener != nil {
+			p.Close()
+		}
+		return nil, err
+	}
+	go p.accept(r.Serve, p.netnsCookie, r.Log)
+	r.listeners[pod.UID] = p
+	r.mu.Lock()
+	r.ports[pod.UID] = p.port()
+	r.mu.Unlock()
+	r.Log.Debug("listener opened", "namespace", pod.Namespace, "pod", pod.Name, "port", p.port())
+	return p, nil
+}
+
+func (r *Reconciler) closeListener(uid string) {
+	l := r.listeners[uid]
+	if l == nil {
+		return
+	}
+	l.Close()
+	delete(r.listeners, uid)
+	r.mu.Lock()
+	delete(r.ports, uid)
+	r.mu.Unlock()
+}
+
+// closeOthers closes the listeners of pods that no longer run.
+func (r *Reconciler) closeOthers(running map[string]bool) {
+	for uid := range r.listeners {
+		if !running[uid] {
+			r.closeListener(uid)
+		}
+	}
+	for uid := range r.waiting {
+		if !running[uid] {
+			delete(r.waiting, uid)
+		}
+	}
+}
+
+func (r *Reconciler) closeAll() { r.closeOthers(nil) }
+
+// firstTry spreads the pods of the host's network over the port range.
+func firstTry(uid string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(uid))
+	return h.Sum32()
+}
