@@ -1,0 +1,260 @@
+package kernel
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
+
+	"github.com/sidestep-agent/sidestep/pkg/attest"
+	"github.com/sidestep-agent/sidestep/pkg/cgroups"
+	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+	"github.com/sidestep-agent/sidestep/test/lab"
+)
+
+const (
+	quota = 32
+	hold  = 300 * time.Millisecond // of unknown pods
+)
+
+var (
+	nodeListener = netip.MustParseAddrPort("169.254.169.252:2579")
+	ports        = delivery.PortRange{First: 28000, Last: 29999}
+)
+
+// options of a node under test; the zero value is the default delivery.
+type options struct {
+	nodeOnly bool
+	settings func(*intercept.Settings)
+}
+
+// node is a lab node with the agent's kernel side, delivery and attestation
+// on it, and a stand-in for the metadata service that answers {"UID":"imds"}.
+type node struct {
+	*lab.Node
+	hooks    *intercept.Hooks
+	settings intercept.Settings
+	tree     *cgroups.Tree
+	pods     *podList
+	attester *attest.Attestor
+	delivery *delivery.Reconciler
+	instead  atomicServe // takes accepted connections in place of answer
+	stop     func()      // ends delivery and the node listener, as a dead agent would
+}
+
+func newNode(t *testing.T, o options) *node {
+	t.Helper()
+	l, err := lab.NewNode(t.TempDir())
+	check(t, err)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Errorf("the lab is not clean: %v", err)
+		}
+	})
+	n := &node{Node: l, pods: newPodList()}
+	n.hooks, err = intercept.Load(l.BPFFS, quiet())
+	check(t, err)
+	t.Cleanup(func() { n.hooks.Close() })
+	n.tree, err = cgroups.Open(l.CgroupRoot, l.Kubepods, quiet())
+	check(t, err)
+	t.Cleanup(func() { n.tree.Close() })
+	n.attester = n.newAttester()
+	n.serveIMDS(t)
+	n.start(t, o)
+	return n
+}
+
+func (n *node) newAttester() *attest.Attestor {
+	return attest.New(attest.Options{
+		Flows: n.hooks, Cgroups: n.tree, Pods: n.pods, Log: quiet(),
+		Registerer: prometheus.NewRegistry(), Hold: hold, Clock: clock.RealClock{},
+	})
+}
+
+// start runs the parts of the agent that end with its process.
+func (n *node) start(t *testing.T, o options) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	tasks := make(chan error, 4)
+	at, err := delivery.ListenNode(n.hooks, nodeListener, quiet())
+	check(t, err)
+	n.settings = intercept.Settings{
+		KubepodsID: n.tree.KubepodsID(), NodeNetns: at.NetnsCookie(), NodeListener: nodeListener,
+		FirstPort: ports.First, LastPort: ports.Last, Quota: quota,
+	}
+	if o.settings != nil {
+		o.settings(&n.settings)
+	}
+	check(t, n.hooks.Configure(n.settings))
+	check(t, n.hooks.Attach(n.Kubepods))
+	n.delivery, err = delivery.NewReconciler(delivery.Options{
+		Kernel: n.hooks, Pods: n.pods, Cgroups: n.tree, Serve: n.answer,
+		Proc: "/proc", Ports: ports, NodeOnly: o.nodeOnly, Log: quiet(),
+	})
+	check(t, err)
+	run := func(task func(context.Context) error) { go func() { tasks <- task(ctx) }() }
+	run(n.tree.Run)
+	<-n.tree.Ready()
+	run(n.delivery.Run)
+	run(func(ctx context.Context) error { return at.Run(ctx, n.answer) })
+	run(func(ctx context.Context) error {
+		return n.hooks.WatchUnknowns(ctx, func(uint64) { n.delivery.Poke() })
+	})
+	n.stop = func() {
+		cancel()
+		for range cap(tasks) {
+			if err := <-tasks; err != nil {
+				t.Error(err)
+			}
+		}
+		n.stop = func() {}
+	}
+	t.Cleanup(func() { n.stop() })
+}
+
+// answer says to an accepted connection whose it is.
+func (n *node) answer(c net.Conn, cookie uint64) {
+	if instead := n.instead.Load(); instead != nil {
+		instead(c, cookie)
+		return
+	}
+	defer c.Close()
+	var a answer
+	connection, err := attest.Inspect(c.(*net.TCPConn), cookie)
+	if err == nil {
+		var caller workload.Caller
+		caller, err = n.attester.Attest(context.Background(), connection)
+		a.UID, a.Container = caller.PodUID, caller.ContainerID
+	}
+	if err != nil {
+		a.Err = err.Error()
+	}
+	json.NewEncoder(c).Encode(a)
+}
+
+// flows returns how many flow records there are.
+func (n *node) flows(t *testing.T) int {
+	t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(n.BPFFS, intercept.PinDirectory, "sidestep_flows"), nil)
+	check(t, err)
+	defer m.Close()
+	var key, value []byte
+	count := 0
+	for entries := m.Iterate(); entries.Next(&key, &value); {
+		count++
+	}
+	return count
+}
+
+// atomicServe is a serve function that tests exchange while it runs.
+type atomicServe struct {
+	p atomic.Pointer[func(net.Conn, uint64)]
+}
+
+func (a *atomicServe) Store(f func(net.Conn, uint64)) { a.p.Store(&f) }
+
+func (a *atomicServe) Load() func(net.Conn, uint64) {
+	if f := a.p.Load(); f != nil {
+		return *f
+	}
+	return nil
+}
+
+func (n *node) serveIMDS(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp4", imds.String())
+	check(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			json.NewEncoder(c).Encode(answer{UID: "imds"})
+			c.Close()
+		}
+	}()
+}
+
+// pod starts a pod about which the rules say d, and waits until the kernel
+// side has its verdict.
+func (n *node) pod(t *testing.T, d workload.Decision, o lab.PodOptions) *lab.Pod {
+	t.Helper()
+	p := n.stranger(t, o)
+	n.pods.set(workload.Pod{UID: p.UID, Name: p.UID, HostNetwork: o.HostNetwork, Decision: d})
+	n.settled(t, p.Cgroup, d.Verdict)
+	return p
+}
+
+// stranger starts a pod that the cluster does not know.
+func (n *node) stranger(t *testing.T, o lab.PodOptions) *lab.Pod {
+	t.Helper()
+	p, err := n.StartPod(o)
+	check(t, err)
+	t.Cleanup(func() {
+		if _, err := os.Stat(p.Cgroup); err == nil {
+			p.Stop()
+		}
+	})
+	return p
+}
+
+// settled waits until the verdict is in force for the cgroup.
+func (n *node) settled(t *testing.T, cgroup string, want workload.Verdict) intercept.Entry {
+	t.Helper()
+	var e intercept.Entry
+	id, err := lab.CgroupID(cgroup)
+	check(t, err)
+	eventually(t, want.String()+" is in force for "+cgroup, func() bool {
+		var ok bool
+		e, ok, err = n.hooks.Verdict(id)
+		check(t, err)
+		return ok && e.Verdict == want
+	})
+	return e
+}
+
+// unsettled waits until no verdict is in force for the cgroup.
+func (n *node) unsettled(t *testing.T, cgroup string) {
+	t.Helper()
+	id, err := lab.CgroupID(cgroup)
+	check(t, err)
+	eventually(t, "no verdict for "+cgroup, func() bool {
+		_, ok, err := n.hooks.Verdict(id)
+		check(t, err)
+		return !ok
+	})
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("after 10 s still not so: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

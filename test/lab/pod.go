@@ -1,0 +1,284 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// podNumber numbers the pods of all nodes, since they share a namespace.
+var podNumber atomic.Uint32
+
+// PodOptions say what a pod is like; the zero value is an ordinary one.
+type PodOptions struct {
+	UID         string // made up if empty
+	HostNetwork bool
+	// QoS is the cgroup below kubepods: "burstable" if empty; "guaranteed"
+	// pods have none.
+	QoS string
+}
+
+// Pod is a sandbox: a cgroup with a container in it, and a network namespace
+// held by a process, as the kubelet and a runtime would make them.
+type Pod struct {
+	UID         string
+	ContainerID string // the application's
+	Cgroup      string
+	Container   string // its cgroup
+	Sandbox     string // the cgroup of the process that holds the namespace
+	Address     net.IP // nil with HostNetwork
+
+	pause *exec.Cmd
+	netns string
+}
+
+// StartPod makes a pod and connects it to the node by a veth pair; the node is
+// its default route.
+func (n *Node) StartPod(o PodOptions) (*Pod, error) {
+	number := podNumber.Add(1)
+	p := newPod(n, o, number)
+	for _, dir := range []string{p.Container, p.Sandbox} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.startPause(o); err != nil {
+		return nil, err
+	}
+	if o.HostNetwork {
+		return p, nil
+	}
+	p.netns = fmt.Sprintf("/proc/%d/ns/net", p.pause.Process.Pid)
+	if err := p.connect(number); err != nil {
+		return nil, errors.Join(fmt.Errorf("connect pod %s: %w", p.UID, err), p.Stop())
+	}
+	return p, nil
+}
+
+func newPod(n *Node, o PodOptions, number uint32) *Pod {
+	p := &Pod{UID: o.UID, ContainerID: hexID(number, 'c'), netns: "/proc/self/ns/net"}
+	if p.UID == "" {
+		p.UID = fmt.Sprintf("00000000-0000-4000-8000-%012x", number)
+	}
+	parent := filepath.Join(n.Kubepods, "burstable")
+	switch o.QoS {
+	case "":
+	case "guaranteed":
+		parent = n.Kubepods
+	default:
+		parent = filepath.Join(n.Kubepods, o.QoS)
+	}
+	p.Cgroup = filepath.Join(parent, "pod"+p.UID)
+	p.Container = filepath.Join(p.Cgroup, p.ContainerID)
+	p.Sandbox = filepath.Join(p.Cgroup, hexID(number, 'f'))
+	return p
+}
+
+func hexID(number uint32, fill rune) string {
+	return fmt.Sprintf("%08x", number) + strings.Repeat(string(fill), 56)
+}
+
+// startPause starts the process that holds the sandbox's namespace.
+func (p *Pod) startPause(o PodOptions) error {
+	dir, err := os.Open(p.Sandbox)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	p.pause = exec.CommandContext(context.Background(), "sleep", "infinity")
+	p.pause.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	if !o.HostNetwork {
+		p.pause.SysProcAttr.Cloneflags = unix.CLONE_NEWNET
+	}
+	return p.pause.Start()
+}
+
+func (p *Pod) connect(number uint32) error {
+	ns, err := openHandle(p.netns)
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	lo, err := ns.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	if err := ns.LinkSetUp(lo); err != nil {
+		return err
+	}
+	// Each pod has a /30 of 10.64.0.0/10 between itself and the node.
+	base := uint32(10)<<24 | 64<<16 | number<<2
+	gateway, address := ipv4(base+1), ipv4(base+2)
+	veth := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: fmt.Sprintf("pod%d", number)},
+		PeerName:      "eth0",
+		PeerNamespace: netlink.NsFd(ns.ns),
+	}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return err
+	}
+	if err := addAndUp(netlink.LinkByName, netlink.AddrAdd, netlink.LinkSetUp, veth.Name, gateway); err != nil {
+		return err
+	}
+	if err := addAndUp(ns.LinkByName, ns.AddrAdd, ns.LinkSetUp, "eth0", address); err != nil {
+		return err
+	}
+	p.Address = address
+	return ns.RouteAdd(&netlink.Route{Gw: gateway})
+}
+
+func addAndUp(find func(string) (netlink.Link, error), add func(netlink.Link, *netlink.Addr) error,
+	up func(netlink.Link) error, name string, ip net.IP,
+) error {
+	link, err := find(name)
+	if err != nil {
+		return err
+	}
+	if err := add(link, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(30, 32)}}); err != nil {
+		return err
+	}
+	return up(link)
+}
+
+func ipv4(n uint32) net.IP {
+	return net.IPv4(byte(n>>24), byte(n>>16), byte(n>>8), byte(n)).To4()
+}
+
+// AddAddress gives the pod's namespace a further address, whoever else has it.
+func (p *Pod) AddAddress(ip net.IP) error {
+	ns, err := openHandle(p.netns)
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	lo, err := ns.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return ns.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}})
+}
+
+// Netns returns the path of the pod's network namespace.
+func (p *Pod) Netns() string { return p.netns }
+
+// Start starts cmd as a process of the pod's container: in its cgroup and in
+// its network namespace. It refuses with ErrNotIsolated, before anything
+// runs, where the metadata service's address might lead out of the lab.
+func (p *Pod) Start(cmd *exec.Cmd) error {
+	return p.StartIn(p.Container, cmd)
+}
+
+// StartIn is Start with another cgroup.
+func (p *Pod) StartIn(cgroup string, cmd *exec.Cmd) error {
+	if err := CheckIsolated(p.netns, "/proc/self/ns/net"); err != nil {
+		return err
+	}
+	dir, err := os.Open(cgroup)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.UseCgroupFD = true
+	cmd.SysProcAttr.CgroupFD = int(dir.Fd())
+	return inNetns(p.netns, cmd.Start)
+}
+
+// inNetns runs fn on a thread in the namespace; what fn forks starts there.
+func inNetns(path string, fn func() error) error {
+	runtime.LockOSThread()
+	home, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer home.Close()
+	there, err := netns.GetFromPath(path)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer there.Close()
+	if err := netns.Set(there); err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	err = fn()
+	if back := netns.Set(home); back != nil {
+		// Left locked, so that no other goroutine runs in the wrong namespace.
+		return errors.Join(err, back)
+	}
+	runtime.UnlockOSThread()
+	return err
+}
+
+// Output runs a program in the pod's container and returns what it printed.
+func (p *Pod) Output(ctx context.Context, env []string, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = env
+	var out, errs strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := p.Start(cmd); err != nil {
+		return nil, err
+	}
+	if err := cmd.Wait(); err != nil {
+		return []byte(out.String()), fmt.Errorf("%s: %w: %s", filepath.Base(name), err, strings.TrimSpace(errs.String()))
+	}
+	return []byte(out.String()), nil
+}
+
+// RestartSandbox ends the process that holds the pod's namespace and starts
+// another, in a new namespace and a new cgroup of the same pod, as the kubelet
+// does when a sandbox dies.
+func (p *Pod) RestartSandbox() error {
+	if err := killCgroup(p.Sandbox); err != nil {
+		return err
+	}
+	_ = p.pause.Wait() // killed
+	if err := removeCgroups(p.Sandbox); err != nil {
+		return err
+	}
+	number := podNumber.Add(1)
+	p.Sandbox = filepath.Join(p.Cgroup, hexID(number, 'f'))
+	if err := os.Mkdir(p.Sandbox, 0o755); err != nil {
+		return err
+	}
+	if err := p.startPause(PodOptions{}); err != nil {
+		return err
+	}
+	p.netns = fmt.Sprintf("/proc/%d/ns/net", p.pause.Process.Pid)
+	return p.connect(number)
+}
+
+// Stop kills the pod's processes and removes its cgroup, and with them its
+// namespace.
+func (p *Pod) Stop() error {
+	if err := killCgroup(p.Cgroup); err != nil {
+		return err
+	}
+	_ = p.pause.Wait() // killed
+	return removeCgroups(p.Cgroup)
+}
+
+// CgroupID returns the id of a cgroup, its directory's inode.
+func CgroupID(path string) (uint64, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return stat.Ino, nil
+}

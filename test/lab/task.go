@@ -1,0 +1,70 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+)
+
+var tasks = map[string]func(io.Reader, io.Writer) error{}
+
+// Register makes a function of this program a task, which Run starts as a
+// process in a pod: what a pod's application would do. It is called from
+// init, since the process is this program once more.
+func Register[In, Out any](name string, task func(In) (Out, error)) {
+	tasks[name] = func(r io.Reader, w io.Writer) error {
+		var in In
+		if err := json.NewDecoder(r).Decode(&in); err != nil {
+			return err
+		}
+		out, err := task(in)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(w).Encode(out)
+	}
+}
+
+func runTask(name string) int {
+	task, ok := tasks[name]
+	if !ok {
+		fmt.Fprintln(os.Stderr, "lab: no task", name)
+		return 1
+	}
+	if err := task(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// Run runs a registered task as a process in the pod's container and returns
+// what it returned.
+func Run[In, Out any](ctx context.Context, p *Pod, name string, in In) (Out, error) {
+	return RunIn[In, Out](ctx, p, p.Container, name, in)
+}
+
+// RunIn is Run with another cgroup.
+func RunIn[In, Out any](ctx context.Context, p *Pod, cgroup, name string, in In) (Out, error) {
+	var out Out
+	input, err := json.Marshal(in)
+	if err != nil {
+		return out, err
+	}
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	// The race detector would have each task linger for a second.
+	cmd.Env = []string{envTask + "=" + name, "GORACE=atexit_sleep_ms=0"}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, &stderr
+	if err := p.StartIn(cgroup, cmd); err != nil {
+		return out, err
+	}
+	if err := cmd.Wait(); err != nil {
+		return out, fmt.Errorf("task %s: %w: %s", name, err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return out, json.Unmarshal(stdout.Bytes(), &out)
+}
