@@ -1,0 +1,144 @@
+package config
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// APIVersion and Kind are what a configuration file must say it is.
+const (
+	APIVersion = "sidestep.dev/v1alpha1"
+	Kind       = "AgentConfiguration"
+)
+
+// AgentConfiguration is the content of the configuration file. Values come
+// from Parse, Load or Default, and are not changed afterwards.
+type AgentConfiguration struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	// Mode says whether verdicts are enforced or only counted and shown.
+	Mode Mode `json:"mode"`
+	// Select says where the label that selects a pod is looked for.
+	Select Select `json:"select"`
+	// Unlabeled is what happens to pods and containers that are not selected.
+	Unlabeled Unlabeled `json:"unlabeled"`
+	// Unknown is what happens to a connection of a pod not known yet.
+	Unknown Unknown `json:"unknown"`
+	// UnknownHostNetwork is the same for pods in the node's own network.
+	UnknownHostNetwork Unknown `json:"unknownHostNetwork"`
+	// Scope limits which pods are ever steered or denied.
+	Scope Scope `json:"scope"`
+	// Exceptions are the pods that always pass.
+	Exceptions []Exception `json:"exceptions"`
+	// AzurePodIdentityExceptions says whether AzurePodIdentityException
+	// objects make pods pass as well.
+	AzurePodIdentityExceptions PodIdentityExceptions `json:"azurePodIdentityExceptions"`
+	// Relay says which metadata a steered pod may read from the node's IMDS.
+	Relay Relay `json:"relay"`
+	// WireServer is what happens to connects to 168.63.129.16:80 and :32526.
+	WireServer WireServer `json:"wireServer"`
+	// Limits hold for each pod by itself.
+	Limits Limits `json:"limits"`
+}
+
+// Mode says whether verdicts take effect.
+type Mode string
+
+// The modes.
+const (
+	ModeEnforce Mode = "enforce"
+	ModeAudit   Mode = "audit"
+)
+
+// Select says whose label selects a pod.
+type Select string
+
+// The places of the label.
+const (
+	SelectPod    Select = "pod"
+	SelectEither Select = "either" // the pod or its service account
+)
+
+// Unlabeled says what happens to a pod that is not selected.
+type Unlabeled string
+
+// The ways to treat pods that are not selected.
+const (
+	UnlabeledPass         Unlabeled = "pass"
+	UnlabeledMetadataOnly Unlabeled = "metadata-only"
+	UnlabeledDeny         Unlabeled = "deny"
+)
+
+// Unknown says what happens to a connection whose pod is not known.
+type Unknown string
+
+// The ways to treat unknown pods.
+const (
+	UnknownHold Unknown = "hold"
+	UnknownPass Unknown = "pass"
+)
+
+// PodIdentityExceptions says whether AzurePodIdentityException objects count.
+type PodIdentityExceptions string
+
+// PodIdentityExceptionsIgnore is the only value that this version takes.
+const PodIdentityExceptionsIgnore PodIdentityExceptions = "ignore"
+
+// WireServer says what happens to connects to Azure's wire server.
+type WireServer string
+
+// WireServerPass is the only value that this version takes.
+const WireServerPass WireServer = "pass"
+
+// Scope limits the agent to some pods of the cluster.
+type Scope struct {
+	// Namespaces are the only ones whose pods are steered or denied; empty
+	// means all.
+	Namespaces []string `json:"namespaces"`
+}
+
+// Exception matches pods that always pass. At least one of its fields is set.
+type Exception struct {
+	// Namespaces are those whose pods match; empty means all.
+	Namespaces []string `json:"namespaces"`
+	// PodSelector must match the pod's labels; empty matches every pod.
+	PodSelector metav1.LabelSelector `json:"podSelector"`
+}
+
+// Relay says which metadata paths are handed on to the node's IMDS.
+type Relay struct {
+	// Instance allows /metadata/instance.
+	Instance bool `json:"instance"`
+	// UserData leaves the VM's userData in the answers.
+	UserData bool `json:"userData"`
+	// Allow lists further paths: clean, below /metadata/, none that leads to
+	// /metadata/identity.
+	Allow []string `json:"allow"`
+}
+
+// Limits keep one pod from starving the others.
+type Limits struct {
+	RequestsPerSecond int `json:"requestsPerSecond"`
+	Concurrent        int `json:"concurrent"` // requests under way at once
+}
+
+// Default returns a new configuration as a file with nothing but its
+// apiVersion and kind gives it.
+func Default() *AgentConfiguration {
+	return &AgentConfiguration{
+		APIVersion:         APIVersion,
+		Kind:               Kind,
+		Mode:               ModeEnforce,
+		Select:             SelectPod,
+		Unlabeled:          UnlabeledPass,
+		Unknown:            UnknownHold,
+		UnknownHostNetwork: UnknownPass,
+		Exceptions: []Exception{{
+			Namespaces: []string{"kube-system"},
+			PodSelector: metav1.LabelSelector{
+				MatchLabels: map[string]string{"kubernetes.azure.com/managedby": "aks"},
+			},
+		}},
+		AzurePodIdentityExceptions: PodIdentityExceptionsIgnore,
+		Relay:                      Relay{Instance: true},
+		WireServer:                 WireServerPass,
+		Limits:                     Limits{RequestsPerSecond: 200, Concurrent: 64},
+	}
+}

@@ -1,0 +1,185 @@
+package config
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
+)
+
+// A mounted ConfigMap as the kubelet lays it out: agent.yaml → ..data/agent.yaml,
+// ..data → a directory for each version.
+type configMap struct {
+	t   *testing.T
+	dir string
+}
+
+func newConfigMap(t *testing.T, data string) configMap {
+	m := configMap{t, t.TempDir()}
+	m.set("1", data)
+	if err := os.Symlink(filepath.Join("..data", "agent.yaml"), m.path()); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func (m configMap) path() string { return filepath.Join(m.dir, "agent.yaml") }
+
+func (m configMap) set(version, data string) {
+	m.t.Helper()
+	if err := os.Mkdir(filepath.Join(m.dir, version), 0o700); err != nil {
+		m.t.Fatal(err)
+	}
+	write(m.t, filepath.Join(m.dir, version, "agent.yaml"), data)
+	next := filepath.Join(m.dir, "..data_tmp")
+	if err := os.Symlink(version, next); err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.Rename(next, filepath.Join(m.dir, "..data")); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// seen records what a watcher hands out.
+type seen struct {
+	applied chan *AgentConfiguration
+	refused chan error
+}
+
+func newSeen() seen {
+	return seen{make(chan *AgentConfiguration, 10), make(chan error, 10)}
+}
+
+func (s seen) onChange(c *AgentConfiguration) { s.applied <- c }
+func (s seen) onRefused(err error)            { s.refused <- err }
+
+func newTestWatcher(t *testing.T, path string) (*Watcher, *prometheus.Registry) {
+	t.Helper()
+	reg := prometheus.NewRegistry()
+	w, err := NewWatcher(WatcherOptions{
+		Path: path, Registerer: reg, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return w, reg
+}
+
+func receive[T any](t *testing.T, c <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing came")
+		panic("unreachable")
+	}
+}
+
+func TestRunSeesTheSwapOfAConfigMap(t *testing.T) {
+	m := newConfigMap(t, header)
+	w, _ := newTestWatcher(t, m.path())
+	if got := w.Initial().Mode; got != ModeEnforce {
+		t.Fatalf("initial mode = %s", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	s := newSeen()
+	go func() { ended <- w.Run(ctx, s.onChange, s.onRefused) }()
+
+	m.set("2", header+"mode: audit\n")
+	if got := receive(t, s.applied).Mode; got != ModeAudit {
+		t.Errorf("mode = %s, want audit", got)
+	}
+	cancel()
+	if err := receive(t, ended); err != nil {
+		t.Errorf("Run = %v", err)
+	}
+}
+
+func TestReloadHandsOnEachContentOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	write(t, path, header)
+	w, reg := newTestWatcher(t, path)
+	s := newSeen()
+	step := func(applied, refused int) {
+		t.Helper()
+		w.reload(s.onChange, s.onRefused)
+		w.reload(s.onChange, s.onRefused)
+		if len(s.applied) != applied || len(s.refused) != refused {
+			t.Fatalf("applied %d, refused %d; want %d and %d", len(s.applied), len(s.refused), applied, refused)
+		}
+	}
+	step(0, 0)
+	write(t, path, header+"mode: audit\n")
+	step(1, 0)
+	write(t, path, header+"mode: off\n")
+	step(1, 1)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	step(1, 2)
+	write(t, path, header+"mode: audit\n")
+	step(2, 2)
+
+	want := map[string]float64{"applied": 2, "refused": 2}
+	for result, n := range want {
+		if got := testutil.ToFloat64(w.reloads.WithLabelValues(result)); got != n {
+			t.Errorf("reloads{result=%q} = %v, want %v", result, got, n)
+		}
+	}
+	if n, err := testutil.GatherAndCount(reg, "sidestep_config_reloads_total"); err != nil || n != 2 {
+		t.Errorf("registered series = %d, %v", n, err)
+	}
+}
+
+func TestNewWatcherRefusesABadFirstFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	write(t, path, header+"mode: off\n")
+	_, err := NewWatcher(WatcherOptions{Path: path, Registerer: prometheus.NewRegistry(), Clock: clock.RealClock{}})
+	if err == nil {
+		t.Error("NewWatcher took a bad file")
+	}
+}
+
+// A directory that was replaced sends no notification any more.
+func TestRunPollsWhereNotificationFails(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "config")
+	path := filepath.Join(dir, "agent.yaml")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, header)
+	w, _ := newTestWatcher(t, path)
+	fake := clocktesting.NewFakeClock(time.Now())
+	w.clock = fake
+	s := newSeen()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx, s.onChange, s.onRefused) }()
+	defer func() { cancel(); receive(t, ended) }()
+
+	write(t, path, header+"mode: off\n")
+	for len(s.refused) == 0 {
+		fake.Step(settle)
+		time.Sleep(time.Millisecond)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, header+"mode: audit\n")
+	for len(s.applied) == 0 {
+		fake.Step(pollInterval)
+		time.Sleep(time.Millisecond)
+	}
+}
