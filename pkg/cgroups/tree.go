@@ -1,0 +1,187 @@
+package cgroups
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// ErrGone is returned for a cgroup that does not exist any more. It satisfies
+// errors.Is with fs.ErrNotExist.
+var ErrGone = fmt.Errorf("cgroups: the cgroup is gone: %w", fs.ErrNotExist)
+
+// fileidKernfs is the kernel's FILEID_KERNFS, a file handle type: a
+// handle of 8 bytes, the kernfs node's id, which for cgroup2 is the cgroup id
+// and the inode number.
+const fileidKernfs = 0xfe
+
+// Tree is the part of the cgroup2 hierarchy in which the kubelet puts pods.
+// Its methods may be called from several goroutines.
+type Tree struct {
+	root     *os.File // the cgroup2 mount: its fd opens handles
+	rootName string   // root's path as the kernel prints it
+	rootPath string
+	kubepods string // absolute
+	rel      string // kubepods relative to root
+	log      *slog.Logger
+
+	ready     chan struct{}
+	readyOnce sync.Once
+
+	mu          sync.Mutex
+	kubepodsID  uint64 // 0 while the directory is missing
+	pods        map[string]workload.PodCgroup
+	subscribers map[chan struct{}]struct{}
+}
+
+// Open returns the tree of the cgroup at kubepods, an absolute path on the
+// cgroup2 mount at root. Resolving needs CAP_DAC_READ_SEARCH and a mount whose
+// root is at or above kubepods; the caller's own cgroup namespace does not
+// matter. The caller closes the tree after Run has returned.
+func Open(root, kubepods string, log *slog.Logger) (*Tree, error) {
+	root, err := filepath.EvalSymlinks(root)
+	if err != nil {
+		return nil, fmt.Errorf("cgroups: open the mount: %w", err)
+	}
+	if kubepods, err = filepath.EvalSymlinks(kubepods); err != nil {
+		return nil, fmt.Errorf("cgroups: open kubepods: %w", err)
+	}
+	rel, ok := below(kubepods, root)
+	if !ok {
+		return nil, fmt.Errorf("cgroups: kubepods %s is not below the cgroup mount %s", kubepods, root)
+	}
+	id, err := ID(kubepods)
+	if err != nil {
+		return nil, err
+	}
+	dir, name, err := openMount(root)
+	if err != nil {
+		return nil, err
+	}
+	return &Tree{
+		root: dir, rootName: name, rootPath: root, kubepods: kubepods, rel: rel, log: log,
+		ready:       make(chan struct{}),
+		kubepodsID:  id,
+		pods:        map[string]workload.PodCgroup{},
+		subscribers: map[chan struct{}]struct{}{},
+	}, nil
+}
+
+// openMount opens the cgroup2 mount and returns it with its path as the kernel
+// prints it for this process.
+func openMount(root string) (*os.File, string, error) {
+	// Not O_PATH: open_by_handle_at refuses such a descriptor as its mount.
+	dir, err := os.OpenFile(root, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, "", fmt.Errorf("cgroups: open the mount: %w", err)
+	}
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil {
+		_ = dir.Close()
+		return nil, "", fmt.Errorf("cgroups: statfs %s: %w", root, err)
+	}
+	if st.Type != unix.CGROUP2_SUPER_MAGIC {
+		_ = dir.Close()
+		return nil, "", fmt.Errorf("cgroups: %s is not cgroup v2: set --cgroup-root", root)
+	}
+	name, err := fdPath(int(dir.Fd()))
+	if err != nil {
+		_ = dir.Close()
+		return nil, "", err
+	}
+	return dir, name, nil
+}
+
+// Close gives the mount back.
+func (t *Tree) Close() error { return t.root.Close() }
+
+// ID returns the id of the cgroup at path: the inode number of its directory,
+// which the kernel gives no other cgroup while it runs. It returns ErrGone if
+// there is no such cgroup.
+func ID(path string) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		if isGone(err) {
+			return 0, fmt.Errorf("%w: %s", ErrGone, path)
+		}
+		return 0, fmt.Errorf("cgroups: stat %s: %w", path, err)
+	}
+	return st.Ino, nil
+}
+
+// Resolve returns the pod, and the container if there is one, that the cgroup
+// id belongs to. It asks the kernel each time. It returns ErrGone if the
+// cgroup does not exist any more and ErrNotPod if it lies in no pod of this
+// node.
+func (t *Tree) Resolve(id uint64) (workload.CgroupRef, error) {
+	path, err := t.path(id)
+	if err != nil {
+		return workload.CgroupRef{}, err
+	}
+	rel, ok := below(path, filepath.Join(t.rootName, t.rel))
+	if !ok {
+		return workload.CgroupRef{}, fmt.Errorf("%w: %q", ErrNotPod, path)
+	}
+	// For a cgroup outside the mount's root the kernel prints a path that
+	// starts at the true root. It can only be taken for one of ours if that
+	// leads to another cgroup.
+	if got, err := ID(path); err != nil {
+		return workload.CgroupRef{}, err
+	} else if got != id {
+		return workload.CgroupRef{}, fmt.Errorf("%w: %q", ErrNotPod, path)
+	}
+	return Parse(rel)
+}
+
+// path returns the path of the cgroup as the kernel prints it.
+func (t *Tree) path(id uint64) (string, error) {
+	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
+	fd, err := unix.OpenByHandleAt(int(t.root.Fd()), handle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	switch {
+	case isGone(err):
+		return "", fmt.Errorf("%w: id %d", ErrGone, id)
+	case errors.Is(err, unix.ENOTDIR): // the id of one of a cgroup's files
+		return "", fmt.Errorf("%w: id %d", ErrNotPod, id)
+	case err != nil:
+		return "", fmt.Errorf("cgroups: open cgroup %d: %w", id, err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	path, err := fdPath(fd)
+	if err != nil {
+		return "", err
+	}
+	if strings.HasSuffix(path, " (deleted)") { // removed since it was opened
+		return "", fmt.Errorf("%w: id %d", ErrGone, id)
+	}
+	return path, nil
+}
+
+func fdPath(fd int) (string, error) {
+	path, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+	if err != nil {
+		return "", fmt.Errorf("cgroups: path of an open cgroup: %w", err)
+	}
+	return path, nil
+}
+
+// below returns path relative to dir if it lies below it.
+func below(path, dir string) (string, bool) {
+	rel, ok := strings.CutPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+	return rel, ok && rel != ""
+}
+
+// isGone reports whether err means that a cgroup was removed: before it was
+// looked up, since its handle was made, or while its files were open.
+func isGone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENODEV)
+}

@@ -1,0 +1,198 @@
+package cgroups
+
+import (
+	"context"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+const (
+	// rescanEvery is how often the whole tree is read although inotify works,
+	// against a change that was missed.
+	rescanEvery = 10 * time.Second
+	// pollEvery is how often it is read while inotify does not.
+	pollEvery = time.Second
+)
+
+// Run keeps the snapshot current until ctx is done, and then returns nil. It
+// must run once at most. Where the kernel refuses inotify watches
+// (fs.inotify.max_user_instances, max_user_watches) it says so in the log and
+// reads the tree every second instead.
+func (t *Tree) Run(ctx context.Context) error {
+	inotify, err := fsnotify.NewWatcher()
+	if err != nil {
+		return t.run(ctx, &watch{tree: t, missing: err}, nil, nil)
+	}
+	defer func() { _ = inotify.Close() }()
+	return t.run(ctx, &watch{tree: t, inotify: inotify}, inotify.Events, inotify.Errors)
+}
+
+func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, errs <-chan error) error {
+	w.scan()
+	t.readyOnce.Do(func() { close(t.ready) })
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev := <-events:
+			w.handle(ev)
+		case err := <-errs: // the queue overflowed: events are lost
+			t.log.Warn("inotify lost events: reading all cgroups", "error", err)
+			w.scan()
+		case <-tick.C:
+			if w.missing != nil || time.Since(w.scanned) >= rescanEvery {
+				w.scan()
+			}
+		}
+	}
+}
+
+// watch reads the tree for Run. Every directory is watched before it is read,
+// so that a child is met by the one or by the other.
+type watch struct {
+	tree    *Tree
+	inotify *fsnotify.Watcher // nil: the kernel gave none
+	missing error             // why a watch is missing; nil: none is
+	told    bool              // the log says so already
+	scanned time.Time
+}
+
+// handle reads again what one event is about.
+func (w *watch) handle(ev fsnotify.Event) {
+	// The kernel reports changed cgroup.events files here too.
+	if !ev.Has(fsnotify.Create) && !ev.Has(fsnotify.Remove) {
+		return
+	}
+	kubepods := w.tree.kubepods
+	rel, inside := below(ev.Name, kubepods)
+	if !inside {
+		if _, ancestor := below(kubepods, ev.Name); ancestor || ev.Name == kubepods {
+			w.scan()
+		}
+		return
+	}
+	dir, uid, ok := splitPod(rel)
+	if !ok { // a QoS level
+		w.scan()
+		return
+	}
+	if pod, ok := w.readPod(dir, uid); ok {
+		w.tree.put(pod)
+	} else {
+		w.tree.drop(filepath.Join(kubepods, dir))
+	}
+}
+
+// scan reads the whole tree.
+func (w *watch) scan() {
+	w.scanned = time.Now()
+	if w.inotify != nil {
+		w.missing = nil
+	}
+	w.addAncestors()
+	w.add(w.tree.kubepods)
+	id, err := ID(w.tree.kubepods)
+	if err != nil {
+		id = 0
+	}
+	pods := map[string]workload.PodCgroup{}
+	w.readLevel("", pods)
+	w.tree.replace(id, pods)
+	if w.missing != nil && !w.told {
+		w.tree.log.Warn("inotify is refused: reading the cgroups every second instead",
+			"error", w.missing, "mend", "raise fs.inotify.max_user_watches and max_user_instances")
+	}
+	w.told = w.missing != nil
+}
+
+// addAncestors watches the directories above kubepods, in which it would be
+// made again.
+func (w *watch) addAncestors() {
+	dir := w.tree.rootPath
+	for name := range strings.SplitSeq(w.tree.rel, "/") {
+		w.add(dir)
+		dir = filepath.Join(dir, name)
+	}
+}
+
+// readLevel adds the pods below kubepods, or below one of its QoS levels, to
+// pods. A level that is gone has none.
+func (w *watch) readLevel(level string, pods map[string]workload.PodCgroup) {
+	names, err := subdirs(filepath.Join(w.tree.kubepods, level))
+	if err != nil {
+		w.tree.unreadable(err)
+		return
+	}
+	for _, name := range names {
+		rel := filepath.Join(level, name)
+		if level == "" && isQoS(name) {
+			w.add(filepath.Join(w.tree.kubepods, rel))
+			w.readLevel(rel, pods)
+			continue
+		}
+		dir, uid, ok := splitPod(rel)
+		if !ok {
+			continue
+		}
+		if pod, ok := w.readPod(dir, uid); ok {
+			pods[pod.Path] = pod
+		}
+	}
+}
+
+// readPod reads the cgroups of the pod at dir, relative to kubepods. It
+// reports false if the pod is gone.
+func (w *watch) readPod(dir, uid string) (workload.PodCgroup, bool) {
+	path := filepath.Join(w.tree.kubepods, dir)
+	w.add(path)
+	id, err := ID(path)
+	if err != nil {
+		w.tree.unreadable(err)
+		return workload.PodCgroup{}, false
+	}
+	names, err := subdirs(path)
+	if err != nil {
+		w.tree.unreadable(err)
+		return workload.PodCgroup{}, false
+	}
+	pod := workload.PodCgroup{UID: uid, CgroupID: id, Path: path}
+	for _, name := range names {
+		container := containerID(name)
+		if container == "" {
+			continue
+		}
+		child := filepath.Join(path, name)
+		id, err := ID(child)
+		if err != nil { // gone since it was listed
+			continue
+		}
+		pod.Containers = append(pod.Containers,
+			workload.ContainerCgroup{ContainerID: container, CgroupID: id, Path: child})
+	}
+	return pod, true
+}
+
+// add watches a directory. One that is gone needs no watch.
+func (w *watch) add(dir string) {
+	if w.inotify == nil {
+		return
+	}
+	if err := w.inotify.Add(dir); err != nil && !isGone(err) && w.missing == nil {
+		w.missing = err
+	}
+}
+
+// unreadable tells of a cgroup that could not be read for another reason than
+// that it is gone.
+func (t *Tree) unreadable(err error) {
+	if !isGone(err) {
+		t.log.Warn("a cgroup cannot be read", "error", err)
+	}
+}
