@@ -1,0 +1,198 @@
+package podcache
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sidestep-agent/sidestep/pkg/config"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+const podWatch = "pods  spec.nodeName=" + testNode
+
+func accountWatch(namespace, name string) string {
+	return "serviceaccounts " + namespace + " metadata.name=" + name
+}
+
+func (c *cluster) awaitWatches(t *testing.T, want ...string) {
+	t.Helper()
+	eventually(t, cmp.Diff(want, c.api.watches()), func() bool { return slices.Equal(want, c.api.watches()) })
+}
+
+func TestServiceAccountsAreWatchedWhileInUse(t *testing.T) {
+	first, second := newTestPod("shop", "cart-1", "u1", "cart"), newTestPod("shop", "cart-2", "u2", "cart")
+	c := newCluster(t, config.Default(), first, second,
+		newTestPod("bank", "teller", "u3", "teller"),
+		newTestAccount("shop", "cart", "sa1"), newTestAccount("shop", "unused", "sa2")).start(t)
+	c.awaitWatches(t, podWatch, accountWatch("bank", "teller"), accountWatch("shop", "cart"))
+
+	c.api.remove(first)
+	eventually(t, "the first pod's end", func() bool { return len(c.Pods()) == 2 })
+	c.fake.Step(linger)
+	c.awaitWatches(t, podWatch, accountWatch("bank", "teller"), accountWatch("shop", "cart"))
+
+	c.api.put(newTestPod("shop", "cart-2", "u2", "cart", withPhase(corev1.PodSucceeded)))
+	eventually(t, "the last pod's end", func() bool { return len(c.Pods()) == 1 })
+	c.awaitWatches(t, podWatch, accountWatch("bank", "teller"), accountWatch("shop", "cart"))
+	c.fake.Step(linger)
+	c.awaitWatches(t, podWatch, accountWatch("bank", "teller"))
+
+	c.api.put(newTestPod("shop", "cart-3", "u4", "cart"))
+	eventually(t, "the account again", func() bool { return c.workload("u4").ServiceAccountUID == "sa1" })
+	c.awaitWatches(t, podWatch, accountWatch("bank", "teller"), accountWatch("shop", "cart"))
+}
+
+func TestServiceAccountUsedAgainIsKept(t *testing.T) {
+	old := newTestPod("shop", "cart-1", "u1", "cart")
+	c := newCluster(t, config.Default(), old, newTestAccount("shop", "cart", "sa1")).start(t)
+	c.api.remove(old)
+	eventually(t, "the pod's end", func() bool { return len(c.Pods()) == 0 })
+	c.api.put(newTestPod("shop", "cart-2", "u2", "cart"))
+	eventually(t, "the next pod", func() bool { return len(c.Pods()) == 1 })
+	if !c.workload("u2").ServiceAccountSeen {
+		t.Error("the account was asked for anew")
+	}
+	c.fake.Step(2 * linger)
+	c.api.put(newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "c"))
+	eventually(t, "the annotation", func() bool { return c.workload("u2").ClientID == "c" })
+}
+
+func TestAnnotationChangesOnALivingPod(t *testing.T) {
+	c := newCluster(t, config.Default(),
+		newTestPod("shop", "cart", "u1", "cart", labeled, withEnvironment("AZURE_CLIENT_ID", "from-env")),
+		newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "c1")).start(t)
+	if w := c.workload("u1"); w.ClientID != "c1" || !w.ChangedAt.Equal(created) {
+		t.Errorf("at first: client %q, changed %v", w.ClientID, w.ChangedAt)
+	}
+	c.fake.SetTime(now.Add(time.Minute))
+	c.api.put(newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "c2", tenantIDAnnotation, "t2"))
+	eventually(t, "the change", func() bool { return c.workload("u1").ClientID == "c2" })
+	if w := c.workload("u1"); w.TenantID != "t2" || !w.ChangedAt.Equal(now.Add(time.Minute)) {
+		t.Errorf("after the change: tenant %q, changed %v", w.TenantID, w.ChangedAt)
+	}
+	c.api.put(newTestAccount("shop", "cart", "sa1"))
+	eventually(t, "the fallback", func() bool { return c.workload("u1").ClientID == "from-env" })
+}
+
+func TestServiceAccountRecreated(t *testing.T) {
+	sa := newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "c1")
+	c := newCluster(t, config.Default(), newTestPod("shop", "cart", "u1", "cart", labeled), sa).start(t)
+	c.api.remove(sa)
+	eventually(t, "the account's end", func() bool { return !c.workload("u1").ServiceAccountSeen })
+	if w := c.workload("u1"); w.ClientID != "" || w.ServiceAccountUID != "" {
+		t.Errorf("a deleted account still gives client %q, UID %q", w.ClientID, w.ServiceAccountUID)
+	}
+	c.api.put(newTestAccount("shop", "cart", "sa2", clientIDAnnotation, "c2"))
+	eventually(t, "the new account", func() bool { return c.workload("u1").ServiceAccountUID == "sa2" })
+}
+
+// Readiness and the verdicts of select: either wait for the account: until it
+// is seen, its label may be the one that steers.
+func TestUnseenServiceAccountHoldsPodsBack(t *testing.T) {
+	sa := newTestAccount("shop", "cart", "sa1")
+	sa.Labels = map[string]string{useLabel: "true"}
+	c := newCluster(t, either, sa, newTestPod("shop", "cart", "u1", "cart"), newTestPod("bank", "teller", "u2", "teller"))
+	c.api.setFail(func(resource string) error {
+		if resource == "serviceaccounts" {
+			return apierrors.NewForbidden(corev1.Resource(resource), "", nil)
+		}
+		return nil
+	})
+	go func() { _ = c.Run(t.Context()) }()
+	eventually(t, "the pods", func() bool { return len(c.Pods()) == 2 })
+	if c.verdict("u1") != workload.Unknown || c.verdict("u2") != workload.Unknown {
+		t.Errorf("verdicts = %v, %v, want unknown", c.verdict("u1"), c.verdict("u2"))
+	}
+	eventually(t, "a log line", func() bool { return c.logs.count("trying again") > 0 })
+	select {
+	case <-c.Ready():
+		t.Error("ready without the service accounts")
+	default:
+	}
+	c.api.setFail(nil)
+	c.awaitReady(t)
+	if c.verdict("u1") != workload.Steer || c.verdict("u2") != workload.Unknown {
+		t.Errorf("verdicts = %v, %v, want steer and, for the missing account, unknown", c.verdict("u1"), c.verdict("u2"))
+	}
+}
+
+func TestLabelOutlivesADeletedServiceAccount(t *testing.T) {
+	labeledAccount, plain := newTestAccount("shop", "cart", "sa1"), newTestAccount("bank", "teller", "sa2")
+	labeledAccount.Labels = map[string]string{useLabel: "true"}
+	c := newCluster(t, either, labeledAccount, plain,
+		newTestPod("shop", "cart", "u1", "cart"), newTestPod("bank", "teller", "u2", "teller")).start(t)
+	c.api.remove(labeledAccount)
+	c.api.remove(plain)
+	eventually(t, "the accounts' end", func() bool {
+		return !c.workload("u1").ServiceAccountSeen && !c.workload("u2").ServiceAccountSeen
+	})
+	if c.verdict("u1") != workload.Steer || c.verdict("u2") != workload.Pass {
+		t.Errorf("verdicts = %v, %v, want steer and pass", c.verdict("u1"), c.verdict("u2"))
+	}
+	c.api.put(newTestAccount("shop", "cart", "sa3"))
+	eventually(t, "the account without the label", func() bool { return c.verdict("u1") == workload.Pass })
+}
+
+// An account that nobody uses any more is not waited for.
+func TestReadyForgetsAccountsWithoutPods(t *testing.T) {
+	c := newCluster(t, config.Default())
+	c.api.setFail(func(string) error { return apierrors.NewForbidden(corev1.Resource("serviceaccounts"), "", nil) })
+	s := podStore{c.Cache, t.Context()}
+	p := newTestPod("shop", "cart", "u1", "cart")
+	if err := s.Replace([]any{p}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Delete(p); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-c.Ready():
+	default:
+		t.Error("not ready")
+	}
+}
+
+func TestBrokenIdentitiesAreLoggedOncePerChange(t *testing.T) {
+	const line = "annotation is not valid"
+	c := newCluster(t, config.Default(),
+		newTestPod("shop", "cart", "u1", "cart", labeled),
+		newTestAccount("shop", "cart", "sa1", identitiesAnnotation, `[{"clientId":"c1"}]`)).start(t)
+	if got := c.workload("u1").Identities; len(got) != 1 {
+		t.Fatalf("Identities = %v", got)
+	}
+	for i, client := range []string{"x", "y"} {
+		c.api.put(newTestAccount("shop", "cart", "sa1", identitiesAnnotation, "nonsense", clientIDAnnotation, client))
+		eventually(t, "the change", func() bool { return c.workload("u1").ClientID == client })
+		if n := c.logs.count(line); n != 1 {
+			t.Errorf("change %d: logged %d times in all", i+1, n)
+		}
+	}
+	if got := c.workload("u1").Identities; got != nil {
+		t.Errorf("Identities = %v, want none", got)
+	}
+}
+
+// An API server or proxy that ignores field selectors must not lend one
+// service account's identity to another.
+func TestOtherServiceAccountsAreNotTaken(t *testing.T) {
+	c := newCluster(t, config.Default())
+	s := podStore{c.Cache, t.Context()}
+	if err := s.Add(newTestPod("shop", "cart", "u1", "cart")); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.RLock()
+	a := c.accounts[types.NamespacedName{Namespace: "shop", Name: "cart"}]
+	c.mu.RUnlock()
+	if err := (accountStore{c.Cache, a}).Replace([]any{newTestAccount("shop", "other", "sa2", clientIDAnnotation, "c2")}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if w := c.workload("u1"); w.ServiceAccountSeen || w.ClientID != "" {
+		t.Errorf("the workload got another's identity: %+v", w)
+	}
+}

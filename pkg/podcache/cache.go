@@ -1,0 +1,132 @@
+package podcache
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/clock"
+
+	"github.com/sidestep-agent/sidestep/pkg/config"
+)
+
+// Options are what a Cache needs. All are required.
+type Options struct {
+	Client     kubernetes.Interface
+	NodeName   string // only this node's pods are watched
+	Config     *config.AgentConfiguration
+	Registerer prometheus.Registerer
+	Log        *slog.Logger
+	Clock      clock.Clock
+}
+
+// Cache holds the pods of one node with the rules applied to them.
+type Cache struct {
+	client      kubernetes.Interface
+	node        string
+	log         *slog.Logger
+	clock       clock.Clock
+	watchErrors *rate.Limiter
+	ready       chan struct{}
+
+	mu          sync.RWMutex
+	policy      *policy
+	records     map[types.NamespacedName]*record  // pods that have not finished
+	claims      map[string][]*record              // by cgroup UID; more than one only if somebody forges
+	accounts    map[types.NamespacedName]*account // those in use, or just out of it
+	entries     map[string]*entry                 // by cgroup UID; what callers are told
+	listed      bool                              // the first list of pods has come
+	pending     map[types.NamespacedName]struct{} // accounts that Ready waits for
+	subscribers map[chan struct{}]struct{}
+}
+
+// record is a pod as the cache knows it. It is replaced, never changed.
+type record struct {
+	pod
+	changed time.Time // when its label was last seen to change; zero: never
+}
+
+// New returns a cache that is empty until Run, and registers the metric
+// sidestep_pods. It fails for a configuration that config.Parse would refuse,
+// and if the metric cannot be registered.
+func New(o Options) (*Cache, error) {
+	p, err := newPolicy(o.Config)
+	if err != nil {
+		return nil, fmt.Errorf("pod rules: %w", err)
+	}
+	c := &Cache{
+		client:      o.Client,
+		node:        o.NodeName,
+		log:         o.Log,
+		clock:       o.Clock,
+		watchErrors: rate.NewLimiter(rate.Every(10*time.Second), 5),
+		ready:       make(chan struct{}),
+		policy:      p,
+		records:     map[types.NamespacedName]*record{},
+		claims:      map[string][]*record{},
+		accounts:    map[types.NamespacedName]*account{},
+		entries:     map[string]*entry{},
+		pending:     map[types.NamespacedName]struct{}{},
+		subscribers: map[chan struct{}]struct{}{},
+	}
+	if err := o.Registerer.Register(collector{c}); err != nil {
+		return nil, fmt.Errorf("register pod metrics: %w", err)
+	}
+	return c, nil
+}
+
+// String returns the cache's name for logs.
+func (c *Cache) String() string { return "podcache" }
+
+// Ready returns a channel that is closed once the node's pods are listed and
+// every service account that they then used was seen or found missing.
+func (c *Cache) Ready() <-chan struct{} { return c.ready }
+
+// Run follows the API until ctx is done, and returns nil then. The cache goes
+// on answering with what it knew. Run may be called once.
+func (c *Cache) Run(ctx context.Context) error {
+	pods := c.client.CoreV1().Pods("")
+	lw := listWatch(c, "pods", fields.OneTermEqualSelector("spec.nodeName", c.node), pods.List, pods.Watch)
+	// Not waited for: a reflector that backs off sleeps through its context's end.
+	go c.reflect(ctx, "pods", lw, &corev1.Pod{}, podStore{c, ctx})
+	<-ctx.Done()
+	return nil
+}
+
+// SetConfig applies new rules to every pod. It fails, and keeps the old ones,
+// for a configuration that config.Parse would refuse.
+func (c *Cache) SetConfig(cfg *config.AgentConfiguration) error {
+	p, err := newPolicy(cfg)
+	if err != nil {
+		return fmt.Errorf("pod rules: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.policy = p
+	for uid := range maps.Keys(c.claims) {
+		c.compute(uid)
+	}
+	c.notify()
+	return nil
+}
+
+// checkReady closes the ready channel when nothing is waited for any more.
+func (c *Cache) checkReady() {
+	if !c.listed || len(c.pending) > 0 {
+		return
+	}
+	select {
+	case <-c.ready:
+	default:
+		close(c.ready)
+	}
+}

@@ -1,0 +1,34 @@
+package podcache
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+var podsDesc = prometheus.NewDesc("sidestep_pods",
+	"Pods of this node that have not finished, by verdict; a pod with any steered container counts as steer.",
+	[]string{"verdict"}, nil)
+
+// collector counts the cache's pods when metrics are read.
+type collector struct{ cache *Cache }
+
+// Describe sends the one metric's description.
+func (c collector) Describe(ch chan<- *prometheus.Desc) { ch <- podsDesc }
+
+// Collect sends the number of pods of each verdict.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	count := map[workload.Verdict]int{workload.Unknown: 0, workload.Pass: 0, workload.Steer: 0, workload.Deny: 0}
+	c.cache.mu.RLock()
+	for _, e := range c.cache.entries {
+		if e.pod.Steered() {
+			count[workload.Steer]++
+		} else {
+			count[e.pod.Decision.Verdict]++
+		}
+	}
+	c.cache.mu.RUnlock()
+	for v, n := range count {
+		ch <- prometheus.MustNewConstMetric(podsDesc, prometheus.GaugeValue, float64(n), v.String())
+	}
+}

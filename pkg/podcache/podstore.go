@@ -1,0 +1,142 @@
+package podcache
+
+import (
+	"context"
+	"reflect"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// podStore takes the node's pods from their reflector. The objects themselves
+// are not kept.
+type podStore struct {
+	*Cache
+	ctx context.Context // of the watches of service accounts that pods start
+}
+
+// Add takes a new pod.
+func (s podStore) Add(o any) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.set(s.ctx, o.(*corev1.Pod)) {
+		s.notify()
+	}
+	return nil
+}
+
+// Update takes a pod that changed.
+func (s podStore) Update(o any) error { return s.Add(o) }
+
+// Delete forgets a pod.
+func (s podStore) Delete(o any) error {
+	gone := o.(*corev1.Pod)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.records[types.NamespacedName{Namespace: gone.Namespace, Name: gone.Name}]
+	if r != nil && r.objectUID == gone.UID {
+		s.replace(s.ctx, r, nil)
+		s.notify()
+	}
+	return nil
+}
+
+// Replace takes the list of all pods.
+func (s podStore) Replace(list []any, _ string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	present := make(map[types.NamespacedName]struct{}, len(list))
+	changed := false
+	for _, item := range list {
+		o := item.(*corev1.Pod)
+		present[types.NamespacedName{Namespace: o.Namespace, Name: o.Name}] = struct{}{}
+		changed = s.set(s.ctx, o) || changed
+	}
+	for name, r := range s.records {
+		if _, ok := present[name]; !ok {
+			s.replace(s.ctx, r, nil)
+			changed = true
+		}
+	}
+	if !s.listed {
+		s.firstListed()
+	}
+	if changed {
+		s.notify()
+	}
+	return nil
+}
+
+// Resync is never asked for.
+func (s podStore) Resync() error { return nil }
+
+// firstListed notes which service accounts Ready waits for.
+func (c *Cache) firstListed() {
+	c.listed = true
+	for name, a := range c.accounts {
+		if !a.synced {
+			c.pending[name] = struct{}{}
+		}
+	}
+	c.checkReady()
+}
+
+// set takes a pod as it is now and reports whether anything about it changed.
+// The caller holds the lock.
+func (c *Cache) set(ctx context.Context, o *corev1.Pod) bool {
+	if o.Spec.NodeName != c.node {
+		return false // a server that does not know the field selector
+	}
+	next := &record{pod: newPod(o)}
+	old := c.records[next.name]
+	switch {
+	case next.finished && old == nil:
+		return false
+	case next.finished:
+		c.replace(ctx, old, nil)
+		return true
+	case old != nil && old.objectUID == next.objectUID:
+		if reflect.DeepEqual(old.pod, next.pod) {
+			return false
+		}
+		next.changed = old.changed
+		if old.labels[useLabel] != next.labels[useLabel] {
+			next.changed = c.clock.Now()
+		}
+	}
+	c.replace(ctx, old, next)
+	return true
+}
+
+// replace puts next in the place of old; either may be nil. The caller holds
+// the lock.
+func (c *Cache) replace(ctx context.Context, old, next *record) {
+	if next != nil {
+		c.records[next.name] = next
+		if next.cgroupUID != "" { // a mirror pod without a hash has no cgroup that it could name
+			c.claims[next.cgroupUID] = append(c.claims[next.cgroupUID], next)
+		}
+		c.use(ctx, next)
+	}
+	if old != nil {
+		if next == nil {
+			delete(c.records, old.name)
+		}
+		c.unclaim(old)
+		c.release(ctx, old)
+		c.compute(old.cgroupUID)
+	}
+	if next != nil {
+		c.compute(next.cgroupUID)
+	}
+}
+
+func (c *Cache) unclaim(r *record) {
+	rest := slices.DeleteFunc(c.claims[r.cgroupUID], func(o *record) bool { return o == r })
+	if len(rest) == 0 {
+		delete(c.claims, r.cgroupUID)
+		return
+	}
+	c.claims[r.cgroupUID] = rest
+}

@@ -1,0 +1,62 @@
+package podcache
+
+import (
+	"context"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+)
+
+// reflect keeps store up to date until ctx is done. It may return later than
+// that.
+func (c *Cache) reflect(ctx context.Context, name string, lw *cache.ListWatch, example runtime.Object, store cache.ReflectorStore) {
+	// listWatch logs what fails; the reflector's own lines go nowhere.
+	silent := klog.Logger{}
+	r := cache.NewReflectorWithOptions(
+		cache.ToListWatcherWithWatchListSemantics(lw, c.client), example, store,
+		cache.ReflectorOptions{Name: name, Logger: &silent})
+	r.RunWithContext(klog.NewContext(ctx, silent))
+}
+
+// listWatch returns the two calls of a reflector, limited to what selector
+// matches. Their errors are logged with what.
+func listWatch[L runtime.Object](
+	c *Cache, what string, selector fields.Selector,
+	list func(context.Context, metav1.ListOptions) (L, error),
+	watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error),
+) *cache.ListWatch {
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = selector.String()
+			l, err := list(ctx, o)
+			if err != nil {
+				c.logWatchError(ctx, what, err)
+				return nil, err
+			}
+			return l, nil
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = selector.String()
+			w, err := watchFunc(ctx, o)
+			if err != nil {
+				c.logWatchError(ctx, what, err)
+			}
+			return w, err
+		},
+	}
+}
+
+// logWatchError logs an error that the reflector will retry, unless it is
+// part of normal life.
+func (c *Cache) logWatchError(ctx context.Context, what string, err error) {
+	expired := apierrors.IsResourceExpired(err) || apierrors.IsGone(err)
+	if ctx.Err() != nil || expired || !c.watchErrors.Allow() {
+		return
+	}
+	c.log.Warn("watching the API failed, trying again", "watched", what, "error", err)
+}

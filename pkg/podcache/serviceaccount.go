@@ -1,0 +1,61 @@
+package podcache
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// Annotations of service accounts.
+const (
+	clientIDAnnotation   = "azure.workload.identity/client-id"
+	tenantIDAnnotation   = "azure.workload.identity/tenant-id"
+	identitiesAnnotation = "sidestep.dev/identities"
+)
+
+// serviceAccount is all that the cache keeps of a service account object.
+type serviceAccount struct {
+	uid        string
+	labeled    bool // bears the label that selects pods
+	clientID   string
+	tenantID   string
+	identities string // the annotation's JSON
+	created    time.Time
+}
+
+func newServiceAccount(o *corev1.ServiceAccount) serviceAccount {
+	return serviceAccount{
+		uid:        string(o.UID),
+		labeled:    o.Labels[useLabel] == "true",
+		clientID:   o.Annotations[clientIDAnnotation],
+		tenantID:   o.Annotations[tenantIDAnnotation],
+		identities: o.Annotations[identitiesAnnotation],
+		created:    o.CreationTimestamp.Time,
+	}
+}
+
+var errNoClientID = errors.New("no clientId")
+
+// parseIdentities reads the annotation sidestep.dev/identities: a JSON list
+// of what `az identity show` prints, other fields ignored. One bad entry makes
+// all of it an error, so that no mapping is half in force.
+func parseIdentities(annotation string) ([]workload.MappedIdentity, error) {
+	if annotation == "" {
+		return nil, nil
+	}
+	var ids []workload.MappedIdentity
+	if err := json.Unmarshal([]byte(annotation), &ids); err != nil {
+		return nil, err
+	}
+	for i, id := range ids {
+		if id.ClientID == "" {
+			return nil, fmt.Errorf("entry %d: %w", i+1, errNoClientID)
+		}
+	}
+	return ids, nil
+}
