@@ -1,0 +1,28 @@
+package attest
+
+import "errors"
+
+// The reasons for which a caller is refused.
+var (
+	// ErrNoFlow: the kernel has no record of the connection. It was not
+	// steered here: somebody dialled the listener, or the record was used.
+	ErrNoFlow = errors.New("attest: no flow record of this connection")
+	// ErrAmbiguous: more than one connection claims to be this one.
+	ErrAmbiguous = errors.New("attest: more than one flow record fits this connection")
+	// ErrGone: the caller's cgroup or pod does not exist any more.
+	ErrGone = errors.New("attest: the caller is gone")
+	// ErrNotPod: the caller's cgroup is no pod's, or cannot be looked up.
+	ErrNotPod = errors.New("attest: the caller's cgroup is not known as a pod's")
+	// ErrUnknownPod: the pod did not become known while its caller was held.
+	// Asking again later may succeed; errors.As finds a type in its chain
+	// whose method Unknown() returns true.
+	ErrUnknownPod error = unknownPodError{}
+	// ErrNotEstablished: the connection's other end has closed it or half of
+	// it, or it was never established.
+	ErrNotEstablished = errors.New("attest: the connection is not established")
+)
+
+type unknownPodError struct{}
+
+func (unknownPodError) Error() string { return "attest: the caller's pod is not known yet" }
+func (unknownPodError) Unknown() bool { return true }
