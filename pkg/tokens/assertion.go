@@ -1,0 +1,57 @@
+package tokens
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// assertionAudience is the audience that Entra wants in an assertion for
+// workload identity federation.
+const assertionAudience = "api://AzureADTokenExchange"
+
+// AssertionSource gets service account tokens for Entra.
+type AssertionSource interface {
+	// Assertion returns a service account token of the workload's pod. The
+	// engine checks its claims, so a source need not. The error is a
+	// *workload.TokenError.
+	Assertion(ctx context.Context, w workload.Workload) (string, error)
+}
+
+type assertionClaims struct {
+	jwt.RegisteredClaims
+	Kubernetes struct {
+		Pod struct {
+			UID string `json:"uid"`
+		} `json:"pod"`
+	} `json:"kubernetes.io"`
+}
+
+// checkAssertion makes sure that the assertion is the workload's own, is meant
+// for Entra and still holds, before it leaves the node. The signature is
+// Entra's to verify. The error is a *workload.TokenError and has nothing of
+// the assertion in it.
+func checkAssertion(assertion string, w workload.Workload, now time.Time) error {
+	var c assertionClaims
+	if _, _, err := jwt.NewParser().ParseUnverified(assertion, &c); err != nil {
+		return refused("the pod's service account token is not a JWT")
+	}
+	switch {
+	case c.Subject != w.Subject():
+		return refused("the pod's service account token is not one of %s", w.Subject())
+	case !slices.Contains(c.Audience, assertionAudience):
+		return refused("the pod's service account token is not for the audience %s", assertionAudience)
+	case c.Kubernetes.Pod.UID == "" || c.Kubernetes.Pod.UID != w.PodUID:
+		return refused("the service account token is not bound to this pod")
+	case c.ExpiresAt == nil:
+		return refused("the pod's service account token has no expiry")
+	case !c.ExpiresAt.After(now):
+		// The kubelet replaces it when it can.
+		return unavailable("the pod's service account token has expired and the kubelet has not renewed it yet")
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+package tokens
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/prometheus/client_golang/prometheus"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+const (
+	tenantA = "aaaaaaaa-0000-4000-8000-00000000000a"
+	clientA = "cccccccc-0000-4000-8000-00000000000a"
+	clientB = "cccccccc-0000-4000-8000-00000000000b"
+	vault   = "https://vault.azure.net"
+)
+
+// fakeEntra answers like Entra's discovery and token endpoints, and keeps what
+// it was sent.
+type fakeEntra struct {
+	*httptest.Server
+
+	mu          sync.Mutex
+	discoveries map[string]int // by path
+	forms       []url.Values
+	lifetime    time.Duration
+	endpoint    string // token endpoint to name; empty: its own
+	// refuse, if not nil, may answer in place of a token.
+	refuse func(w http.ResponseWriter, form url.Values) bool
+}
+
+func newFakeEntra(t *testing.T) *fakeEntra {
+	f := &fakeEntra{discoveries: make(map[string]int), lifetime: time.Hour}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{tenant}/v2.0/.well-known/openid-configuration", f.discover)
+	mux.HandleFunc("POST /{tenant}/oauth2/v2.0/token", f.issue)
+	f.Server = httptest.NewTLSServer(mux)
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *fakeEntra) discover(w http.ResponseWriter, r *http.Request) {
+	f.mu.Lock()
+	f.discoveries[r.URL.Path]++
+	endpoint := f.endpoint
+	f.mu.Unlock()
+	base := f.URL + "/" + r.PathValue("tenant")
+	if endpoint == "" {
+		endpoint = base + "/oauth2/v2.0/token"
+	}
+	writeJSON(w, http.StatusOK, map[string]any{
+		"issuer":                 base + "/v2.0",
+		"authorization_endpoint": base + "/oauth2/v2.0/authorize",
+		"token_endpoint":         endpoint,
+	})
+}
+
+func (f *fakeEntra) issue(w http.ResponseWriter, r *http.Request) {
+	if err := r.ParseForm(); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	f.mu.Lock()
+	f.forms = append(f.forms, r.PostForm)
+	n, lifetime, refuse := len(f.forms), f.lifetime, f.refuse
+	f.mu.Unlock()
+	if refuse != nil && refuse(w, r.PostForm) {
+		return
+	}
+	writeJSON(w, http.StatusOK, map[string]any{
+		"token_type":   "Bearer",
+		"expires_in":   int(lifetime / time.Second),
+		"access_token": fmt.Sprintf("secret-token-%d-for-%s", n, subjectOf(r.PostForm.Get("client_assertion"))),
+	})
+}
+
+func (f *fakeEntra) exchanges() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.forms)
+}
+
+func (f *fakeEntra) set(change func(*fakeEntra)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// refusing answers each exchange with an error of Entra.
+func refusing(status, code int, name, description string) func(http.ResponseWriter, url.Values) bool {
+	return func(w http.ResponseWriter, _ url.Values) bool {
+		body := map[string]any{"error": name, "error_description": description}
+		if code != 0 {
+			body["error_codes"] = []int{code}
+		}
+		writeJSON(w, status, body)
+		return true
+	}
+}
+
+func subjectOf(assertion string) string {
+	var c jwt.RegisteredClaims
+	_, _, _ = jwt.NewParser().ParseUnverified(assertion, &c)
+	return c.Subject
+}
+
+// bench is an engine with all that stands around it.
+type bench struct {
+	t      *testing.T
+	entra  *fakeEntra
+	engine *Engine
+	clock  *clocktesting.FakePassiveClock
+	dir    string // kubelet's
+	log    *syncBuffer
+	audit  *syncBuffer
+	reg    *prometheus.Registry
+}
+
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func newBench(t *testing.T) *bench {
+	b := &bench{
+		t:     t,
+		entra: newFakeEntra(t),
+		clock: clocktesting.NewFakePassiveClock(time.Now()),
+		dir:   t.TempDir(),
+		log:   &syncBuffer{},
+		audit: &syncBuffer{},
+		reg:   prometheus.NewRegistry(),
+	}
+	engine, err := New(Options{
+		KubeletDir:    b.dir,
+		TenantID:      tenantA,
+		AuthorityHost: b.entra.URL + "/",
+		Transport:     b.entra.Client().Transport,
+		Log:           slog.New(slog.NewTextHandler(b.log, nil)),
+		Audit:         slog.New(slog.NewJSONHandler(b.audit, nil)),
+		Registerer:    b.reg,
+		Clock:         b.clock,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.engine = engine
+	return b
+}
+
+// pod returns a workload whose assertion lies where the kubelet would put it.
+func (b *bench) pod(namespace, account, name string) workload.Workload {
+	w := workload.Workload{
+		PodUID:             "pod-" + namespace + "-" + account + "-" + name,
+		PodName:            name,
+		Namespace:          namespace,
+		ServiceAccount:     account,
+		ServiceAccountUID:  "sa-" + namespace + "-" + account,
+		ServiceAccountSeen: true,
+		ClientID:           clientA,
+		ChangedAt:          b.clock.Now().Add(-time.Hour),
+		Projected:          &workload.ProjectedToken{Volume: "azure-identity-token", Path: "token/azure-identity-token"},
+	}
+	b.write(w, b.assertion(w, nil))
+	return w
+}
+
+// assertion returns a service account token of w, after the change to its
+// claims.
+func (b *bench) assertion(w workload.Workload, change func(jwt.MapClaims)) string {
+	claims := jwt.MapClaims{
+		"iss": "https://issuer.example",
+		"sub": w.Subject(),
+		"aud": []string{assertionAudience},
+		"exp": b.clock.Now().Add(time.Hour).Unix(),
+		"kubernetes.io": map[string]any{
+			"namespace": w.Namespace,
+			"pod":       map[string]any{"name": w.PodName, "uid": w.PodUID},
+		},
+	}
+	if change != nil {
+		change(claims)
+	}
+	signed, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte("key of the test"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return signed
+}
+
+// write lays the volume out as the kubelet does: the path's first part is a
+// link into ..data, itself a link to a directory with a time in its name.
+func (b *bench) write(w workload.Workload, assertion string) {
+	b.t.Helper()
+	volume := b.volume(w)
+	first, _, _ := strings.Cut(w.Projected.Path, "/")
+	file := filepath.Join(volume, "..2026_01_01", w.Projected.Path)
+	_ = os.RemoveAll(volume)
+	for _, err := range []error{
+		os.MkdirAll(filepath.Dir(file), 0o755),
+		os.WriteFile(file, []byte(assertion), 0o600),
+		os.Symlink("..2026_01_01", filepath.Join(volume, "..data")),
+		os.Symlink(filepath.Join("..data", first), filepath.Join(volume, first)),
+	} {
+		if err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+func (b *bench) volume(w workload.Workload) string {
+	return filepath.Join(b.dir, "pods", w.PodUID, "volumes", "kubernetes.io~projected", w.Projected.Volume)
+}
+
+func (b *bench) token(w workload.Workload, r workload.TokenRequest) (workload.Token, error) {
+	return b.engine.Token(b.t.Context(), w, r)
+}
+
+func (b *bench) mustToken(w workload.Workload, r workload.TokenRequest) workload.Token {
+	b.t.Helper()
+	token, err := b.token(w, r)
+	if err != nil {
+		b.t.Fatalf("Token: %v", err)
+	}
+	return token
+}
+
+func (b *bench) advance(d time.Duration) { b.clock.SetTime(b.clock.Now().Add(d)) }

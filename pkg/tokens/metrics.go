@@ -1,0 +1,94 @@
+package tokens
+
+import (
+	"context"
+	"errors"
+	"net/url"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// outcome is how a token request was answered, as the metric shows it.
+type outcome string
+
+const (
+	hit           outcome = "hit"     // from the cache
+	miss          outcome = "miss"    // by an exchange of its own
+	joined        outcome = "joined"  // by an exchange that was under way
+	stale         outcome = "stale"   // by an old token, since no newer could be had
+	refusedBefore outcome = "refused" // by a remembered refusal
+	limited       outcome = "limited" // too many exchanges under way
+)
+
+// countedCodes are the codes with a label value of their own. Which codes
+// there are is for others to say, so the list bounds the metric.
+var countedCodes = map[string]bool{
+	"AADSTS50001":   true, // resource unknown or disabled
+	"AADSTS500011":  true, // resource not in the tenant
+	"AADSTS50196":   true, // client looped
+	"AADSTS53003":   true, // blocked by conditional access
+	"AADSTS70011":   true, // bad scope
+	"AADSTS70021":   true, // no matching federated credential
+	"AADSTS700016":  true, // client not in the tenant
+	"AADSTS700024":  true, // assertion out of its time
+	"AADSTS7000112": true, // client disabled
+	"AADSTS700211":  true, // … for the issuer
+	"AADSTS700212":  true, // … for the audience
+	"AADSTS700213":  true, // … for the subject
+	"AADSTS90002":   true, // tenant unknown
+	"AADSTS900023":  true, // tenant malformed
+	"AADSTS90024":   true, // request budget exceeded
+	"AADSTS90033":   true, // directory service down
+	"AADSTS1002012": true, // bad scope
+}
+
+type metrics struct {
+	duration *prometheus.HistogramVec
+	errors   *prometheus.CounterVec
+	requests *prometheus.CounterVec
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	f := promauto.With(r)
+	return &metrics{
+		duration: f.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "sidestep_token_exchange_duration_seconds",
+			Help:    "Time that exchanges of an assertion for a token took, discovery included.",
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, []string{"result"}),
+		errors: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "sidestep_token_exchange_errors_total",
+			Help: "Failed exchanges by Entra's code, or network, assertion or other.",
+		}, []string{"code"}),
+		requests: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "sidestep_token_cache_requests_total",
+			Help: "Token requests by how the cache answered them.",
+		}, []string{"outcome"}),
+	}
+}
+
+// exchanged counts an exchange that was sent.
+func (m *metrics) exchanged(took time.Duration, err error) {
+	result := "ok"
+	if failed := asTokenError(err); failed != nil {
+		result = failed.Kind.String()
+	}
+	m.duration.WithLabelValues(result).Observe(took.Seconds())
+}
+
+func codeLabel(err *workload.TokenError, ofPod bool) string {
+	var network *url.Error
+	switch {
+	case ofPod:
+		return "assertion"
+	case countedCodes[err.Code]:
+		return err.Code
+	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):
+		return "network"
+	}
+	return "other"
+}

@@ -1,0 +1,69 @@
+package tokens
+
+import (
+	"cmp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// maxAccounts bounds the service accounts whose last exchange is kept; a node
+// runs fewer pods.
+const maxAccounts = 1024
+
+// Exchange is the last exchange of a service account, for people.
+type Exchange struct {
+	Namespace      string    `json:"namespace"`
+	ServiceAccount string    `json:"serviceAccount"`
+	ClientID       string    `json:"clientId"`
+	TenantID       string    `json:"tenantId"`
+	Resource       string    `json:"resource"`
+	At             time.Time `json:"at"`
+	ExpiresOn      time.Time `json:"expiresOn,omitzero"` // zero if it failed
+	// ErrorCode and Error are empty if it did not fail; ErrorCode also where
+	// Entra gave none.
+	ErrorCode string `json:"errorCode,omitempty"`
+	Error     string `json:"error,omitempty"`
+}
+
+type status struct {
+	mu   sync.Mutex
+	last *bounded[string, Exchange] // by service account UID
+}
+
+func newStatus() *status {
+	never := func(Exchange, time.Time) bool { return false }
+	return &status{last: newBounded[string](maxAccounts, never)}
+}
+
+func (s *status) record(k key, w workload.Workload, token workload.Token, failed *workload.TokenError, now time.Time) {
+	x := Exchange{
+		Namespace:      w.Namespace,
+		ServiceAccount: w.ServiceAccount,
+		ClientID:       k.clientID,
+		TenantID:       k.tenant,
+		Resource:       k.resource,
+		At:             now,
+		ExpiresOn:      token.ExpiresOn,
+	}
+	if failed != nil {
+		x.ErrorCode, x.Error = failed.Code, failed.Description
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last.put(k.account, x, now)
+}
+
+// Snapshot returns the last exchange of each service account, by namespace and
+// name. There is no token in it.
+func (e *Engine) Snapshot() []Exchange {
+	e.status.mu.Lock()
+	all := e.status.last.values()
+	e.status.mu.Unlock()
+	slices.SortFunc(all, func(a, b Exchange) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.ServiceAccount, b.ServiceAccount))
+	})
+	return all
+}

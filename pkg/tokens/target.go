@@ -1,0 +1,143 @@
+package tokens
+
+import (
+	"strings"
+	"unicode"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+const (
+	// Longer ones exist nowhere; the limits keep a caller from filling the
+	// cache with long keys.
+	maxClientID = 256
+	maxResource = 2048
+)
+
+// target is what Entra is asked for, and where.
+type target struct {
+	authority string // "https://host"
+	tenant    string
+	clientID  string
+	resource  string
+}
+
+// scope returns the resource in Entra's v2.0 form. Nothing else is added to or
+// taken from the resource: a slash more or less is another audience.
+func (t target) scope() string { return t.resource + "/.default" }
+
+// defaults are the agent's own answers where a workload gives none.
+type defaults struct {
+	authority string
+	tenant    string
+}
+
+// target says what the request means for the workload. Its error is a
+// *workload.TokenError.
+func (d defaults) target(w workload.Workload, r workload.TokenRequest) (target, error) {
+	// Default identity, mapping, tenant and the cache's key all come from the
+	// service account: to answer without it would be to guess.
+	if !w.ServiceAccountSeen || w.ServiceAccountUID == "" {
+		return target{}, unavailable("the service account %s/%s is not known to the agent yet", w.Namespace, w.ServiceAccount)
+	}
+	var t target
+	var err error
+	if t.resource, err = checkResource(r.Resource); err != nil {
+		return target{}, err
+	}
+	if t.clientID, err = selectClient(w, r); err != nil {
+		return target{}, err
+	}
+	if t.tenant, err = d.selectTenant(w); err != nil {
+		return target{}, err
+	}
+	if t.authority, err = d.selectAuthority(w); err != nil {
+		return target{}, err
+	}
+	return t, nil
+}
+
+func checkResource(resource string) (string, error) {
+	// A space would make two scopes out of one.
+	odd := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
+	if resource == "" || len(resource) > maxResource || strings.ContainsFunc(resource, odd) {
+		return "", &workload.TokenError{
+			Kind:        workload.InvalidResource,
+			Description: "the resource is empty, too long, or has spaces or control characters in it",
+		}
+	}
+	return resource, nil
+}
+
+// selectClient returns the client id that the request names, or the
+// workload's own. A name that is not mapped is an error: to fall back to the
+// default identity would hand out another one than was asked for.
+func selectClient(w workload.Workload, r workload.TokenRequest) (string, error) {
+	switch {
+	case len(r.ClientID) > maxClientID:
+		return "", notFound("the client_id is too long")
+	case r.ClientID != "":
+		return r.ClientID, nil
+	case r.ObjectID != "":
+		return mapped(w, "object id", func(m workload.MappedIdentity) bool {
+			return strings.EqualFold(m.PrincipalID, r.ObjectID)
+		})
+	case r.ResourceID != "":
+		// ARM ids are equal whatever their case.
+		return mapped(w, "resource id", func(m workload.MappedIdentity) bool {
+			return strings.EqualFold(m.ResourceID, r.ResourceID)
+		})
+	case w.ClientID == "":
+		return "", notFound("the service account %s/%s has no annotation azure.workload.identity/client-id", w.Namespace, w.ServiceAccount)
+	}
+	return w.ClientID, nil
+}
+
+func mapped(w workload.Workload, what string, match func(workload.MappedIdentity) bool) (string, error) {
+	for _, m := range w.Identities {
+		if match(m) && m.ClientID != "" {
+			return m.ClientID, nil
+		}
+	}
+	return "", notFound("the annotation sidestep.dev/identities of the service account %s/%s has no identity with this %s", w.Namespace, w.ServiceAccount, what)
+}
+
+func (d defaults) selectTenant(w workload.Workload) (string, error) {
+	tenant := w.TenantID
+	if tenant == "" {
+		tenant = d.tenant
+	}
+	if tenant == "" {
+		return "", refused("no tenant is set: annotate the service account %s/%s with azure.workload.identity/tenant-id, or start the agent with --tenant-id", w.Namespace, w.ServiceAccount)
+	}
+	if !validTenant(tenant) {
+		return "", refused("the tenant of the service account %s/%s is neither a GUID nor a domain name: mend its annotation azure.workload.identity/tenant-id", w.Namespace, w.ServiceAccount)
+	}
+	return tenant, nil
+}
+
+// validTenant reports whether the tenant is a GUID or a domain name. The
+// tenant becomes a part of a URL's path; of the names without a dot or a dash,
+// all have a meaning of their own to Entra or MSAL (common, organizations,
+// adfs, …), and none is one tenant.
+func validTenant(tenant string) bool {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
+	return len(tenant) <= 253 && strings.Trim(tenant, plain) == "" &&
+		strings.ContainsAny(tenant, "-.") && strings.Trim(tenant, "-.") == tenant
+}
+
+func (d defaults) selectAuthority(w workload.Workload) (string, error) {
+	if w.AuthorityHost == "" {
+		return d.authority, nil
+	}
+	authority, err := parseAuthority(w.AuthorityHost)
+	if err != nil {
+		return "", refused("AZURE_AUTHORITY_HOST in the pod's spec is %v: it must look like https://login.microsoftonline.com/", err)
+	}
+	// The agent posts from the node's own network, where a pod's author must
+	// not be able to send it.
+	if authority != d.authority && !entraHosts[strings.TrimPrefix(authority, "https://")] {
+		return "", refused("AZURE_AUTHORITY_HOST in the pod's spec is not one of Entra's hosts: remove it, or start the agent with --authority-host %s", authority)
+	}
+	return authority, nil
+}

@@ -1,0 +1,152 @@
+package tokens
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+func TestTarget(t *testing.T) {
+	d := defaults{authority: "https://login.microsoftonline.com", tenant: tenantA}
+	base := workload.Workload{
+		Namespace: "shop", ServiceAccount: "cart", ServiceAccountUID: "u1", ServiceAccountSeen: true,
+		ClientID: clientA,
+		Identities: []workload.MappedIdentity{
+			{ResourceID: "/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/none"},
+			{ClientID: clientB, ResourceID: "/subscriptions/S/resourcegroups/G/providers/Microsoft.ManagedIdentity/userAssignedIdentities/b", PrincipalID: "0000BBBB-0000-4000-8000-000000000000"},
+		},
+	}
+	want := target{authority: d.authority, tenant: tenantA, clientID: clientA, resource: vault}
+	with := func(change func(*target)) target {
+		w := want
+		change(&w)
+		return w
+	}
+	tests := []struct {
+		name    string
+		d       defaults
+		change  func(*workload.Workload)
+		r       workload.TokenRequest
+		want    target
+		kind    workload.TokenErrorKind
+		mention string // in the error's description; empty: no error
+	}{
+		{name: "default identity", want: want},
+		{name: "client id of the request, as it is", r: workload.TokenRequest{ClientID: "Some-Client"}, want: with(func(t *target) { t.clientID = "Some-Client" })},
+		{name: "object id, in another case", r: workload.TokenRequest{ObjectID: "0000bbbb-0000-4000-8000-000000000000"}, want: with(func(t *target) { t.clientID = clientB })},
+		{name: "resource id, in another case", r: workload.TokenRequest{ResourceID: "/SUBSCRIPTIONS/s/resourceGroups/g/providers/microsoft.managedidentity/userassignedidentities/B"}, want: with(func(t *target) { t.clientID = clientB })},
+		{name: "unmapped object id is never ignored", r: workload.TokenRequest{ObjectID: "0000cccc-0000-4000-8000-000000000000"}, kind: workload.IdentityNotFound, mention: "sidestep.dev/identities"},
+		{name: "unmapped resource id is never ignored", r: workload.TokenRequest{ResourceID: "/subscriptions/s"}, kind: workload.IdentityNotFound, mention: "sidestep.dev/identities"},
+		{name: "mapped to no client", r: workload.TokenRequest{ResourceID: base.Identities[0].ResourceID}, kind: workload.IdentityNotFound, mention: "sidestep.dev/identities"},
+		{name: "no default identity", change: func(w *workload.Workload) { w.ClientID = "" }, kind: workload.IdentityNotFound, mention: "azure.workload.identity/client-id"},
+		{name: "no default identity, but one asked for", change: func(w *workload.Workload) { w.ClientID = "" }, r: workload.TokenRequest{ClientID: clientB}, want: with(func(t *target) { t.clientID = clientB })},
+		{name: "client id too long", r: workload.TokenRequest{ClientID: strings.Repeat("c", 1000)}, kind: workload.IdentityNotFound, mention: "too long"},
+		{name: "service account not seen", change: func(w *workload.Workload) { w.ServiceAccountSeen = false }, r: workload.TokenRequest{ClientID: clientB}, kind: workload.Unavailable, mention: "shop/cart"},
+		{name: "service account without a UID", change: func(w *workload.Workload) { w.ServiceAccountUID = "" }, kind: workload.Unavailable, mention: "shop/cart"},
+		{name: "tenant of the workload", change: func(w *workload.Workload) { w.TenantID = "contoso.example" }, want: with(func(t *target) { t.tenant = "contoso.example" })},
+		{name: "no tenant", d: defaults{authority: d.authority}, kind: workload.Refused, mention: "--tenant-id"},
+		{name: "tenant that is a path", change: func(w *workload.Workload) { w.TenantID = "a-b/../c" }, kind: workload.Refused, mention: "azure.workload.identity/tenant-id"},
+		{name: "tenant that is many", change: func(w *workload.Workload) { w.TenantID = "common" }, kind: workload.Refused, mention: "azure.workload.identity/tenant-id"},
+		{name: "authority of the pod", change: func(w *workload.Workload) { w.AuthorityHost = "https://Login.MicrosoftOnline.us/" }, want: with(func(t *target) { t.authority = "https://login.microsoftonline.us" })},
+		{name: "authority of another", change: func(w *workload.Workload) { w.AuthorityHost = "https://internal.example" }, kind: workload.Refused, mention: "AZURE_AUTHORITY_HOST"},
+		{name: "authority that ends like Entra's", change: func(w *workload.Workload) { w.AuthorityHost = "https://login.microsoftonline.com.evil.example" }, kind: workload.Refused, mention: "AZURE_AUTHORITY_HOST"},
+		{name: "authority without TLS", change: func(w *workload.Workload) { w.AuthorityHost = "http://login.microsoftonline.com" }, kind: workload.Refused, mention: "AZURE_AUTHORITY_HOST"},
+		{name: "authority with a path", change: func(w *workload.Workload) { w.AuthorityHost = "https://login.microsoftonline.com/common" }, kind: workload.Refused, mention: "AZURE_AUTHORITY_HOST"},
+		{name: "authority with a user", change: func(w *workload.Workload) { w.AuthorityHost = "https://login.microsoftonline.com@evil.example" }, kind: workload.Refused, mention: "AZURE_AUTHORITY_HOST"},
+		{name: "resource that would be two scopes", r: workload.TokenRequest{Resource: "https://a https://b"}, kind: workload.InvalidResource, mention: "resource"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w, r, def := base, tt.r, d
+			if tt.change != nil {
+				tt.change(&w)
+			}
+			if r.Resource == "" {
+				r.Resource = vault
+			}
+			if tt.d != (defaults{}) {
+				def = tt.d
+			}
+			got, err := def.target(w, r)
+			if tt.mention == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(target{})); diff != "" {
+					t.Errorf("target (-want +got):\n%s", diff)
+				}
+				return
+			}
+			wantTokenError(t, err, tt.kind, tt.mention)
+		})
+	}
+}
+
+func wantTokenError(t *testing.T, err error, kind workload.TokenErrorKind, mention string) {
+	t.Helper()
+	var e *workload.TokenError
+	if !errors.As(err, &e) {
+		t.Fatalf("error %v is no *workload.TokenError", err)
+	}
+	if e.Kind != kind || !strings.Contains(e.Description, mention) {
+		t.Fatalf("error %q, want kind %v that mentions %q", e, kind, mention)
+	}
+}
+
+func TestScopeIsTheResourceAndNothingElse(t *testing.T) {
+	for _, resource := range []string{vault, vault + "/", "api://app", "https://a//", clientA} {
+		if got, want := (target{resource: resource}).scope(), resource+"/.default"; got != want {
+			t.Errorf("scope of %q is %q, want %q", resource, got, want)
+		}
+	}
+}
+
+func TestNewNamesTheOptionToMend(t *testing.T) {
+	tests := map[string]Options{
+		"cloud":     {KubeletDir: "/k", Cloud: "AzureMoon"},
+		"authority": {KubeletDir: "/k", AuthorityHost: "http://127.0.0.1:1/"},
+		"tenant":    {KubeletDir: "/k", TenantID: "a/b"},
+		"kubelet":   {},
+	}
+	for mention, o := range tests {
+		if _, err := New(o); err == nil || !strings.Contains(err.Error(), mention) {
+			t.Errorf("New: error %v, want one about the %s", err, mention)
+		}
+	}
+	for cloud, host := range map[Cloud]string{
+		"": "login.microsoftonline.com", AzurePublic: "login.microsoftonline.com",
+		AzureUSGovernment: "login.microsoftonline.us", AzureChina: "login.chinacloudapi.cn",
+	} {
+		e, err := New(Options{KubeletDir: "/k", Cloud: cloud})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := e.defaults.authority; got != "https://"+host {
+			t.Errorf("authority of %q is %s", cloud, got)
+		}
+	}
+}
+
+func TestMayReceive(t *testing.T) {
+	tests := []struct {
+		authority, endpoint string
+		want                bool
+	}{
+		{"https://127.0.0.1:8443", "https://127.0.0.1:8443/t/oauth2/v2.0/token", true},
+		{"https://127.0.0.1:8443", "https://127.0.0.1:8444/t/oauth2/v2.0/token", false},
+		{"https://evil.example", "http://169.254.169.254/metadata", false},
+		{"https://evil.example", "http://evil.example/token", false},
+		{"https://evil.example", "https://login.microsoftonline.com/t/oauth2/v2.0/token", false},
+		{"https://login.microsoftonline.com", "https://evil.example/t", false},
+		{"https://login.chinacloudapi.cn", "https://login.partner.microsoftonline.cn/t/oauth2/v2.0/token", true},
+	}
+	for _, tt := range tests {
+		if got := mayReceive(tt.authority, tt.endpoint); got != tt.want {
+			t.Errorf("mayReceive(%s, %s) = %v", tt.authority, tt.endpoint, got)
+		}
+	}
+}
