@@ -1,0 +1,127 @@
+package broker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// connsPerRequest is how many connections a pod may hold open for each
+// request that it may have under way: clients keep idle ones for later.
+const connsPerRequest = 8
+
+// HandleConn serves one accepted connection and closes it. netnsCookie is the
+// SO_NETNS_COOKIE of its listener, 0 for the node listener. It returns when
+// the caller is known and its HTTP is served elsewhere, or, for a pod that
+// passes, when its connection ends; callers give it a goroutine of its own.
+func (s *Server) HandleConn(c net.Conn, netnsCookie uint64) {
+	if !s.enter() {
+		_ = c.Close()
+		return
+	}
+	defer s.fronts.Done()
+	p := s.admit(c, netnsCookie)
+	// Callers that are not proven count as one pod, of UID "".
+	release, ok := s.limits.connect(p.caller.PodUID, connsPerRequest*s.settings.Load().Limits.Concurrent)
+	if !ok {
+		s.log.Debug("too many connections", "pod_uid", p.caller.PodUID)
+		turnAway(c)
+		return
+	}
+	if p.refused == nil && s.passes(p.caller) && s.passOn(c, p.caller) == nil {
+		release()
+		return
+	}
+	s.handover.deliver(&peerConn{Conn: c, peer: p, release: release})
+}
+
+// admit returns who is at the other end.
+func (s *Server) admit(c net.Conn, netnsCookie uint64) *peer {
+	conn, err := s.attester.Inspect(c, netnsCookie)
+	if err != nil {
+		return s.refusePeer(conn, err)
+	}
+	ctx, cancel := context.WithTimeout(s.life, hold)
+	defer cancel()
+	start := s.clock.Now()
+	caller, err := s.attester.Attest(ctx, conn)
+	if err != nil {
+		return s.refusePeer(conn, err)
+	}
+	return &peer{conn: conn, caller: caller, held: s.clock.Since(start)}
+}
+
+// refusePeer returns a peer that gets no answer but a refusal: "come again"
+// where its pod is only not known yet, else 403.
+func (s *Server) refusePeer(conn workload.Connection, err error) *peer {
+	a := forbidden("The caller of this connection is not known")
+	a.close = true
+	if u := (interface{ Unknown() bool })(nil); errors.As(err, &u) && u.Unknown() {
+		a = tryAgain()
+	}
+	s.refusals.Do(func() {
+		s.log.Warn("connection refused", "client", conn.Client, "server", conn.Server,
+			"netns_cookie", conn.NetnsCookie, "status", a.status, "error", err)
+	})
+	return &peer{conn: conn, refused: &a}
+}
+
+// passes reports whether the caller's connections are to be left alone.
+func (s *Server) passes(caller workload.Caller) bool {
+	_, d, err := s.attester.Current(caller)
+	return err == nil && d.Verdict == workload.Pass
+}
+
+// turnedDown returns what a caller is told whom the decision, or the error of
+// asking for it, does not let in; nil if it is let in.
+func turnedDown(d workload.Decision, err error) *answer {
+	var a answer
+	switch {
+	case err != nil:
+		a = forbidden("The pod that is calling is gone")
+	case d.Verdict == workload.Steer:
+		return nil
+	case d.Verdict == workload.Deny:
+		a = forbidden("The pod that is calling may not use the instance metadata service")
+	default:
+		// The kernel's verdict leads its next connection where it belongs.
+		a = tryAgain()
+	}
+	return &a
+}
+
+// tryAgain tells a client to come again on a new connection.
+func tryAgain() answer {
+	a := throttled(time.Second)
+	a.close = true
+	return a
+}
+
+// turnAway answers the first bytes on the connection with 429 and closes it.
+// It takes a second at most: the caller's pod has too many of them already.
+func turnAway(c net.Conn) {
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(time.Second)) // sockets have no other clock
+	if _, err := c.Read(make([]byte, maxHeaderBytes)); err != nil {
+		return
+	}
+	a := tryAgain()
+	answer := http.Response{
+		StatusCode: a.status, ProtoMajor: 1, ProtoMinor: 1, Close: true,
+		Header: http.Header{"Content-Type": {a.contentType}, "Retry-After": {a.retryAfter}},
+		Body:   io.NopCloser(bytes.NewReader(a.body)), ContentLength: int64(len(a.body)),
+	}
+	if answer.Write(c) != nil {
+		return
+	}
+	// What has been sent must be read, or the close would be a reset.
+	if half, ok := c.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(c, maxForm))
+	}
+}

@@ -1,0 +1,30 @@
+package broker
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	duration *prometheus.HistogramVec
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "sidestep_imds_request_duration_seconds",
+		Help: "Time to answer a request to the instance metadata service.",
+		// From a cached token to a held request.
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+	}, []string{"endpoint", "code"})}
+	if err := r.Register(m.duration); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	return m, nil
+}
+
+func (m *metrics) observe(e endpoint, status int, took time.Duration) {
+	m.duration.WithLabelValues(string(e), strconv.Itoa(status)).Observe(took.Seconds())
+}

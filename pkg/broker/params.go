@@ -1,0 +1,122 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// maxForm bounds the body of a token request, in bytes.
+const maxForm = 64 << 10
+
+// parameters maps the token path's parameters, in lower case, to the one name
+// of each: those with the same name are spellings of one parameter.
+var parameters = map[string]string{
+	"api-version":  "api-version",
+	"bypass_cache": "bypass_cache",
+	"client_id":    "client_id",
+	"mi_res_id":    "mi_res_id",
+	"msi-res-id":   "mi_res_id",
+	"msi_res_id":   "mi_res_id",
+	"object_id":    "object_id",
+	"principal_id": "object_id",
+	"resource":     "resource",
+}
+
+// identityParameters select an identity; a request has one of them at most.
+var identityParameters = []string{"client_id", "object_id", "mi_res_id"}
+
+// badParamsError is an error whose text the caller is told.
+type badParamsError struct{ description string }
+
+func (e *badParamsError) Error() string { return e.description }
+
+func badf(format string, args ...any) error {
+	return &badParamsError{fmt.Sprintf(format, args...)}
+}
+
+// params holds the values of parameters by their one name.
+type params map[string]string
+
+// tokenParams reads the parameters of a token request from its query and, in
+// a POST, from its form. Errors are *badParamsError.
+func tokenParams(w http.ResponseWriter, r *http.Request) (workload.TokenRequest, error) {
+	p := params{}
+	if err := p.add(r.URL.RawQuery); err != nil {
+		return workload.TokenRequest{}, err
+	}
+	if r.Method == http.MethodPost && isForm(r.Header.Get("Content-Type")) {
+		form, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
+		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
+			return workload.TokenRequest{}, badf("The request body is larger than %d bytes", maxForm)
+		} else if err != nil {
+			return workload.TokenRequest{}, badf("The request body cannot be read")
+		}
+		if err := p.add(string(form)); err != nil {
+			return workload.TokenRequest{}, err
+		}
+	}
+	return p.request()
+}
+
+// isForm reports whether a body of that type may be a form. A missing type
+// counts as one.
+func isForm(contentType string) bool {
+	media, _, _ := mime.ParseMediaType(contentType)
+	return contentType == "" || media == "application/x-www-form-urlencoded"
+}
+
+// add takes in the known ones of a list of parameters. Names are compared
+// without case, so that none that selects an identity is ever overlooked.
+func (p params) add(raw string) error {
+	for pair := range strings.SplitSeq(raw, "&") {
+		rawName, rawValue, _ := strings.Cut(pair, "=")
+		spelt, err := url.QueryUnescape(rawName)
+		if err != nil {
+			continue // no name of ours
+		}
+		name, known := parameters[strings.ToLower(spelt)]
+		if !known {
+			continue
+		}
+		value, err := url.QueryUnescape(rawValue)
+		if err != nil || !utf8.ValidString(value) {
+			return badf("The value of '%s' is malformed", spelt)
+		}
+		if _, twice := p[name]; twice {
+			return badf("Parameter '%s' is given more than once", spelt)
+		}
+		p[name] = value
+	}
+	return nil
+}
+
+// request returns what the parameters ask for. An empty one counts as absent.
+func (p params) request() (workload.TokenRequest, error) {
+	var chosen []string
+	for _, name := range identityParameters {
+		if p[name] != "" {
+			chosen = append(chosen, "'"+name+"'")
+		}
+	}
+	if len(chosen) > 1 {
+		return workload.TokenRequest{}, badf("Only one identity may be asked for, not %s", strings.Join(chosen, " and "))
+	}
+	if p["resource"] == "" {
+		return workload.TokenRequest{}, badf("Required query variable 'resource' is missing")
+	}
+	return workload.TokenRequest{
+		Resource:    p["resource"],
+		ClientID:    p["client_id"],
+		ObjectID:    p["object_id"],
+		ResourceID:  p["mi_res_id"],
+		BypassCache: strings.EqualFold(p["bypass_cache"], "true"),
+	}, nil
+}
