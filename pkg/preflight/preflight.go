@@ -1,0 +1,84 @@
+package preflight
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+)
+
+// Capability is one that the agent needs in effect.
+type Capability struct {
+	Name   string // "CAP_BPF"
+	Number uint   // unix.CAP_BPF
+}
+
+// Options say where to look and how. Every path is as this process sees it.
+type Options struct {
+	CgroupRoot     string
+	KubepodsCgroup string // empty: it is looked for
+	BPFFS          string
+	Proc           string
+	Sys            string
+	KubeletDir     string
+	Capabilities   []Capability
+
+	FindKubepods func(cgroupRoot string) (string, error)
+	LoadPrograms func() error
+	// Kernel returns the running kernel's release. Nil: uname.
+	Kernel func() (string, error)
+	// FileSystem returns the magic number of the file system at a path. Nil:
+	// statfs.
+	FileSystem func(path string) (int64, error)
+	// OpenByHandle opens the cgroup at a path by its handle and closes it.
+	// Nil: open_by_handle_at.
+	OpenByHandle func(cgroup string) error
+}
+
+// Result is what one check found.
+type Result struct {
+	Name   string
+	OK     bool
+	Detail string // what was found
+	Mend   string // what to do; empty if OK
+}
+
+// Run makes all checks, in the order in which their failures are best mended.
+func Run(o Options) []Result {
+	if o.Kernel == nil {
+		o.Kernel = unameRelease
+	}
+	if o.FileSystem == nil {
+		o.FileSystem = statfsMagic
+	}
+	if o.OpenByHandle == nil {
+		o.OpenByHandle = openByHandle
+	}
+	var results []Result
+	for _, check := range []func(Options) Result{
+		kernel, capabilities, appArmor, seLinux, cgroupV2, kubepods, handles, bpffs, programs, kubeletDir, hostProc,
+	} {
+		results = append(results, check(o))
+	}
+	return results
+}
+
+// Print writes one line for each result.
+func Print(w io.Writer, results []Result) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, r := range results {
+		if r.OK {
+			fmt.Fprintf(tw, "ok\t%s\t%s\n", r.Name, r.Detail)
+		} else {
+			fmt.Fprintf(tw, "FAIL\t%s\t%s. Mend: %s\n", r.Name, r.Detail, r.Mend)
+		}
+	}
+	return tw.Flush()
+}
+
+func ok(name, format string, args ...any) Result {
+	return Result{Name: name, OK: true, Detail: fmt.Sprintf(format, args...)}
+}
+
+func fail(name, mend, format string, args ...any) Result {
+	return Result{Name: name, Detail: fmt.Sprintf(format, args...), Mend: mend}
+}

@@ -1,0 +1,46 @@
+package status
+
+import "time"
+
+// Report is what one agent says about itself and its node.
+type Report struct {
+	Version  string    `json:"version"`
+	Node     string    `json:"node"`
+	Since    time.Time `json:"since"`    // when the agent started
+	Mode     string    `json:"mode"`     // enforce or audit
+	Delivery string    `json:"delivery"` // pod or node
+	Ready    bool      `json:"ready"`
+
+	Pods            []Pod            `json:"pods"`
+	ServiceAccounts []ServiceAccount `json:"serviceAccounts"`
+	// Counters are connects since the programs were attached, by verdict.
+	Counters map[string]uint64 `json:"counters,omitempty"`
+	// Problems are what a person should know or mend, one line each.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Pod is one pod of the node with what was decided on it.
+type Pod struct {
+	Namespace      string `json:"namespace"`
+	Name           string `json:"name"`
+	UID            string `json:"uid"`
+	ServiceAccount string `json:"serviceAccount"`
+	ClientID       string `json:"clientId,omitempty"`
+	Verdict        string `json:"verdict"`
+	Access         string `json:"access,omitempty"` // of a steered pod
+	Reason         string `json:"reason"`
+	Listener       uint16 `json:"listener,omitempty"` // port; 0: none
+	CgroupID       uint64 `json:"cgroupId,omitempty"` // 0: not seen yet
+}
+
+// ServiceAccount is one service account that pods of the node use, with its
+// last exchange.
+type ServiceAccount struct {
+	Namespace    string    `json:"namespace"`
+	Name         string    `json:"name"`
+	ClientID     string    `json:"clientId,omitempty"`
+	TenantID     string    `json:"tenantId,omitempty"`
+	LastExchange time.Time `json:"lastExchange,omitzero"` // zero: none yet
+	ExpiresOn    time.Time `json:"expiresOn,omitzero"`    // of the token it brought
+	LastError    string    `json:"lastError,omitempty"`
+}

@@ -1,0 +1,146 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// stateDir returns a directory whose path is short enough for a socket.
+func stateDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// serve runs an agent's status socket. The function ends it and waits.
+func serve(t *testing.T, dir string, report func() Report) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Serve(ctx, dir, report) }()
+	for {
+		if _, err := Fetch(ctx, dir); err == nil {
+			break
+		}
+		select {
+		case err := <-done:
+			t.Fatalf("Serve: %v", err)
+		default:
+		}
+	}
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	}
+}
+
+func TestServeAndFetch(t *testing.T) {
+	dir := stateDir(t)
+	stop := serve(t, dir, report)
+	got, err := Fetch(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(report(), got); diff != "" {
+		t.Errorf("Fetch (-want +got):\n%s", diff)
+	}
+	st, err := os.Stat(filepath.Join(dir, socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := st.Mode(), fs.ModeSocket|0o600; got != want {
+		t.Errorf("socket's mode is %s, want %s", got, want)
+	}
+	stop()
+	if _, err := os.Stat(filepath.Join(dir, socketName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("after Serve the socket is still there: %v", err)
+	}
+}
+
+func TestReady(t *testing.T) {
+	dir := stateDir(t)
+	var ready atomic.Bool
+	defer serve(t, dir, func() Report { return Report{Ready: ready.Load()} })()
+	if err := Ready(t.Context(), dir); !errors.Is(err, ErrNotReady) {
+		t.Errorf("Ready = %v, want ErrNotReady", err)
+	}
+	ready.Store(true)
+	if err := Ready(t.Context(), dir); err != nil {
+		t.Errorf("Ready = %v", err)
+	}
+}
+
+func TestServeLeavesALiveAgentAlone(t *testing.T) {
+	dir := stateDir(t)
+	defer serve(t, dir, report)()
+	if err := Serve(t.Context(), dir, report); !errors.Is(err, ErrInUse) {
+		t.Errorf("second Serve = %v, want ErrInUse", err)
+	}
+	if _, err := Fetch(t.Context(), dir); err != nil {
+		t.Errorf("the first agent does not answer any more: %v", err)
+	}
+}
+
+func TestServeTakesTheSocketOfADeadAgent(t *testing.T) {
+	dir := stateDir(t)
+	staleSocket(t, dir)
+	serve(t, dir, report)()
+}
+
+func TestServeKeepsAFileThatIsNoSocket(t *testing.T) {
+	dir := stateDir(t)
+	path := filepath.Join(dir, socketName)
+	if err := os.WriteFile(path, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := Serve(t.Context(), dir, report); err == nil {
+		t.Error("Serve = nil")
+	}
+	if got, err := os.ReadFile(path); err != nil || string(got) != "kept" {
+		t.Errorf("the file has %q, %v", got, err)
+	}
+}
+
+func TestFetchWithoutAnAgent(t *testing.T) {
+	none, stale := stateDir(t), stateDir(t)
+	staleSocket(t, stale)
+	for _, dir := range []string{none, stale, filepath.Join(none, "missing")} {
+		_, err := Fetch(t.Context(), dir)
+		if err == nil {
+			t.Fatal("Fetch without an agent: no error")
+		}
+		for _, want := range []string{dir, "sidestep-agent pod", "--state-dir"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("error %q does not name %q", err, want)
+			}
+		}
+	}
+}
+
+// staleSocket leaves a socket as an agent does that was killed.
+func staleSocket(t *testing.T, dir string) {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(dir, socketName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
