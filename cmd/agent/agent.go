@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"k8s.io/utils/clock"
+
+	"github.com/sidestep-agent/sidestep/pkg/attest"
+	"github.com/sidestep-agent/sidestep/pkg/broker"
+	"github.com/sidestep-agent/sidestep/pkg/cgroups"
+	"github.com/sidestep-agent/sidestep/pkg/config"
+	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/podcache"
+	"github.com/sidestep-agent/sidestep/pkg/tokens"
+)
+
+// agent has the parts of a running agent. This file makes them and tells each
+// of those that it needs; none of them knows another's package.
+type agent struct {
+	options  runOptions
+	log      *slog.Logger
+	registry *prometheus.Registry
+	since    time.Time
+
+	watcher  *config.Watcher
+	events   *events
+	pods     *podcache.Cache
+	tree     *cgroups.Tree
+	hooks    *intercept.Hooks
+	node     *delivery.Node
+	delivery *delivery.Reconciler
+	tokens   *tokens.Engine
+	broker   *broker.Server
+	settings *settings
+	attached chan struct{} // closed once the programs are in force
+}
+
+// newAgent makes the parts in the order in which they need each other. On an
+// error nothing is left open.
+func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
+	a := &agent{
+		options: o, log: log, since: time.Now(),
+		registry: newRegistry(), attached: make(chan struct{}),
+	}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	for _, make := range []func() error{a.makeSources, a.makeKernel, a.makeTokens, a.makeServing} {
+		if err := make(); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+func newRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "sidestep_build_info", Help: "Always 1; the label says what runs.",
+		ConstLabels: prometheus.Labels{"version": version},
+	})
+	build.Set(1)
+	r.MustRegister(build, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// makeSources makes what the agent learns from: its configuration, the API
+// server and the cgroup tree.
+func (a *agent) makeSources() (err error) {
+	a.watcher, err = config.NewWatcher(config.WatcherOptions{
+		Path: a.options.config, Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
+	})
+	if err != nil {
+		return err
+	}
+	client, err := newClient(a.options.kubeconfig)
+	if err != nil {
+		return err
+	}
+	a.events = newEvents(client, a.options.nodeName)
+	a.pods, err = podcache.New(podcache.Options{
+		Client: client, NodeName: a.options.nodeName, Config: a.watcher.Initial(),
+		Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
+	})
+	if err != nil {
+		return err
+	}
+	kubepods := a.options.kubepodsCgroup
+	if kubepods == "" {
+		if kubepods, err = cgroups.Find(a.options.cgroupRoot); err != nil {
+			return err
+		}
+	}
+	a.options.kubepodsCgroup = kubepods
+	a.tree, err = cgroups.Open(a.options.cgroupRoot, kubepods, a.log)
+	return err
+}
+
+// makeKernel loads the programs and opens the node listener; nothing is
+// attached yet.
+func (a *agent) makeKernel() (err error) {
+	if a.hooks, err = intercept.Load(a.options.bpffs, a.log); err != nil {
+		return err
+	}
+	a.registry.MustRegister(a.hooks)
+	at := netip.AddrPort(a.options.listen)
+	if a.node, err = delivery.ListenNode(a.hooks, at, a.log); err != nil {
+		return err
+	}
+	self, _, err := a.tree.Self()
+	if err != nil {
+		return fmt.Errorf("find the agent's own cgroup: %w", err)
+	}
+	a.delivery, err = delivery.NewReconciler(delivery.Options{
+		Kernel: a.hooks, Pods: a.pods, Cgroups: a.tree, Proc: a.options.proc,
+		Ports:    delivery.PortRange(a.options.ports),
+		NodeOnly: a.options.delivery == deliveryNode,
+		Self:     self,
+		Serve:    a.handleConn,
+		Log:      a.log,
+	})
+	return err
+}
+
+func (a *agent) makeTokens() (err error) {
+	a.tokens, err = tokens.New(tokens.Options{
+		KubeletDir: a.options.kubeletDir, TenantID: a.options.tenantID,
+		Cloud: tokens.Cloud(a.options.cloud), AuthorityHost: a.options.authorityHost,
+		Log: a.log, Audit: a.log, Registerer: a.registry,
+	})
+	return err
+}
+
+// makeServing makes what answers, and what keeps it as the configuration
+// says.
+func (a *agent) makeServing() (err error) {
+	a.broker, err = broker.New(broker.Options{
+		Attester: attest.New(attest.Options{
+			Flows: a.hooks, Cgroups: a.tree, Pods: a.pods, Log: a.log, Registerer: a.registry,
+		}),
+		Tokens: a.tokens, Settings: brokerSettings(a.watcher.Initial()),
+		IMDSEndpoint: a.options.imdsEndpoint, TenantID: a.options.tenantID,
+		Log: a.log, Registerer: a.registry, Clock: clock.RealClock{},
+	})
+	if err != nil {
+		return err
+	}
+	a.settings = newSettings(a)
+	return nil
+}
+
+// ready reports nil when pods are served, else what is missing.
+func (a *agent) ready() error {
+	for _, part := range []struct {
+		what string
+		done <-chan struct{}
+	}{
+		{"the pods have not been listed", a.pods.Ready()},
+		{"the cgroups have not been listed", a.tree.Ready()},
+		{"the programs are not attached", a.attached},
+		{"a labelled pod has no listener yet", a.delivery.Ready()},
+	} {
+		select {
+		case <-part.done:
+		default:
+			return errors.New(part.what)
+		}
+	}
+	return nil
+}
+
+func (a *agent) close() {
+	if a.hooks != nil {
+		if err := a.hooks.Close(); err != nil {
+			a.log.Warn("cannot close the programs", "err", err)
+		}
+	}
+	if a.tree != nil {
+		if err := a.tree.Close(); err != nil {
+			a.log.Warn("cannot close the cgroup tree", "err", err)
+		}
+	}
+}
+
+// waitFor waits until all of the channels are closed; false if ctx ends first.
+func waitFor(ctx context.Context, all ...<-chan struct{}) bool {
+	for _, ch := range all {
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}

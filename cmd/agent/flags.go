@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/sidestep-agent/sidestep/pkg/delivery"
+)
+
+// hostFlags say where the host's things are; run and check share them.
+type hostFlags struct {
+	cgroupRoot     string
+	kubepodsCgroup string
+	kubeletDir     string
+	bpffs          string
+	proc           string
+}
+
+func (f *hostFlags) add(flags *pflag.FlagSet) {
+	flags.StringVar(&f.cgroupRoot, "cgroup-root", "/sys/fs/cgroup", "the host's cgroup v2 mount")
+	flags.StringVar(&f.kubepodsCgroup, "kubepods-cgroup", "", "path of the kubepods cgroup (default: found below --cgroup-root)")
+	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory")
+	flags.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "the BPF filesystem to pin to")
+	flags.StringVar(&f.proc, "proc", "/proc", "the host's procfs")
+}
+
+const stateDirFlag = "state-dir"
+
+func addStateDir(flags *pflag.FlagSet, dir *string) {
+	flags.StringVar(dir, stateDirFlag, "/run/sidestep", "directory of the agent's local sockets")
+}
+
+// fromEnvironment gives each flag that was not set on the command line the
+// value of its environment variable, SIDESTEP_ and the flag's name in
+// capitals.
+func fromEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
+	var errs []error
+	flags.VisitAll(func(f *pflag.Flag) {
+		name := "SIDESTEP_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		value := getenv(name)
+		if f.Changed || value == "" {
+			return
+		}
+		if err := flags.Set(f.Name, value); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+	})
+	return errors.Join(errs...)
+}
+
+// oneOf is a flag that takes one of a few words.
+type oneOf struct {
+	value *string
+	words []string
+}
+
+func addOneOf(flags *pflag.FlagSet, value *string, name, usage string, words ...string) {
+	*value = words[0]
+	flags.Var(&oneOf{value, words}, name, usage+" ("+strings.Join(words, ", ")+")")
+}
+
+func (o *oneOf) String() string { return *o.value }
+func (o *oneOf) Type() string   { return "string" }
+func (o *oneOf) Set(s string) error {
+	for _, word := range o.words {
+		if s == word {
+			*o.value = s
+			return nil
+		}
+	}
+	return fmt.Errorf("must be one of %s", strings.Join(o.words, ", "))
+}
+
+// portRange is a flag of the form first-last.
+type portRange delivery.PortRange
+
+func (r *portRange) String() string { return fmt.Sprintf("%d-%d", r.First, r.Last) }
+func (r *portRange) Type() string   { return "first-last" }
+func (r *portRange) Set(s string) error {
+	first, last, ok := strings.Cut(s, "-")
+	low, errLow := strconv.ParseUint(first, 10, 16)
+	high, errHigh := strconv.ParseUint(last, 10, 16)
+	if !ok || errLow != nil || errHigh != nil || low == 0 || low > high {
+		return errors.New("must be two ports, the lower first, as in 28000-29999")
+	}
+	r.First, r.Last = uint16(low), uint16(high)
+	return nil
+}
+
+// ipv4Endpoint is a flag of an IPv4 address and a port.
+type ipv4Endpoint netip.AddrPort
+
+func (e *ipv4Endpoint) String() string { return netip.AddrPort(*e).String() }
+func (e *ipv4Endpoint) Type() string   { return "address:port" }
+func (e *ipv4Endpoint) Set(s string) error {
+	at, err := netip.ParseAddrPort(s)
+	if err != nil || !at.Addr().Is4() || at.Port() == 0 {
+		return errors.New("must be an IPv4 address and a port, as in 169.254.169.252:2579")
+	}
+	*e = ipv4Endpoint(at)
+	return nil
+}

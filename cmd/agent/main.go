@@ -1,0 +1,66 @@
+// Command agent is the node agent of Sidestep.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// environment is what the commands have from the process, so that tests can
+// give them another.
+type environment struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
+}
+
+// errSilent ends the program with status 1 when all has been said.
+var errSilent = errors.New("failed")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	env := environment{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
+	if err := newCommand(env).ExecuteContext(ctx); err != nil {
+		if !errors.Is(err, errSilent) {
+			fmt.Fprintln(os.Stderr, "agent:", err)
+		}
+		stop()
+		os.Exit(1)
+	}
+}
+
+func newCommand(env environment) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "agent",
+		Short:         "Gives pods their own Microsoft Entra identity through the instance metadata service",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetOut(env.stdout)
+	root.SetErr(env.stderr)
+	root.AddCommand(newRun(env), newCheck(env), newStatus(env), newVersion(env))
+	return root
+}
+
+func newVersion(env environment) *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprintln(env.stdout, version)
+			return err
+		},
+	}
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/sidestep-agent/sidestep/pkg/status"
+	"github.com/sidestep-agent/sidestep/pkg/tokens"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// report gathers what `agent status` shows.
+func (a *agent) report() status.Report {
+	r := status.Report{
+		Version: version, Node: a.options.nodeName, Since: a.since,
+		Mode: string(a.settings.mode()), Delivery: a.options.delivery,
+		Ready: true, Counters: make(map[string]uint64),
+	}
+	if err := a.ready(); err != nil {
+		r.Ready = false
+		r.Problems = append(r.Problems, "not ready: "+err.Error())
+	}
+	connects, err := a.hooks.Connects()
+	if err != nil {
+		r.Problems = append(r.Problems, err.Error())
+	}
+	for _, c := range connects {
+		r.Counters[c.Verdict] += c.Count
+	}
+	a.addPods(&r)
+	a.addServiceAccounts(&r)
+	return r
+}
+
+func (a *agent) addPods(r *status.Report) {
+	listeners := a.delivery.Listeners()
+	cgroupIDs := make(map[string]uint64)
+	for _, cg := range a.tree.Snapshot() {
+		cgroupIDs[cg.UID] = cg.CgroupID
+	}
+	for _, p := range a.pods.Pods() {
+		w, _, _ := a.pods.Lookup(workload.CgroupRef{PodUID: p.UID})
+		pod := status.Pod{
+			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ServiceAccount: p.ServiceAccount,
+			ClientID: w.ClientID, Verdict: p.Decision.Verdict.String(), Reason: p.Decision.Reason,
+			Listener: listeners[p.UID], CgroupID: cgroupIDs[p.UID],
+		}
+		if p.Steered() {
+			pod.Access = p.Decision.Access.String()
+		}
+		if problem := a.notInForce(p, pod.CgroupID); problem != "" {
+			r.Problems = append(r.Problems, problem)
+		}
+		r.Pods = append(r.Pods, pod)
+	}
+}
+
+// notInForce says if the kernel does not do with a running pod what the rules
+// say.
+func (a *agent) notInForce(p workload.Pod, cgroupID uint64) string {
+	if cgroupID == 0 {
+		return ""
+	}
+	entry, ok, err := a.hooks.Verdict(cgroupID)
+	switch {
+	case err != nil:
+		return err.Error()
+	case !ok || entry.Verdict != p.Decision.Verdict:
+		return fmt.Sprintf("pod %s/%s: %s is not in force yet, the pod is held", p.Namespace, p.Name, p.Decision.Verdict)
+	}
+	return ""
+}
+
+func (a *agent) addServiceAccounts(r *status.Report) {
+	exchanges := make(map[[2]string]tokens.Exchange)
+	for _, e := range a.tokens.Snapshot() {
+		exchanges[[2]string{e.Namespace, e.ServiceAccount}] = e
+	}
+	seen := make(map[[2]string]bool)
+	for _, p := range a.pods.Pods() {
+		key := [2]string{p.Namespace, p.ServiceAccount}
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		w, _, _ := a.pods.Lookup(workload.CgroupRef{PodUID: p.UID})
+		e := exchanges[key]
+		account := status.ServiceAccount{
+			Namespace: p.Namespace, Name: p.ServiceAccount, ClientID: w.ClientID, TenantID: w.TenantID,
+			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: e.Error,
+		}
+		r.ServiceAccounts = append(r.ServiceAccounts, account)
+	}
+}

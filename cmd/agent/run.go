@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
+
+	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/tokens"
+)
+
+// runOptions are the flags of `agent run`.
+type runOptions struct {
+	hostFlags
+	nodeName       string
+	kubeconfig     string
+	config         string
+	delivery       string
+	listen         ipv4Endpoint
+	imdsEndpoint   string
+	tenantID       string
+	cloud          string
+	authorityHost  string
+	ports          portRange
+	metricsAddress string
+	stateDir       string
+	logLevel       slog.Level
+	logFormat      string
+}
+
+// The values of --delivery.
+const (
+	deliveryPod  = "pod"
+	deliveryNode = "node"
+)
+
+func newRun(env environment) *cobra.Command {
+	o := runOptions{
+		listen: ipv4Endpoint(netip.MustParseAddrPort("169.254.169.252:2579")),
+		ports:  portRange(delivery.PortRange{First: 28000, Last: 29999}),
+	}
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the agent (the DaemonSet's command)",
+		Long: "Run the agent until it is told to end. Each flag may also be given as an\n" +
+			"environment variable: SIDESTEP_NODE_NAME for --node-name, and so on.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {
+				return err
+			}
+			if o.nodeName == "" {
+				return errors.New("--node-name is required: the name of this node in the cluster")
+			}
+			return run(cmd.Context(), o, env.stderr)
+		},
+	}
+	o.add(cmd.Flags())
+	return cmd
+}
+
+func (o *runOptions) add(flags *pflag.FlagSet) {
+	o.hostFlags.add(flags)
+	flags.StringVar(&o.nodeName, "node-name", "", "the name of this node in the cluster (required)")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: in-cluster)")
+	flags.StringVar(&o.config, "config", "/etc/sidestep/config.yaml", "the agent's configuration file")
+	addOneOf(flags, &o.delivery, "delivery", "where steered connects go: a listener in each pod, or one on the node", deliveryPod, deliveryNode)
+	flags.Var(&o.listen, "listen", "the node listener, put on the loopback link")
+	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://169.254.169.254", "the node's instance metadata service")
+	flags.StringVar(&o.tenantID, "tenant-id", "", "Entra tenant of workloads that name none")
+	addOneOf(flags, &o.cloud, "cloud", "the cloud whose Entra is asked", string(tokens.AzurePublic), string(tokens.AzureUSGovernment), string(tokens.AzureChina))
+	flags.StringVar(&o.authorityHost, "authority-host", "", "Entra's URL, in place of the cloud's")
+	flags.Var(&o.ports, "port-range", "ports for listeners in pods")
+	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
+	addStateDir(flags, &o.stateDir)
+	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	addOneOf(flags, &o.logFormat, "log-format", "form of the log", "json", "text")
+}
+
+// run wires the agent and waits until ctx ends or one of its tasks fails.
+func run(ctx context.Context, o runOptions, logs io.Writer) error {
+	log := newLogger(o, logs)
+	a, err := newAgent(o, log)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	log.Info("agent starts", "version", version, "node", o.nodeName, "delivery", o.delivery)
+	if err := a.run(ctx); err != nil {
+		return fmt.Errorf("agent ends: %w", err)
+	}
+	log.Info("agent ends")
+	return nil
+}
+
+func newLogger(o runOptions, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: o.logLevel}
+	var handler slog.Handler = slog.NewJSONHandler(w, options)
+	if o.logFormat == "text" {
+		handler = slog.NewTextHandler(w, options)
+	}
+	log := slog.New(handler)
+	klog.SetSlogLogger(log.With("component", "client-go"))
+	return log
+}

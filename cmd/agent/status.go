@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sidestep-agent/sidestep/pkg/status"
+)
+
+// watchInterval is how often `agent status --watch` asks anew.
+const watchInterval = 2 * time.Second
+
+func newStatus(env environment) *cobra.Command {
+	var stateDir, format string
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the agent on this node does: pods, verdicts, last exchanges",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {
+				return err
+			}
+			return showStatus(cmd.Context(), env, stateDir, format, watch)
+		},
+	}
+	addStateDir(cmd.Flags(), &stateDir)
+	addOneOf(cmd.Flags(), &format, "output", "form of the report", status.Formats...)
+	cmd.Flags().Lookup("output").Shorthand = "o"
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it anew every two seconds")
+	return cmd
+}
+
+func showStatus(ctx context.Context, env environment, stateDir, format string, watch bool) error {
+	for {
+		report, err := status.Fetch(ctx, stateDir)
+		if watch && errors.Is(ctx.Err(), context.Canceled) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := status.Print(env.stdout, report, format); err != nil || !watch {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(watchInterval):
+			fmt.Fprintln(env.stdout)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sidestep-agent/sidestep/pkg/config"
+	"github.com/sidestep-agent/sidestep/pkg/status"
+)
+
+// run runs every task until ctx ends or one fails.
+func (a *agent) run(ctx context.Context) error {
+	tasks, ctx := errgroup.WithContext(ctx)
+	for name, task := range map[string]func(context.Context) error{
+		"pods":          a.pods.Run,
+		"cgroups":       a.tree.Run,
+		"configuration": a.watchConfig,
+		"delivery":      a.deliver,
+		"kernel":        a.attach,
+		"unknown pods":  a.watchUnknowns,
+		"map sweep":     a.sweep,
+		"node listener": func(ctx context.Context) error { return a.node.Run(ctx, a.handleConn) },
+		"broker":        a.broker.Run,
+		"warm-up":       a.warm,
+		"metrics":       a.serveMetrics,
+		"status":        func(ctx context.Context) error { return status.Serve(ctx, a.options.stateDir, a.report) },
+		"events":        a.events.Run,
+	} {
+		tasks.Go(func() error {
+			if err := task(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	return tasks.Wait()
+}
+
+// handleConn hands an accepted connection to the broker. It is here because
+// listeners open before the broker is made.
+func (a *agent) handleConn(c net.Conn, netnsCookie uint64) { a.broker.HandleConn(c, netnsCookie) }
+
+// deliver starts only when all pods and cgroups are known: a pod that was
+// merely not listed yet must not lose the verdict that the last agent left.
+func (a *agent) deliver(ctx context.Context) error {
+	if !waitFor(ctx, a.pods.Ready(), a.tree.Ready()) {
+		return nil
+	}
+	return a.delivery.Run(ctx)
+}
+
+// attach puts the programs in force once every running pod has its verdict,
+// so that none that passes is held, and again whenever kubepods was made anew.
+func (a *agent) attach(ctx context.Context) error {
+	if !waitFor(ctx, a.delivery.Passed()) {
+		return nil
+	}
+	changes, cancel := a.tree.Subscribe()
+	defer cancel()
+	attachedAt := uint64(0)
+	for {
+		if id := a.tree.KubepodsID(); id != attachedAt {
+			if err := a.settings.attach(id); err != nil {
+				return err
+			}
+			if attachedAt == 0 {
+				close(a.attached)
+			}
+			attachedAt = id
+		}
+		select {
+		case <-changes:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (a *agent) watchConfig(ctx context.Context) error {
+	return a.watcher.Run(ctx, func(c *config.AgentConfiguration) {
+		if err := a.settings.apply(c); err != nil {
+			a.log.Error("the new configuration could not be put in force", "err", err)
+		}
+	}, a.events.configurationRefused)
+}
+
+func (a *agent) watchUnknowns(ctx context.Context) error {
+	return a.hooks.WatchUnknowns(ctx, func(uint64) { a.delivery.Poke() })
+}
+
+func (a *agent) sweep(ctx context.Context) error {
+	return a.hooks.Sweep(ctx, func(cgroupID uint64) bool {
+		_, err := a.tree.Resolve(cgroupID)
+		return err == nil
+	})
+}
+
+// warm does Entra's discovery before the first pod asks. Pods can be served
+// without it, so failing is no error; it is tried until it succeeds.
+func (a *agent) warm(ctx context.Context) error {
+	const firstPause, longestPause = time.Second, time.Minute
+	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+		err := a.tokens.Warm(ctx)
+		if err == nil {
+			return nil
+		}
+		a.log.Warn("Entra cannot be reached yet", "err", err, "retry_in", pause.String())
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
