@@ -30,8 +30,8 @@ type Reconciler struct {
 	inForce   map[uint64]entry        // verdicts as last written
 	waiting   map[string]time.Time    // pods without a namespace, since when
 	poke      chan struct{}
+	passed    chan struct{}
 	ready     chan struct{}
-	readyOnce sync.Once
 
 	mu    sync.Mutex
 	ports map[string]uint16 // what Listeners returns
@@ -61,6 +61,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 		inForce:   make(map[uint64]entry),
 		waiting:   make(map[string]time.Time),
 		poke:      make(chan struct{}, 1),
+		passed:    make(chan struct{}),
 		ready:     make(chan struct{}),
 		ports:     make(map[string]uint16),
 	}, nil
@@ -68,6 +69,10 @@ func NewReconciler(o Options) (*Reconciler, error) {
 
 // String returns the task's name.
 func (r *Reconciler) String() string { return "delivery" }
+
+// Passed is closed after the first pass over all pods: from then on the
+// programs may be attached without holding pods that pass.
+func (r *Reconciler) Passed() <-chan struct{} { return r.passed }
 
 // Ready is closed once every steered pod that runs has its listener and every
 // pod its verdict.
@@ -173,10 +178,20 @@ func (r *Reconciler) reconcile(thorough bool) (retry bool) {
 	if !r.write(want) {
 		complete = false
 	}
+	closeOnce(r.passed)
 	if complete {
-		r.readyOnce.Do(func() { close(r.ready) })
+		closeOnce(r.ready)
 	}
 	return retry
+}
+
+// closeOnce is called by the reconciling goroutine alone.
+func closeOnce(ch chan struct{}) {
+	select {
+	case <-ch:
+	default:
+		close(ch)
+	}
 }
 
 // retrySoon keeps count of how long the pod has been waiting.

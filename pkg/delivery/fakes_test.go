@@ -1,0 +1,61 @@
+package delivery
+
+import (
+	"errors"
+	"syscall"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// kernel keeps verdicts as the maps would.
+type kernel struct {
+	verdicts map[uint64]entry
+	tagged   int
+	full     bool // no verdict can be written
+}
+
+func newKernel() *kernel { return &kernel{verdicts: map[uint64]entry{}} }
+
+func (k *kernel) SetVerdict(id uint64, v workload.Verdict, port uint16, cookie uint64) error {
+	if k.full {
+		return errors.New("map is full")
+	}
+	k.verdicts[id] = entry{verdict: v, port: port, cookie: cookie}
+	return nil
+}
+
+func (k *kernel) DeleteVerdict(id uint64) error {
+	delete(k.verdicts, id)
+	return nil
+}
+
+func (k *kernel) Decided() (ids []uint64, err error) {
+	for id := range k.verdicts {
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func (k *kernel) Tag(syscall.RawConn) error {
+	k.tagged++
+	return nil
+}
+
+// node is the pods that the cluster knows and the cgroups that run.
+type node struct {
+	pods    []workload.Pod
+	cgroups []workload.PodCgroup
+	pids    map[string][]int // by cgroup path
+}
+
+func (n *node) Pods() []workload.Pod                 { return n.pods }
+func (n *node) Snapshot() []workload.PodCgroup       { return n.cgroups }
+func (n *node) Subscribe() (<-chan struct{}, func()) { return make(chan struct{}), func() {} }
+
+func (n *node) Processes(path string) ([]int, error) { return n.pids[path], nil }
+
+// run adds a pod that runs, with the cgroup id.
+func (n *node) run(id uint64, p workload.Pod) {
+	n.pods = append(n.pods, p)
+	n.cgroups = append(n.cgroups, workload.PodCgroup{UID: p.UID, CgroupID: id, Path: p.UID})
+}

@@ -1,0 +1,157 @@
+package delivery
+
+import (
+	"log/slog"
+	"net"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+var (
+	steer = workload.Decision{Verdict: workload.Steer, Access: workload.Identity}
+	pass  = workload.Decision{Verdict: workload.Pass}
+	deny  = workload.Decision{Verdict: workload.Deny}
+)
+
+func newReconciler(t *testing.T, k *kernel, n *node, change func(*Options)) *Reconciler {
+	t.Helper()
+	o := Options{
+		Kernel: k, Pods: n, Cgroups: n, Proc: "/proc", Ports: PortRange{First: 28000, Last: 28100},
+		Serve: func(c net.Conn, _ uint64) { c.Close() }, Log: slog.New(slog.DiscardHandler),
+	}
+	if change != nil {
+		change(&o)
+	}
+	r, err := NewReconciler(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.closeAll)
+	return r
+}
+
+func wantVerdicts(t *testing.T, k *kernel, want map[uint64]entry) {
+	t.Helper()
+	if diff := cmp.Diff(want, k.verdicts, cmp.AllowUnexported(entry{})); diff != "" {
+		t.Errorf("verdicts (-want +got):\n%s", diff)
+	}
+}
+
+func TestVerdictsFollowTheRules(t *testing.T) {
+	k, n := newKernel(), &node{}
+	n.run(1, workload.Pod{UID: "passes", Decision: pass})
+	n.run(2, workload.Pod{UID: "denied", Decision: deny})
+	n.run(3, workload.Pod{UID: "steered", Decision: steer})
+	n.cgroups = append(n.cgroups, workload.PodCgroup{UID: "stranger", CgroupID: 4, Path: "stranger"})
+	r := newReconciler(t, k, n, func(o *Options) { o.NodeOnly = true })
+	r.reconcile(true)
+	wantVerdicts(t, k, map[uint64]entry{
+		1: {verdict: workload.Pass}, 2: {verdict: workload.Deny}, 3: {verdict: workload.Steer},
+	})
+	n.pods[0].Decision, n.pods[1].Decision = deny, pass
+	n.pods = n.pods[:2] // the steered pod's object is deleted, its process lives on
+	r.reconcile(false)
+	wantVerdicts(t, k, map[uint64]entry{1: {verdict: workload.Deny}, 2: {verdict: workload.Pass}})
+}
+
+func TestEarlierAgentsVerdictsAreReplaced(t *testing.T) {
+	k, n := newKernel(), &node{}
+	k.verdicts[1] = entry{verdict: workload.Pass} // now known, but not decided on
+	k.verdicts[2] = entry{verdict: workload.Steer, port: 28001, cookie: 5}
+	n.run(1, workload.Pod{UID: "undecided"})
+	r := newReconciler(t, k, n, nil)
+	if err := r.adopt(); err != nil {
+		t.Fatal(err)
+	}
+	r.reconcile(true)
+	wantVerdicts(t, k, map[uint64]entry{1: {verdict: workload.Unknown}})
+}
+
+func TestOwnPodAlwaysPasses(t *testing.T) {
+	k, n := newKernel(), &node{}
+	n.run(1, workload.Pod{UID: "agent", Decision: deny})
+	newReconciler(t, k, n, func(o *Options) { o.Self = 1 }).reconcile(true)
+	wantVerdicts(t, k, map[uint64]entry{1: {verdict: workload.Pass}})
+}
+
+func TestSteeredPodWithoutNamespaceIsUnknown(t *testing.T) {
+	k, n := newKernel(), &node{pids: map[string][]int{}}
+	n.run(1, workload.Pod{UID: "starting", Decision: steer})
+	// The runtime is seen first, still in the node's namespace: this one.
+	n.pids["starting"] = []int{os.Getpid()}
+	r := newReconciler(t, k, n, nil)
+	if retry := r.reconcile(true); !retry {
+		t.Error("it is not looked at again soon")
+	}
+	wantVerdicts(t, k, map[uint64]entry{1: {verdict: workload.Unknown}})
+	if k.tagged != 0 {
+		t.Error("a listener was opened in the node's namespace")
+	}
+}
+
+func TestHostNetworkPodsHaveListenersOfTheirOwn(t *testing.T) {
+	k, n := newKernel(), &node{}
+	for id, uid := range map[uint64]string{1: "one", 2: "two"} {
+		n.run(id, workload.Pod{UID: uid, HostNetwork: true, Decision: steer, Ports: []uint16{28000}})
+	}
+	r := newReconciler(t, k, n, func(o *Options) { o.Ports = PortRange{First: 28000, Last: 28002} })
+	r.reconcile(true)
+	one, two := k.verdicts[1], k.verdicts[2]
+	if one.port == two.port || one.port == 28000 || two.port == 28000 || one.cookie == 0 {
+		t.Errorf("%+v and %+v: want two ports, neither the declared one", one, two)
+	}
+	if k.tagged != 2 {
+		t.Errorf("%d listeners tagged, want 2", k.tagged)
+	}
+	n.cgroups = n.cgroups[:1]
+	r.reconcile(false)
+	if got := len(r.Listeners()); got != 1 {
+		t.Errorf("%d listeners after a pod ended, want 1", got)
+	}
+}
+
+func TestNotReadyWhileAVerdictIsMissing(t *testing.T) {
+	k, n := newKernel(), &node{}
+	n.run(1, workload.Pod{UID: "passes", Decision: pass})
+	k.full = true
+	r := newReconciler(t, k, n, nil)
+	r.reconcile(true)
+	if isClosed(r.Ready()) || !isClosed(r.Passed()) {
+		t.Errorf("ready %v, passed %v; want false, true", isClosed(r.Ready()), isClosed(r.Passed()))
+	}
+	k.full = false
+	r.reconcile(false)
+	if !isClosed(r.Ready()) {
+		t.Error("not ready once the verdict is written")
+	}
+}
+
+func isClosed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+func TestContainersOfOnePod(t *testing.T) {
+	k, n := newKernel(), &node{}
+	n.pods = []workload.Pod{{
+		UID: "mixed", Containers: map[string]workload.Decision{"app": steer, "skipped": pass},
+	}}
+	n.cgroups = []workload.PodCgroup{{
+		UID: "mixed", CgroupID: 1, Path: "mixed",
+		Containers: []workload.ContainerCgroup{
+			{ContainerID: "app", CgroupID: 2}, {ContainerID: "skipped", CgroupID: 3}, {ContainerID: "new", CgroupID: 4},
+		},
+	}}
+	newReconciler(t, k, n, func(o *Options) { o.NodeOnly = true }).reconcile(true)
+	wantVerdicts(t, k, map[uint64]entry{
+		1: {verdict: workload.Unknown}, 2: {verdict: workload.Steer}, 3: {verdict: workload.Pass},
+	})
+}
