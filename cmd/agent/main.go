@@ -27,16 +27,22 @@ type environment struct {
 var errSilent = errors.New("failed")
 
 func main() {
+	os.Exit(execute(environment{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}))
+}
+
+// execute runs the command that the program's arguments name and returns the
+// exit status.
+func execute(env environment) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	env := environment{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}
-	if err := newCommand(env).ExecuteContext(ctx); err != nil {
-		if !errors.Is(err, errSilent) {
-			fmt.Fprintln(os.Stderr, "agent:", err)
-		}
-		stop()
-		os.Exit(1)
+	err := newCommand(env).ExecuteContext(ctx)
+	if err == nil {
+		return 0
 	}
+	if !errors.Is(err, errSilent) {
+		fmt.Fprintln(env.stderr, "agent:", err)
+	}
+	return 1
 }
 
 func newCommand(env environment) *cobra.Command {

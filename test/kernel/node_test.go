@@ -132,7 +132,7 @@ func (n *node) answer(c net.Conn, cookie uint64) {
 	}
 	defer c.Close()
 	var a answer
-	connection, err := attest.Inspect(c.(*net.TCPConn), cookie)
+	connection, err := n.attester.Inspect(c, cookie)
 	if err == nil {
 		var caller workload.Caller
 		caller, err = n.attester.Attest(context.Background(), connection)

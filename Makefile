@@ -1,0 +1,83 @@
+# Everything that the project needs is installed by its own targets: Debian
+# packages by scripts/setup.sh, Go tools into $(CACHE)/bin.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Pinned tools. The generated BPF objects are reproducible with this clang only.
+CLANG_VERSION         := 16
+CLANG_PACKAGE_VERSION := 1:16.0.6-15~deb12u1
+GOLANGCI_LINT_VERSION := v2.15.0
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidestep
+OUT   := out
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+GOLANGCI_LINT := $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+export CLANG_VERSION CLANG_PACKAGE_VERSION
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+##@ Building
+
+.PHONY: build
+build: setup ## Build the agent, the demo and its client into out/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/ ./cmd/agent ./cmd/demo
+	CGO_ENABLED=0 go -C test/clients/vaultclient build -trimpath -o $(CURDIR)/$(OUT)/vaultclient .
+
+.PHONY: generate
+generate: setup ## Compile the BPF programs anew (clang $(CLANG_VERSION))
+	go generate ./pkg/intercept
+
+.PHONY: generate-check
+generate-check: setup ## Prove that the committed BPF objects are those of the sources
+	scripts/generate-check.sh
+
+.PHONY: setup
+setup: ## Install the Debian packages that building and testing need
+	@scripts/setup.sh
+
+##@ Testing
+
+.PHONY: demo
+demo: build ## The main job on this machine, without a cluster (root)
+	$(OUT)/demo --agent $(OUT)/agent --client $(OUT)/vaultclient
+
+.PHONY: test
+test: lint generate-check test-unit test-kernel ## All of the tests; what CI runs
+
+.PHONY: test-unit
+test-unit: setup ## Tests of single packages, with the race detector
+	go test -race ./cmd/... ./pkg/... ./test/standins/...
+	go -C test/clients/vaultclient test ./...
+
+.PHONY: test-kernel
+test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
+	go test -race -count=1 ./test/lab ./test/kernel
+
+.PHONY: lint
+lint: setup $(GOLANGCI_LINT) ## go vet and golangci-lint, with the floors between the packages
+	$(GOLANGCI_LINT) run ./...
+	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --config $(CURDIR)/.golangci.yaml ./...
+	go mod tidy -diff
+	go -C test/clients/vaultclient mod tidy -diff
+
+.PHONY: fmt
+fmt: $(GOLANGCI_LINT) ## Format the Go files
+	$(GOLANGCI_LINT) fmt ./...
+
+$(GOLANGCI_LINT): scripts/setup.sh
+	scripts/setup.sh
+	@echo "building golangci-lint $(GOLANGCI_LINT_VERSION), once"
+	GOBIN=$(CACHE)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv $(CACHE)/bin/golangci-lint $@
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(OUT)
