@@ -54,17 +54,17 @@ test: lint generate-check test-unit test-kernel ## All of the tests; what CI run
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
-	go test -race ./cmd/... ./pkg/... ./test/standins/...
+	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/standins/...
 	go -C test/clients/vaultclient test ./...
 
 .PHONY: test-kernel
 test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
-	go test -race -count=1 ./test/lab ./test/kernel
+	go test -race -timeout 10m -count=1 ./test/lab ./test/kernel
 
 .PHONY: lint
 lint: setup $(GOLANGCI_LINT) ## go vet and golangci-lint, with the floors between the packages
-	$(GOLANGCI_LINT) run ./...
-	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --config $(CURDIR)/.golangci.yaml ./...
+	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
+	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	go mod tidy -diff
 	go -C test/clients/vaultclient mod tidy -diff
 
@@ -72,8 +72,7 @@ lint: setup $(GOLANGCI_LINT) ## go vet and golangci-lint, with the floors betwee
 fmt: $(GOLANGCI_LINT) ## Format the Go files
 	$(GOLANGCI_LINT) fmt ./...
 
-$(GOLANGCI_LINT): scripts/setup.sh
-	scripts/setup.sh
+$(GOLANGCI_LINT): | setup
 	@echo "building golangci-lint $(GOLANGCI_LINT_VERSION), once"
 	GOBIN=$(CACHE)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 	mv $(CACHE)/bin/golangci-lint $@

@@ -59,9 +59,11 @@ type oneOf struct {
 	words []string
 }
 
-func addOneOf(flags *pflag.FlagSet, value *string, name, usage string, words ...string) {
+// addOneOf adds such a flag; the first word is the default. shorthand may be
+// empty.
+func addOneOf(flags *pflag.FlagSet, value *string, name, shorthand, usage string, words ...string) {
 	*value = words[0]
-	flags.Var(&oneOf{value, words}, name, usage+" ("+strings.Join(words, ", ")+")")
+	flags.VarP(&oneOf{value, words}, name, shorthand, usage+" ("+strings.Join(words, ", ")+")")
 }
 
 func (o *oneOf) String() string { return *o.value }

@@ -78,6 +78,15 @@ func TestRunWantsTheNodesName(t *testing.T) {
 	}
 }
 
+func TestStatusTakesItsShorthands(t *testing.T) {
+	var out bytes.Buffer
+	cmd := newCommand(environment{stdout: &out, stderr: &out, getenv: func(string) string { return "" }})
+	cmd.SetArgs([]string{"status", "-o", "json", "--state-dir", t.TempDir()})
+	if err := cmd.Execute(); err == nil || !strings.Contains(err.Error(), "no agent answers") {
+		t.Errorf("error %v, want one that says that no agent answers", err)
+	}
+}
+
 func TestVersion(t *testing.T) {
 	var out bytes.Buffer
 	cmd := newCommand(environment{stdout: &out, stderr: &out, getenv: func(string) string { return "" }})

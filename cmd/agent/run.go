@@ -71,17 +71,17 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.StringVar(&o.nodeName, "node-name", "", "the name of this node in the cluster (required)")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: in-cluster)")
 	flags.StringVar(&o.config, "config", "/etc/sidestep/config.yaml", "the agent's configuration file")
-	addOneOf(flags, &o.delivery, "delivery", "where steered connects go: a listener in each pod, or one on the node", deliveryPod, deliveryNode)
+	addOneOf(flags, &o.delivery, "delivery", "", "where steered connects go: a listener in each pod, or one on the node", deliveryPod, deliveryNode)
 	flags.Var(&o.listen, "listen", "the node listener, put on the loopback link")
 	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://169.254.169.254", "the node's instance metadata service")
 	flags.StringVar(&o.tenantID, "tenant-id", "", "Entra tenant of workloads that name none")
-	addOneOf(flags, &o.cloud, "cloud", "the cloud whose Entra is asked", string(tokens.AzurePublic), string(tokens.AzureUSGovernment), string(tokens.AzureChina))
+	addOneOf(flags, &o.cloud, "cloud", "", "the cloud whose Entra is asked", string(tokens.AzurePublic), string(tokens.AzureUSGovernment), string(tokens.AzureChina))
 	flags.StringVar(&o.authorityHost, "authority-host", "", "Entra's URL, in place of the cloud's")
 	flags.Var(&o.ports, "port-range", "ports for listeners in pods")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
 	addStateDir(flags, &o.stateDir)
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
-	addOneOf(flags, &o.logFormat, "log-format", "form of the log", "json", "text")
+	addOneOf(flags, &o.logFormat, "log-format", "", "form of the log", "json", "text")
 }
 
 // run wires the agent and waits until ctx ends or one of its tasks fails.

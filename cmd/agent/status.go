@@ -16,7 +16,7 @@ const watchInterval = 2 * time.Second
 
 func newStatus(env environment) *cobra.Command {
 	var stateDir, format string
-	var watch bool
+	var watch, ready bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what the agent on this node does: pods, verdicts, last exchanges",
@@ -25,13 +25,16 @@ func newStatus(env environment) *cobra.Command {
 			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {
 				return err
 			}
+			if ready {
+				return status.Ready(cmd.Context(), stateDir)
+			}
 			return showStatus(cmd.Context(), env, stateDir, format, watch)
 		},
 	}
 	addStateDir(cmd.Flags(), &stateDir)
-	addOneOf(cmd.Flags(), &format, "output", "form of the report", status.Formats...)
-	cmd.Flags().Lookup("output").Shorthand = "o"
+	addOneOf(cmd.Flags(), &format, "output", "o", "form of the report", status.Formats...)
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it anew every two seconds")
+	cmd.Flags().BoolVar(&ready, "ready", false, "show nothing; fail unless the agent is ready (for probes)")
 	return cmd
 }
 

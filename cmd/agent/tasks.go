@@ -105,7 +105,7 @@ func (a *agent) warm(ctx context.Context) error {
 	const firstPause, longestPause = time.Second, time.Minute
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		err := a.tokens.Warm(ctx)
-		if err == nil {
+		if err == nil || ctx.Err() != nil {
 			return nil
 		}
 		a.log.Warn("Entra cannot be reached yet", "err", err, "retry_in", pause.String())

@@ -31,10 +31,13 @@ const (
 )
 
 // Serve answers with what report returns, on a socket in stateDir that only
-// the agent's own user can open. It removes a socket that nobody answers on,
+// the agent's own user can open; the directory is made if it is missing. It removes a socket that nobody answers on,
 // and returns ErrInUse if somebody does. It returns nil when ctx is done, with
 // the socket removed.
 func Serve(ctx context.Context, stateDir string, report func() Report) error {
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return fmt.Errorf("status: make the state directory: %w", err)
+	}
 	l, err := listen(ctx, filepath.Join(stateDir, socketName))
 	if err != nil {
 		return err

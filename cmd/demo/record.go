@@ -1,0 +1,66 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"sync"
+
+	"github.com/sidestep-agent/sidestep/test/standins/journal"
+)
+
+// record keeps a log in memory, to be read while it is written.
+type record struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+// Write implements io.Writer.
+func (r *record) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.text = append(r.text, p...)
+	return len(p), nil
+}
+
+// whole returns a copy of the complete lines written so far.
+func (r *record) whole() []byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.text[:bytes.LastIndexByte(r.text, '\n')+1])
+}
+
+// entries returns all entries of a stand-in's log.
+func entries[E any](r *record) ([]E, error) {
+	return journal.Read[E](bytes.NewReader(r.whole()))
+}
+
+// auditLine is what the demo reads of a line in the agent's log.
+type auditLine struct {
+	Event          string `json:"event"`
+	Namespace      string `json:"namespace"`
+	ServiceAccount string `json:"service_account"`
+	Pod            string `json:"pod"`
+	Endpoint       string `json:"endpoint"`
+	Status         int    `json:"status"`
+	ClientID       string `json:"client_id"`
+}
+
+// The events of the agent's audit log.
+const (
+	eventRequest = "imds_request" // the broker answered on the token path
+	eventIssued  = "token_issued" // a workload got a token for the first time
+)
+
+// auditLines returns the audit lines in the agent's log. Lines that are not
+// JSON (a panic, the Go runtime) are not among them.
+func auditLines(log []byte) []auditLine {
+	var found []auditLine
+	for line := range bytes.Lines(log) {
+		var a auditLine
+		if json.Unmarshal(line, &a) == nil && a.Event != "" {
+			found = append(found, a)
+		}
+	}
+	return found
+}

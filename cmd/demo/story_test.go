@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"testing"
+
+	"github.com/sidestep-agent/sidestep/test/lab"
+	"github.com/sidestep-agent/sidestep/test/standins/entra"
+	"github.com/sidestep-agent/sidestep/test/standins/federation"
+	"github.com/sidestep-agent/sidestep/test/standins/imds"
+	"github.com/sidestep-agent/sidestep/test/standins/vault"
+)
+
+const brokerRemote = "169.254.169.254:40000"
+
+// goodStory is a demo in which all was as it should be: what each client got
+// and what was logged of it follows from the rules.
+func goodStory(t *testing.T) *story {
+	t.Helper()
+	file, err := federation.Parse(federationYAML)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &story{pods: newCast(), file: file, roads: map[*workload][]string{}, agentLog: `{"msg":"agent starts"}`}
+	for i, w := range s.pods.all() {
+		w.pod = &lab.Pod{UID: fmt.Sprintf("uid-%d", i), Address: net.IPv4(10, 64, 0, byte(4*i+2))}
+		if w.identity != "" {
+			w.assertion = "assertion-of-" + w.identity
+		}
+	}
+	for _, act := range acts(s.pods) {
+		for _, q := range act.questions {
+			s.add(asked{question: q, policy: act.policy})
+		}
+	}
+	for _, q := range epilogue(s.pods).questions {
+		a := asked{question: q, policy: epilogue(s.pods).policy, dead: true}
+		s.asked = append(s.asked, s.answered(a))
+	}
+	return s
+}
+
+// add appends a question that was asked while the agent lived.
+func (s *story) add(a asked) {
+	a = s.answered(a)
+	s.asked = append(s.asked, a)
+	s.lived.kernel = append(s.lived.kernel, a.logs.kernel...)
+	s.lived.audit = append(s.lived.audit, a.logs.audit...)
+	s.lived.entra = append(s.lived.entra, a.logs.entra...)
+	s.lived.imds = append(s.lived.imds, a.logs.imds...)
+	s.lived.vault = append(s.lived.vault, a.logs.vault...)
+}
+
+// answered fills in what a good agent and a good kernel make of the question.
+func (s *story) answered(a asked) asked {
+	p := promised(a)
+	for id, name := range namesOf(s.file) {
+		if name == p.identity {
+			a.answer.objectID = id
+		}
+	}
+	a.answer.peer = "169.254.169.254"
+	if !a.dead {
+		a.logs.kernel = []connects{{p.verdict, map[family]string{ipv4: "ipv4", mapped: "ipv6"}[a.family], 1}}
+	}
+	switch p.verdict {
+	case "pass":
+		a.answer.status = http.StatusOK
+		a.logs.imds = []imds.Entry{{Remote: a.by.pod.Address.String() + ":5", Path: "/metadata/identity/oauth2/token", Identity: true}}
+	case "steer":
+		s.answeredByBroker(&a)
+	default:
+		a.answer.refused, a.answer.refusal = true, "Operation not permitted"
+	}
+	if a.client == azidentity && a.answer.objectID != "" {
+		a.logs.vault = vaultEntries(a)
+	}
+	return a
+}
+
+func (s *story) answeredByBroker(a *asked) {
+	switch {
+	case a.client == curlInstance:
+		a.answer.status, a.answer.body = http.StatusOK, imds.DefaultInstance.Name
+		a.logs.imds = []imds.Entry{{Remote: brokerRemote, Path: "/metadata/instance/compute/name"}}
+		return
+	case a.answer.objectID == "":
+		a.answer.status, a.answer.refusal = http.StatusBadRequest, "400 Identity not found"
+		a.logs.audit = []auditLine{s.line(eventRequest, a.by, http.StatusBadRequest)}
+		return
+	}
+	a.answer.status, a.answer.token = http.StatusOK, "token-of-"+a.by.identity
+	a.logs.audit = []auditLine{s.line(eventRequest, a.by, http.StatusOK)}
+	if len(s.asked) == 0 || s.asked[len(s.asked)-1].by != a.by {
+		a.logs.audit = append(a.logs.audit, s.line(eventIssued, a.by, 0))
+		a.logs.entra = []entra.Entry{{Kind: entra.Keys}, {
+			Kind: entra.Token, Verified: true, ClientID: s.clientID(a.by.identity),
+			Subject: "system:serviceaccount:" + a.by.namespace + ":" + a.by.account,
+		}}
+	}
+}
+
+func (s *story) line(event string, w *workload, status int) auditLine {
+	l := auditLine{Event: event, Namespace: w.namespace, Pod: w.name, ServiceAccount: w.account, Status: status, ClientID: s.clientID(w.identity)}
+	if event == eventRequest {
+		l.Endpoint = "token"
+	}
+	return l
+}
+
+func vaultEntries(a asked) []vault.Entry {
+	challenge := vault.Entry{Operation: vault.Set, Status: http.StatusUnauthorized}
+	if a.by.identity != "app-one" {
+		return []vault.Entry{challenge, {Operation: vault.Set, ObjectID: a.answer.objectID, Status: http.StatusForbidden}}
+	}
+	entries := []vault.Entry{challenge}
+	for _, o := range []vault.Operation{vault.Set, vault.Get, vault.Delete} {
+		entries = append(entries, vault.Entry{Operation: o, ObjectID: a.answer.objectID, Allowed: true, Status: http.StatusOK})
+	}
+	return entries
+}
+
+// question returns the first of the workload by the client.
+func (s *story) question(by *workload, c client) *asked {
+	i := slices.IndexFunc(s.asked, func(a asked) bool { return a.by == by && a.client == c })
+	return &s.asked[i]
+}
+
+// last returns the workload's last question.
+func (s *story) last(by *workload) *asked {
+	for i := range slices.Backward(s.asked) {
+		if s.asked[i].by == by {
+			return &s.asked[i]
+		}
+	}
+	return nil
+}

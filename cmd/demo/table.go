@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// row returns what the table shows of a question.
+func (a asked) row(n names) []cell {
+	return []cell{
+		{text: a.by.String()}, {text: a.which()}, {text: string(a.client)}, {text: a.socket()},
+		a.route(), a.identity(n), {text: strconv.FormatInt(a.took.Milliseconds(), 10)}, a.outcome(),
+	}
+}
+
+// which says how the rules see the pod.
+func (a asked) which() string {
+	switch {
+	case a.by.labelled():
+		return "labelled"
+	case a.by.exempt():
+		return "exempt"
+	}
+	return "unlabelled: " + string(a.policy)
+}
+
+// socket returns the families that the kernel counted; where there is nobody
+// to tell of its counters, the one that the client was told to use.
+func (a asked) socket() string {
+	seen := map[string]bool{}
+	var families []string
+	for _, c := range a.logs.kernel {
+		name := map[string]family{"ipv4": ipv4, "ipv6": mapped}[c.Family]
+		if !seen[c.Family] {
+			families = append(families, string(name))
+		}
+		seen[c.Family] = true
+	}
+	if len(families) == 0 {
+		return string(a.family)
+	}
+	return strings.Join(families, ", ")
+}
+
+// routes says for each of the kernel's verdicts where a connect went.
+var routes = map[string]cell{
+	"steer":   {"its broker", green},
+	"pass":    {"the node's IMDS", plain},
+	"deny":    {"nowhere (denied)", red},
+	"unknown": {"the node's listener", red},
+	"refused": {"nowhere (refused)", red},
+}
+
+// route returns where the kernel sent the connects, by its own counters;
+// without an agent that tells of them, by who was reached.
+func (a asked) route() cell {
+	if len(a.logs.kernel) > 0 {
+		return a.counted()
+	}
+	switch {
+	case len(a.own()) > 0:
+		return routes["pass"]
+	case a.answer.refused:
+		return routes["refused"]
+	}
+	return cell{"nobody knows", red}
+}
+
+// counted returns where the kernel's counters say that the connects went. A
+// verdict that did not come true is shown as well: audit mode counts what it
+// would have done.
+func (a asked) counted() cell {
+	var all []string
+	passed := false
+	for _, c := range a.logs.kernel {
+		text := routes[c.Verdict].text
+		if c.Count > 1 {
+			text += fmt.Sprintf(" ×%d", c.Count)
+		}
+		all = append(all, text)
+		passed = passed || c.Verdict == "pass"
+	}
+	if len(a.own()) > 0 && !passed {
+		return cell{strings.Join(all, ", ") + " (in truth " + routes["pass"].text + ")", red}
+	}
+	return cell{strings.Join(all, ", "), routes[a.logs.kernel[0].Verdict].paint}
+}
+
+func (a asked) identity(n names) cell {
+	name := n.of(a.answer.objectID)
+	switch name {
+	case nobody:
+		return cell{name, plain}
+	case nodes:
+		return cell{name, yellow}
+	}
+	return cell{name, green}
+}
+
+// outcome returns what came of it in the end.
+func (a asked) outcome() cell {
+	switch {
+	case a.answer.refusal != "":
+		return cell{text: a.answer.refusal}
+	case a.client == curlInstance:
+		return cell{text: "this VM is " + a.answer.body}
+	case a.answer.vault == vaultOK:
+		return cell{text: "the vault: a secret set, read, deleted"}
+	case a.answer.vault != "":
+		return cell{text: "the vault: " + a.answer.vault}
+	}
+	return cell{text: "a token"}
+}
