@@ -135,13 +135,47 @@ func wait(cmd *exec.Cmd) (int, error) {
 // here is seen outside, /proc is of the new pid namespace, and the loopback
 // link is up.
 func prepare() error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if errors.Is(err, unix.EINVAL) {
+		err = mountRoot()
+	}
+	if err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
 		return fmt.Errorf("mount /proc: %w", err)
 	}
 	return loopbackUp()
+}
+
+// mountRoot is for a chroot into a plain directory, whose root is no mount
+// that could be made private. It makes a private copy of the tree the root.
+// The copy goes on top of /proc, which is a mount and so can be kept from
+// propagating; a new /proc is mounted in the copy afterwards.
+func mountRoot() error {
+	directory, err := os.Getwd()
+	if err != nil {
+		return err
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("copy the tree of mounts: %w", err)
+	}
+	defer unix.Close(tree)
+	private := &unix.MountAttr{Propagation: unix.MS_PRIVATE}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, private); err != nil {
+		return fmt.Errorf("make the copy private: %w", err)
+	}
+	if err := unix.Mount("", "/proc", "", unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make /proc private: %w", err)
+	}
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, "/proc", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("mount the copy: %w", err)
+	}
+	if err := unix.Chroot("/proc"); err != nil {
+		return err
+	}
+	return os.Chdir(directory)
 }
 
 // cgroupMount returns where cgroup v2 is mounted.
