@@ -1,0 +1,112 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/spf13/pflag"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// The agent is given the capabilities that it says it needs, and no other.
+func TestManifestsGiveTheNeededCapabilities(t *testing.T) {
+	var want []string
+	for _, c := range neededCapabilities() {
+		want = append(want, c.Name)
+	}
+	for name, container := range manifestContainers(t) {
+		var got []string
+		for _, c := range container.SecurityContext.Capabilities.Add {
+			got = append(got, "CAP_"+string(c)) // Kubernetes names them without
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-needed +given):\n%s", name, diff)
+		}
+	}
+}
+
+// Commands, flags and environment variables in the manifests are ones that
+// this program has.
+func TestManifestsSpeakOfWhatTheProgramHas(t *testing.T) {
+	for name, container := range manifestContainers(t) {
+		flags := commandFlags(t, container.Args)
+		for _, e := range container.Env {
+			flag, ok := strings.CutPrefix(e.Name, "SIDESTEP_")
+			flag = strings.ToLower(strings.ReplaceAll(flag, "_", "-"))
+			if !ok || flags.Lookup(flag) == nil {
+				t.Errorf("%s: %s sets no flag of %v", name, e.Name, container.Args)
+			}
+		}
+		if probe := container.ReadinessProbe; probe != nil {
+			if probe.Exec.Command[0] != "/agent" {
+				t.Errorf("%s: the probe runs %s, which is not in the image", name, probe.Exec.Command[0])
+			}
+			commandFlags(t, probe.Exec.Command[1:])
+		}
+	}
+}
+
+// What the agent reads and writes by default is mounted there.
+func TestManifestsMountTheDefaultPaths(t *testing.T) {
+	container := manifestContainers(t)["daemonset.yaml"]
+	mounted := make(map[string]bool)
+	for _, m := range container.VolumeMounts {
+		mounted[m.MountPath] = true
+	}
+	flags := commandFlags(t, container.Args)
+	for flag, below := range map[string]string{
+		"cgroup-root": "", "bpffs": "", "kubelet-dir": "/pods", "state-dir": "", "config": "",
+	} {
+		path := flags.Lookup(flag).DefValue + below
+		if flag == "config" {
+			path = strings.TrimSuffix(path, "/config.yaml")
+		}
+		if !mounted[path] {
+			t.Errorf("--%s: %s is not mounted", flag, path)
+		}
+	}
+}
+
+// commandFlags parses a command line, and returns the flags of its command.
+func commandFlags(t *testing.T, args []string) *pflag.FlagSet {
+	t.Helper()
+	var out bytes.Buffer
+	root := newCommand(environment{stdout: &out, stderr: &out, getenv: func(string) string { return "" }})
+	cmd, rest, err := root.Find(args)
+	if err != nil || cmd == root {
+		t.Fatalf("%v is no command: %v", args, err)
+	}
+	if err := cmd.ParseFlags(rest); err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	return cmd.Flags()
+}
+
+func manifestContainers(t *testing.T) map[string]corev1.Container {
+	t.Helper()
+	var agent appsv1.DaemonSet
+	var check batchv1.Job
+	readManifest(t, "../../manifests/base/daemonset.yaml", &agent)
+	readManifest(t, "../../manifests/check-job.yaml", &check)
+	return map[string]corev1.Container{
+		"daemonset.yaml": agent.Spec.Template.Spec.Containers[0],
+		"check-job.yaml": check.Spec.Template.Spec.Containers[0],
+	}
+}
+
+func readManifest(t *testing.T, path string, into any) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.UnmarshalStrict(data, into); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+func configFile(t *testing.T, objects []runtime.Object) string {
+	t.Helper()
+	return one[*corev1.ConfigMap](t, objects).Data["config.yaml"]
+}
+
+// The permissions, in full: whoever widens them must do it here too.
+func TestPermissions(t *testing.T) {
+	for name, objects := range rendered(t) {
+		if name == "check-job" {
+			continue
+		}
+		var got []string
+		for _, r := range only[*rbacv1.ClusterRole](objects) {
+			got = append(got, permissions("cluster", r.Rules)...)
+		}
+		for _, r := range only[*rbacv1.Role](objects) {
+			got = append(got, permissions(r.Namespace, r.Rules)...)
+		}
+		want := []string{
+			"cluster: list,watch pods.",
+			"cluster: list,watch serviceaccounts.",
+			"default: create,patch events.events.k8s.io",
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func permissions(where string, rules []rbacv1.PolicyRule) []string {
+	var all []string
+	for _, r := range rules {
+		all = append(all, where+": "+strings.Join(r.Verbs, ",")+" "+
+			strings.Join(r.Resources, ",")+"."+strings.Join(r.APIGroups, ","))
+	}
+	return all
+}
+
+// Each binding gives the agent's own account, and no other, the role of its
+// own kind and namespace.
+func TestBindings(t *testing.T) {
+	for name, objects := range rendered(t) {
+		if name == "check-job" {
+			continue
+		}
+		account := one[*corev1.ServiceAccount](t, objects)
+		subjects := []rbacv1.Subject{{Kind: "ServiceAccount", Name: account.Name, Namespace: account.Namespace}}
+		cluster, local := one[*rbacv1.ClusterRoleBinding](t, objects), one[*rbacv1.RoleBinding](t, objects)
+		role := one[*rbacv1.Role](t, objects)
+		if cluster.RoleRef.Kind != "ClusterRole" || cluster.RoleRef.Name != one[*rbacv1.ClusterRole](t, objects).Name ||
+			local.RoleRef.Kind != "Role" || local.RoleRef.Name != role.Name || local.Namespace != role.Namespace {
+			t.Errorf("%s: a binding's role is not there: %v, %v", name, cluster.RoleRef, local.RoleRef)
+		}
+		if !cmp.Equal(cluster.Subjects, subjects) || !cmp.Equal(local.Subjects, subjects) {
+			t.Errorf("%s: bound to %v and %v", name, cluster.Subjects, local.Subjects)
+		}
+	}
+}
+
+func TestNamesAndLabelsFitTogether(t *testing.T) {
+	for name, objects := range rendered(t) {
+		if name == "check-job" {
+			continue
+		}
+		d := one[*appsv1.DaemonSet](t, objects)
+		if d.Name != "sidestep-agent" || d.Namespace != "sidestep-system" {
+			t.Errorf("%s: the DaemonSet is %s/%s", name, d.Namespace, d.Name)
+		}
+		if got := one[*corev1.Namespace](t, objects); got.Name != d.Namespace ||
+			got.Labels["pod-security.kubernetes.io/enforce"] != "privileged" {
+			t.Errorf("%s: namespace %s, labels %v", name, got.Name, got.Labels)
+		}
+		for key, value := range d.Spec.Selector.MatchLabels {
+			if d.Spec.Template.Labels[key] != value || d.Labels[key] != value {
+				t.Errorf("%s: the selector's %s=%s is not on the DaemonSet and its pods", name, key, value)
+			}
+		}
+		pod := d.Spec.Template.Spec
+		if pod.ServiceAccountName != one[*corev1.ServiceAccount](t, objects).Name {
+			t.Errorf("%s: service account %s is not among the objects", name, pod.ServiceAccountName)
+		}
+		if c := one[*corev1.ConfigMap](t, objects); !usesConfigMap(pod, c.Name) || c.Namespace != d.Namespace {
+			t.Errorf("%s: ConfigMap %s/%s is not mounted", name, c.Namespace, c.Name)
+		}
+	}
+}
+
+func usesConfigMap(pod corev1.PodSpec, name string) bool {
+	return slices.ContainsFunc(pod.Volumes, func(v corev1.Volume) bool {
+		return v.ConfigMap != nil && v.ConfigMap.Name == name
+	})
+}
+
+// One image in one version, and it never runs without a limit.
+func TestImageAndResources(t *testing.T) {
+	images := map[string]bool{}
+	for name, objects := range rendered(t) {
+		for _, pod := range podTemplates(objects) {
+			c := pod.Spec.Containers[0]
+			images[c.Image] = true
+			for what, list := range map[string]corev1.ResourceList{
+				"requests": c.Resources.Requests, "limits": c.Resources.Limits,
+			} {
+				if list.Cpu().IsZero() || list.Memory().IsZero() {
+					t.Errorf("%s: %s = %v", name, what, list)
+				}
+			}
+		}
+	}
+	if len(images) != 1 {
+		t.Errorf("images %v, want one", images)
+	}
+	for image := range images {
+		if !strings.HasPrefix(image, "sidestep-agent:v") {
+			t.Errorf("image %q, want sidestep-agent of a version", image)
+		}
+	}
+}
+
+// `agent check` answers for the agent only if it is given just the same.
+func TestCheckJobIsGivenWhatTheAgentIs(t *testing.T) {
+	all := rendered(t)
+	want := one[*appsv1.DaemonSet](t, all["base"]).Spec.Template.Spec
+	got := one[*batchv1.Job](t, all["check-job"]).Spec.Template.Spec
+	wantContainer, gotContainer := want.Containers[0], got.Containers[0]
+	own := func(name string) bool { return name == "config" || name == "state" }
+	want.Volumes = slices.DeleteFunc(want.Volumes, func(v corev1.Volume) bool { return own(v.Name) })
+	wantContainer.VolumeMounts = slices.DeleteFunc(wantContainer.VolumeMounts,
+		func(m corev1.VolumeMount) bool { return own(m.Name) })
+	for what, pair := range map[string][2]any{
+		"volumes":       {want.Volumes, got.Volumes},
+		"mounts":        {wantContainer.VolumeMounts, gotContainer.VolumeMounts},
+		"container":     {wantContainer.SecurityContext, gotContainer.SecurityContext},
+		"pod":           {want.SecurityContext, got.SecurityContext},
+		"resources":     {wantContainer.Resources, gotContainer.Resources},
+		"affinity":      {want.Affinity, got.Affinity},
+		"tolerations":   {want.Tolerations, got.Tolerations},
+		"host's spaces": {[]bool{want.HostNetwork, want.HostPID}, []bool{got.HostNetwork, got.HostPID}},
+	} {
+		if diff := cmp.Diff(pair[0], pair[1]); diff != "" {
+			t.Errorf("%s (-agent +check):\n%s", what, diff)
+		}
+	}
+}
