@@ -43,6 +43,16 @@ generate-check: setup ## Prove that the committed BPF objects are those of the s
 setup: ## Install the Debian packages that building and testing need
 	@scripts/setup.sh
 
+.PHONY: image
+image: setup ## Make the agent's image for amd64 and arm64 into out/, without an engine
+	for arch in amd64 arm64; do \
+		go run ./test/image --arch $$arch --version $(VERSION) --out $(OUT)/sidestep-agent-$$arch.tar; \
+	done
+
+.PHONY: manifests
+manifests: setup ## Render the manifests into out/manifests/
+	go -C test/manifests run . -render $(CURDIR)/$(OUT)/manifests
+
 ##@ Testing
 
 .PHONY: demo
@@ -54,19 +64,50 @@ test: lint generate-check test-unit test-kernel ## All of the tests; what CI run
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
-	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/standins/...
+	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/image ./test/node/image ./test/node/cmd/... ./test/standins/...
+	go -C test/manifests test ./...
 	go -C test/clients/vaultclient test ./...
 
 .PHONY: test-kernel
 test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
 	go test -race -timeout 10m -count=1 ./test/lab ./test/kernel
 
+##@ A real node
+
+.PHONY: node-build
+node-build: ## Build the node's Kubernetes into the cache, once (some 12 minutes)
+	@test/node/build.sh >/dev/null
+
+.PHONY: node-up
+node-up: setup ## Bring up a real Kubernetes node on this machine (root)
+	@test/node/up.sh
+
+# value: a $ in CMD is the shell's, not make's.
+.PHONY: node-exec
+node-exec: export NODE_CMD := $(value CMD)
+node-exec: ## Run CMD='…' in the node's namespaces, with kubectl at hand
+	@test/node/exec.sh "$${NODE_CMD:?is empty: say what in CMD}"
+
+.PHONY: node-down
+node-down: ## End the node, and leave nothing of it behind
+	@test/node/down.sh
+
+.PHONY: node
+node: ## A shell in the node, which is brought up if it is not
+	@test/node/exec.sh true 2>/dev/null || $(MAKE) --no-print-directory node-up
+	@test/node/exec.sh
+
+##@ Reading
+
 .PHONY: lint
 lint: setup $(GOLANGCI_LINT) ## go vet and golangci-lint, with the floors between the packages
 	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
+	cd test/manifests && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	go mod tidy -diff
 	go -C test/clients/vaultclient mod tidy -diff
+	go -C test/manifests mod tidy -diff
+	shellcheck -x scripts/*.sh test/node/*.sh
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go files

@@ -9,6 +9,7 @@ packages=(
 	git             # versions
 	gcc libc6-dev   # the race detector
 	curl            # a client in the demo
+	shellcheck      # lint
 	clang-"${CLANG_VERSION:?set by the Makefile}" llvm-"$CLANG_VERSION" libbpf-dev linux-libc-dev # BPF objects
 )
 
