@@ -10,6 +10,7 @@ import (
 
 func newCheck(env environment) *cobra.Command {
 	var host hostFlags
+	var delivery string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Tell whether this node can run the agent, and what to mend if not",
@@ -18,18 +19,23 @@ func newCheck(env environment) *cobra.Command {
 			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {
 				return err
 			}
-			return check(env, host)
+			return check(env, host, delivery)
 		},
 	}
 	host.add(cmd.Flags())
+	addDelivery(cmd.Flags(), &delivery)
 	return cmd
 }
 
-func check(env environment, host hostFlags) error {
+func check(env environment, host hostFlags, delivery string) error {
+	proc, needed := host.proc, preflight.NeededForPodDelivery()
+	if delivery == deliveryNode {
+		proc, needed = "", preflight.NeededForNodeDelivery() // pods' namespaces are not entered
+	}
 	results := preflight.Run(preflight.Options{
 		CgroupRoot: host.cgroupRoot, KubepodsCgroup: host.kubepodsCgroup, BPFFS: host.bpffs,
-		Proc: host.proc, Sys: "/sys", KubeletDir: host.kubeletDir,
-		Capabilities: neededCapabilities(),
+		Proc: proc, Sys: "/sys", KubeletDir: host.kubeletDir,
+		Capabilities: needed,
 		FindKubepods: cgroups.Find, LoadPrograms: intercept.TryLoad,
 	})
 	if err := preflight.Print(env.stdout, results); err != nil {

@@ -12,16 +12,25 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/sidestep-agent/sidestep/pkg/preflight"
 )
 
 // The agent is given the capabilities that it says it needs, and no other.
 func TestManifestsGiveTheNeededCapabilities(t *testing.T) {
-	var want []string
-	for _, c := range neededCapabilities() {
-		want = append(want, c.Name)
-	}
-	for name, container := range manifestContainers(t) {
-		var got []string
+	containers := manifestContainers(t)
+	var node appsv1.DaemonSet
+	readManifest(t, "../../manifests/overlays/node-delivery/daemonset.yaml", &node)
+	containers[deliveryNode] = node.Spec.Template.Spec.Containers[0]
+	for name, container := range containers {
+		needed := preflight.NeededForPodDelivery()
+		if name == deliveryNode {
+			needed = preflight.NeededForNodeDelivery()
+		}
+		var want, got []string
+		for _, c := range needed {
+			want = append(want, c.Name)
+		}
 		for _, c := range container.SecurityContext.Capabilities.Add {
 			got = append(got, "CAP_"+string(c)) // Kubernetes names them without
 		}

@@ -41,6 +41,10 @@ const (
 	deliveryNode = "node"
 )
 
+func addDelivery(flags *pflag.FlagSet, delivery *string) {
+	addOneOf(flags, delivery, "delivery", "", "where steered connects go: a listener in each pod, or one on the node", deliveryPod, deliveryNode)
+}
+
 func newRun(env environment) *cobra.Command {
 	o := runOptions{
 		listen: ipv4Endpoint(netip.MustParseAddrPort("169.254.169.252:2579")),
@@ -71,7 +75,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.StringVar(&o.nodeName, "node-name", "", "the name of this node in the cluster (required)")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: in-cluster)")
 	flags.StringVar(&o.config, "config", "/etc/sidestep/config.yaml", "the agent's configuration file")
-	addOneOf(flags, &o.delivery, "delivery", "", "where steered connects go: a listener in each pod, or one on the node", deliveryPod, deliveryNode)
+	addDelivery(flags, &o.delivery)
 	flags.Var(&o.listen, "listen", "the node listener, put on the loopback link")
 	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://169.254.169.254", "the node's instance metadata service")
 	flags.StringVar(&o.tenantID, "tenant-id", "", "Entra tenant of workloads that name none")

@@ -103,6 +103,9 @@ func kubeletDir(o Options) Result {
 // network namespaces.
 func hostProc(o Options) Result {
 	const name = "host processes"
+	if o.Proc == "" {
+		return ok(name, "not needed")
+	}
 	self, err := os.Readlink(filepath.Join(o.Proc, "self"))
 	if err != nil {
 		return fail(name, "mount /proc and set --proc to it", "%v", err)

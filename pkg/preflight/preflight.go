@@ -6,18 +6,12 @@ import (
 	"text/tabwriter"
 )
 
-// Capability is one that the agent needs in effect.
-type Capability struct {
-	Name   string // "CAP_BPF"
-	Number uint   // unix.CAP_BPF
-}
-
 // Options say where to look and how. Every path is as this process sees it.
 type Options struct {
 	CgroupRoot     string
 	KubepodsCgroup string // empty: it is looked for
 	BPFFS          string
-	Proc           string
+	Proc           string // the host's; empty: its processes are not needed
 	Sys            string
 	KubeletDir     string
 	Capabilities   []Capability

@@ -28,6 +28,8 @@ type PodOptions struct {
 	// QoS is the cgroup below kubepods: "burstable" if empty; "guaranteed"
 	// pods have none.
 	QoS string
+	// User owns the sandbox's process; 0 is root.
+	User uint32
 }
 
 // Pod is a sandbox: a cgroup with a container in it, and a network namespace
@@ -101,6 +103,9 @@ func (p *Pod) startPause(o PodOptions) error {
 	p.pause.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
 	if !o.HostNetwork {
 		p.pause.SysProcAttr.Cloneflags = unix.CLONE_NEWNET
+	}
+	if o.User != 0 {
+		p.pause.SysProcAttr.Credential = &syscall.Credential{Uid: o.User, Gid: o.User}
 	}
 	return p.pause.Start()
 }

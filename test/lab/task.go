@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"strconv"
 )
 
 var tasks = map[string]func(io.Reader, io.Writer) error{}
@@ -27,6 +28,15 @@ func Register[In, Out any](name string, task func(In) (Out, error)) {
 		}
 		return json.NewEncoder(w).Encode(out)
 	}
+}
+
+// Program returns the path of this program, to be run as a task.
+func Program() string { return "/proc/" + strconv.Itoa(os.Getpid()) + "/exe" }
+
+// TaskEnvironment returns the environment with which this program is the task.
+func TaskEnvironment(name string) []string {
+	// The race detector would have each task linger for a second.
+	return []string{envTask + "=" + name, "GORACE=atexit_sleep_ms=0"}
 }
 
 func runTask(name string) int {
@@ -56,9 +66,8 @@ func RunIn[In, Out any](ctx context.Context, p *Pod, cgroup, name string, in In)
 		return out, err
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, "/proc/self/exe")
-	// The race detector would have each task linger for a second.
-	cmd.Env = []string{envTask + "=" + name, "GORACE=atexit_sleep_ms=0"}
+	cmd := exec.CommandContext(ctx, Program())
+	cmd.Env = TaskEnvironment(name)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, &stderr
 	if err := p.StartIn(cgroup, cmd); err != nil {
 		return out, err

@@ -11,7 +11,7 @@ import (
 
 // What each pod is given of the node, in full.
 func TestPrivileges(t *testing.T) {
-	full := []corev1.Capability{"BPF", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"}
+	full := []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"}
 	for name, objects := range rendered(t) {
 		capabilities, hostPID := full, true
 		if name == "node-delivery" {

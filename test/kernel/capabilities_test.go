@@ -1,0 +1,146 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/cgroups"
+	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/preflight"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+	"github.com/sidestep-agent/sidestep/test/lab"
+)
+
+// limited is a node on which an agent shall do all that needs privileges.
+type limited struct {
+	CgroupRoot, Kubepods, BPFFS string
+	PodUID                      string
+	PodCgroup                   string
+	NodeOnly                    bool
+}
+
+func init() { lab.Register("limited", actLimited) }
+
+// TestNeededCapabilities runs the agent's privileged work with the
+// capabilities that it says it needs and no other, and then with each of them
+// taken away, to show that each is needed.
+func TestNeededCapabilities(t *testing.T) {
+	for name, needed := range map[string][]preflight.Capability{
+		"pod delivery":  preflight.NeededForPodDelivery(),
+		"node delivery": preflight.NeededForNodeDelivery(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			nodeOnly := name == "node delivery"
+			if err := withCapabilities(t, nodeOnly, needed); err != nil {
+				t.Errorf("with those needed: %v", err)
+			}
+			for i, c := range needed {
+				rest := append(append([]preflight.Capability{}, needed[:i]...), needed[i+1:]...)
+				if err := withCapabilities(t, nodeOnly, rest); err == nil {
+					t.Errorf("works without %s as well", c.Name)
+				}
+			}
+		})
+	}
+}
+
+func withCapabilities(t *testing.T, nodeOnly bool, capabilities []preflight.Capability) error {
+	t.Helper()
+	n, err := lab.NewNode(t.TempDir())
+	check(t, err)
+	defer func() { check(t, n.Close()) }()
+	// Another user's, as containers' processes are: that is what PTRACE is for.
+	p, err := n.StartPod(lab.PodOptions{User: 65534})
+	check(t, err)
+	bounding := []string{"-all"}
+	for _, c := range capabilities {
+		bounding = append(bounding, fmt.Sprintf("+cap_%d", c.Number))
+	}
+	input, err := json.Marshal(limited{
+		CgroupRoot: n.CgroupRoot, Kubepods: n.Kubepods, BPFFS: n.BPFFS,
+		PodUID: p.UID, PodCgroup: p.Cgroup, NodeOnly: nodeOnly,
+	})
+	check(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "setpriv", "--bounding-set", strings.Join(bounding, ","), "--", lab.Program())
+	cmd.Env = lab.TaskEnvironment("limited")
+	var stderr bytes.Buffer
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%w: %s", err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return nil
+}
+
+// actLimited attaches, listens, and steers a pod, as the agent does.
+func actLimited(in limited) (struct{}, error) {
+	none := struct{}{}
+	hooks, err := intercept.Load(in.BPFFS, quiet())
+	if err != nil {
+		return none, err
+	}
+	tree, err := cgroups.Open(in.CgroupRoot, in.Kubepods, quiet())
+	if err != nil {
+		return none, err
+	}
+	id, err := lab.CgroupID(in.PodCgroup)
+	if err != nil {
+		return none, err
+	}
+	if _, err := tree.Resolve(id); err != nil {
+		return none, err
+	}
+	at, err := delivery.ListenNode(hooks, nodeListener, quiet())
+	if err != nil {
+		return none, err
+	}
+	if err := hooks.Configure(intercept.Settings{
+		KubepodsID: tree.KubepodsID(), NodeNetns: at.NetnsCookie(), NodeListener: nodeListener,
+		FirstPort: ports.First, LastPort: ports.Last, Quota: quota,
+	}); err != nil {
+		return none, err
+	}
+	if err := hooks.Attach(in.Kubepods); err != nil {
+		return none, err
+	}
+	return none, steerLimited(in, id, hooks, tree)
+}
+
+// steerLimited waits until the pod is steered, and to a listener of its own
+// unless delivery is to the node.
+func steerLimited(in limited, id uint64, hooks *intercept.Hooks, tree *cgroups.Tree) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	pods := newPodList()
+	pods.set(workload.Pod{UID: in.PodUID, Decision: steer})
+	reconciler, err := delivery.NewReconciler(delivery.Options{
+		Kernel: hooks, Pods: pods, Cgroups: tree, Proc: "/proc", Ports: ports, NodeOnly: in.NodeOnly,
+		Serve: func(c net.Conn, _ uint64) { c.Close() }, Log: quiet(),
+	})
+	if err != nil {
+		return err
+	}
+	go tree.Run(ctx)
+	<-tree.Ready()
+	go reconciler.Run(ctx)
+	for ctx.Err() == nil {
+		e, ok, err := hooks.Verdict(id)
+		if err != nil {
+			return err
+		}
+		if ok && e.Verdict == workload.Steer && (e.Port != 0) != in.NodeOnly {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return fmt.Errorf("the pod is not steered")
+}
