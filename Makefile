@@ -7,7 +7,7 @@ SHELL := bash
 
 # Pinned tools. The generated BPF objects are reproducible with this clang only.
 CLANG_VERSION         := 16
-CLANG_PACKAGE_VERSION := 1:16.0.6-15~deb12u1
+CLANG_RELEASE         := 16.0.6
 GOLANGCI_LINT_VERSION := v2.15.0
 
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidestep
@@ -18,7 +18,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 
 GOLANGCI_LINT := $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 
-export CLANG_VERSION CLANG_PACKAGE_VERSION
+export CLANG_VERSION CLANG_RELEASE
 
 .PHONY: help
 help: ## Show this list

@@ -5,9 +5,9 @@
 set -euo pipefail
 
 clang="clang-${CLANG_VERSION:?set by the Makefile}"
-installed=$(dpkg-query -W -f '${Version}' "$clang" 2>/dev/null || true)
-if [ "$installed" != "${CLANG_PACKAGE_VERSION:?set by the Makefile}" ]; then
-	echo "generate-check: cannot run: needs Debian's $clang $CLANG_PACKAGE_VERSION, found ${installed:-none}" >&2
+installed=$("$clang" -dumpversion 2>/dev/null || true)
+if [ "$installed" != "${CLANG_RELEASE:?set by the Makefile}" ]; then
+	echo "generate-check: cannot run: needs $clang $CLANG_RELEASE, found ${installed:-none}" >&2
 	[ -z "${CI:-}" ]
 	exit
 fi

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/status"
@@ -88,8 +89,15 @@ func (a *agent) watchConfig(ctx context.Context) error {
 	}, a.events.configurationRefused)
 }
 
+// watchUnknowns has delivery look again when the kernel meets a caller without
+// a usable verdict, but not as often as a pod can connect.
 func (a *agent) watchUnknowns(ctx context.Context) error {
-	return a.hooks.WatchUnknowns(ctx, func(uint64) { a.delivery.Poke() })
+	limit := rate.NewLimiter(rate.Every(100*time.Millisecond), 1)
+	return a.hooks.WatchUnknowns(ctx, func(uint64) {
+		if limit.Allow() {
+			a.delivery.Poke()
+		}
+	})
 }
 
 func (a *agent) sweep(ctx context.Context) error {
