@@ -70,10 +70,10 @@ func TestResolveGone(t *testing.T) {
 // TestResolveInCgroupNamespace resolves on a mount whose root is not the true
 // root, as in a cluster whose nodes are containers.
 func TestResolveInCgroupNamespace(t *testing.T) {
-	_, own := cgroup2(t)
+	mount, own := cgroup2(t)
 	mkdir(t, filepath.Join(own, "node/kubepods/pod"+uid))
 	mkdir(t, filepath.Join(own, "other/kubepods/pod"+other))
-	runChild(t, filepath.Join(own, "node"), "namespace", t.TempDir(), own)
+	runChild(t, filepath.Join(own, "node"), "namespace", mount, own)
 }
 
 func childInNamespace(mount, outer string) error {
@@ -89,10 +89,8 @@ func childInNamespace(mount, outer string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP); err != nil {
 		return err
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
-	}
-	if err := unix.Mount("cgroup2", mount, "cgroup2", 0, ""); err != nil {
+	mount, err = mountAbove(mount)
+	if err != nil {
 		return err
 	}
 	tree, err := Open(mount, filepath.Join(mount, "kubepods"), slog.New(slog.DiscardHandler))
@@ -107,6 +105,24 @@ func childInNamespace(mount, outer string) error {
 		return errors.Join(errors.New("pod outside the namespace: "+ref.PodUID), err)
 	}
 	return nil
+}
+
+// mountAbove mounts cgroup v2 anew and returns where. The place is above the
+// mount that is there, which can be made private so that nothing is seen
+// outside; "/" cannot where it is a chroot's.
+func mountAbove(there string) (string, error) {
+	if err := unix.Mount("", there, "", unix.MS_PRIVATE, ""); err != nil {
+		return "", err
+	}
+	// A filesystem may not be mounted directly on itself.
+	if err := unix.Mount("tmpfs", there, "tmpfs", 0, ""); err != nil {
+		return "", err
+	}
+	mount := filepath.Join(there, "cgroup")
+	if err := os.Mkdir(mount, 0o755); err != nil {
+		return "", err
+	}
+	return mount, unix.Mount("cgroup2", mount, "cgroup2", 0, "")
 }
 
 func TestOpenRefuses(t *testing.T) {
