@@ -59,8 +59,20 @@ manifests: setup ## Render the manifests into out/manifests/
 demo: build ## The main job on this machine, without a cluster (root)
 	$(OUT)/demo --agent $(OUT)/agent --client $(OUT)/vaultclient
 
+# The node's Kubernetes takes a quarter of an hour the first time: it is built
+# beside the other tests.
 .PHONY: test
-test: lint generate-check test-unit test-kernel ## All of the tests; what CI runs
+test: setup ## All of the tests; what CI runs
+	@$(MAKE) --no-print-directory -j2 node-build test-without-node
+	@$(MAKE) --no-print-directory test-node
+
+.PHONY: test-without-node
+test-without-node:
+	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel
+
+.PHONY: test-node
+test-node: node-build ## Real pods on a real Kubernetes node (root)
+	go test -v -count=1 -timeout 20m ./test/node/e2e
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
@@ -75,11 +87,11 @@ test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
 ##@ A real node
 
 .PHONY: node-build
-node-build: ## Build the node's Kubernetes into the cache, once (some 12 minutes)
+node-build: setup ## Build the node's Kubernetes into the cache, once (some 12 minutes)
 	@test/node/build.sh >/dev/null
 
 .PHONY: node-up
-node-up: setup ## Bring up a real Kubernetes node on this machine (root)
+node-up: setup ## Bring up a real Kubernetes node with Sidestep on this machine (root)
 	@test/node/up.sh
 
 # value: a $ in CMD is the shell's, not make's.

@@ -27,7 +27,7 @@ start standins standins -federation "$rig/federation.yaml" -state $pki -log-dir 
 	-issuer-ca $pki/ca.crt -issuer-connect 127.0.0.1:6443
 
 await containerd ctr version
-for image in pause busybox; do
+for image in pause busybox clients; do
 	ctr --namespace k8s.io images import "/run/node/tools/$image.tar" >/dev/null
 done
 step "containerd ready"

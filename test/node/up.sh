@@ -3,7 +3,8 @@
 # the control plane, containerd, kubelet, and the stand-ins for what exists in
 # Azure only. Returns when the node is Ready, and leaves it running.
 #
-# IMAGES may name a folder whose *.tar are imported as images.
+# Sidestep is installed in it (install.sh), unless BARE=1. IMAGES may name a
+# folder whose *.tar are imported as images.
 set -euo pipefail
 # shellcheck source=test/node/env.sh
 . "$(dirname "$0")/env.sh"
@@ -62,3 +63,5 @@ for archive in "${images[@]}"; do
 	"$rig/exec.sh" ctr --namespace k8s.io images import - <"$archive" >/dev/null
 done
 trap - EXIT
+
+[ -n "${BARE:-}" ] || "$rig/install.sh"
