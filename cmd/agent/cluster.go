@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	eventsv1 "k8s.io/client-go/tools/events"
 )
@@ -15,7 +16,7 @@ import (
 // newClient returns a client of the cluster that the kubeconfig names, or of
 // the one that the agent runs in.
 func newClient(kubeconfig string) (kubernetes.Interface, error) {
-	c, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	c, err := clusterConfig(kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("configure the API client: %w", err)
 	}
@@ -25,6 +26,13 @@ func newClient(kubeconfig string) (kubernetes.Interface, error) {
 	c.ContentType = "application/vnd.kubernetes.protobuf"
 	c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	return kubernetes.NewForConfig(c)
+}
+
+func clusterConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
 }
 
 // events tells people through the cluster what they should mend.

@@ -30,6 +30,12 @@ die() {
 	exit 1
 }
 
+# chrooted: the root is not that of the mount namespace. runc exec would find
+# itself in the namespace's root, the machine's, and not in the container's.
+chrooted() {
+	[ "$(stat -c %d:%i /)" != "$(nsenter --mount=/proc/self/ns/mnt stat -c %d:%i /)" ]
+}
+
 # is_up: a rig runs, and its node-up got to the end.
 is_up() {
 	[ -e "$state/ready" ] && grep -qsx 'populated 1' "$cgroup/cgroup.events"

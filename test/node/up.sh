@@ -16,6 +16,7 @@ if [ -n "${IMAGES:-}" ]; then
 fi
 
 lock
+! chrooted || die "does not work in a chroot: enter the folder with pivot_root (systemd-nspawn, a container), or use a machine"
 ! is_up || die "a node is up already; use it (node-exec), or end it first (node-down)"
 # What a rig left that died without its node-down.
 stop

@@ -39,6 +39,10 @@ func run(m *testing.M) int {
 		withoutNode = "a node is not brought up with -short"
 		return m.Run()
 	}
+	if exec.Command("bash", "-c", ". "+scripts+"/env.sh && chrooted").Run() == nil {
+		withoutNode = "a node does not work in a chroot"
+		return m.Run()
+	}
 	directory, err := federation.Open(federationFile)
 	if err == nil {
 		known, err = directory.Current()
