@@ -67,9 +67,6 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	}, nil
 }
 
-// String returns the task's name.
-func (r *Reconciler) String() string { return "delivery" }
-
 // Passed is closed after the first pass over all pods: from then on the
 // programs may be attached without holding pods that pass.
 func (r *Reconciler) Passed() <-chan struct{} { return r.passed }

@@ -84,9 +84,6 @@ func New(o Options) (*Cache, error) {
 	return c, nil
 }
 
-// String returns the cache's name for logs.
-func (c *Cache) String() string { return "podcache" }
-
 // Ready returns a channel that is closed once the node's pods are listed and
 // every service account that they then used was seen or found missing.
 func (c *Cache) Ready() <-chan struct{} { return c.ready }
