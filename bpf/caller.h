@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-2-Clause OR GPL-2.0-only
+/* Whose a connect or a packet is. */
 #pragma once
 
 #include "maps.h"
@@ -11,31 +12,50 @@
 
 struct caller {
 	__u64 cgroup_id; /* of the verdict found, else the deepest one; 0: not in a pod */
+	__u64 quota_id;  /* whose quota it uses: no cgroup that the pod itself may make */
 	struct verdict_entry *entry;
 };
 
+static __always_inline struct settings *get_settings(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&sidestep_settings, &zero);
+}
+
+/* The cgroup of the packet's socket at a level, or without a packet that of
+ * the calling task. */
+static __always_inline __u64 ancestor_id(struct __sk_buff *skb, int level)
+{
+	if (skb)
+		return bpf_skb_ancestor_cgroup_id(skb, level);
+	return bpf_get_current_ancestor_cgroup_id(level);
+}
+
 /* Counted from the kernel's true root, which a cgroup namespace hides from
- * the agent; so it is found here, by the id. 0: the task is not below kubepods. */
-static __always_inline int kubepods_level(__u64 kubepods_id)
+ * the agent; so it is found here, by the id. 0: not below kubepods. */
+static __always_inline int kubepods_level(struct __sk_buff *skb, __u64 kubepods_id)
 {
 	for (int level = 1; level <= MAX_KUBEPODS_LEVEL; level++)
-		if (bpf_get_current_ancestor_cgroup_id(level) == kubepods_id)
+		if (ancestor_id(skb, level) == kubepods_id)
 			return level;
 	return 0;
 }
 
-/* The calling task, not the socket's maker, is the caller: a socket that was
- * passed on speaks for whoever connects it. Deepest first, since a container
- * may have a verdict of its own. */
-static __always_inline struct caller find_caller(const struct settings *s)
+/* Deepest first, since a container may have a verdict of its own. */
+static __always_inline struct caller find(struct __sk_buff *skb, const struct settings *s)
 {
 	struct caller caller = {};
-	int level = kubepods_level(s->kubepods_id);
+	int level = kubepods_level(skb, s->kubepods_id);
 
 	if (!level)
 		return caller;
+	/* The pod, or in a Guaranteed pod the container. */
+	caller.quota_id = ancestor_id(skb, level + 2);
+	if (!caller.quota_id)
+		caller.quota_id = ancestor_id(skb, level + 1);
 	for (int depth = MAX_DEPTH; depth > 0; depth--) {
-		__u64 id = bpf_get_current_ancestor_cgroup_id(level + depth);
+		__u64 id = ancestor_id(skb, level + depth);
 
 		if (!id)
 			continue;
@@ -48,4 +68,25 @@ static __always_inline struct caller find_caller(const struct settings *s)
 		}
 	}
 	return caller;
+}
+
+/* In connect() and bind() the calling task, not the socket's maker, is the
+ * caller: a socket that was passed on speaks for whoever connects it. */
+static __always_inline struct caller find_caller(const struct settings *s)
+{
+	return find(NULL, s);
+}
+
+/* A packet is that of its socket's maker: there may be no task. */
+static __always_inline struct caller find_owner(struct __sk_buff *skb, const struct settings *s)
+{
+	return find(skb, s);
+}
+
+/* Whether a caller may not reach the wire server. */
+static __always_inline bool denied_wireserver(const struct settings *s, const struct caller *caller)
+{
+	if (caller->entry)
+		return caller->entry->flags & ENTRY_WIRESERVER_DENY;
+	return s->flags & SETTING_WIRESERVER_DENY;
 }

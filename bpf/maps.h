@@ -32,7 +32,7 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sidestep_flows SEC(".maps");
 
-/* Open steered connections by the cgroup id that their flows bear. */
+/* Open steered connections, by quota id (caller.h). */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
@@ -66,6 +66,24 @@ struct {
 	__type(value, __u64);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sidestep_connects SEC(".maps");
+
+/* Index: enum drop. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, DROPS);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_drops SEC(".maps");
+
+/* The pod's cgroup id by the interface index of its link's end on the node. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} sidestep_links SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -5,6 +5,8 @@
  * connect4/6      decide by the caller's cgroup; rewrite, refuse or leave alone
  * sockops         write the flow just before the SYN, take it back at the end
  * getpeername4/6  keep the rewritten destination out of the application's sight
+ * bind4/6         keep the node listener's port for the agent (bind.h)
+ * egress, link    drop what evades connect() (guard.h)
  *
  * Helpers are those that Linux 5.15 has for each program type. */
 #include <linux/bpf.h>
@@ -16,25 +18,20 @@
 #include <bpf/bpf_helpers.h>
 
 #include "caller.h"
+#include "services.h"
 
-#define IMDS_ADDR bpf_htonl(0xa9fea9fe) /* 169.254.169.254 */
-#define IMDS_PORT bpf_htons(80)
 #define LOOPBACK bpf_htonl(INADDR_LOOPBACK)
 #define V4_MAPPED bpf_htonl(0x0000ffff) /* third word of ::ffff:a.b.c.d */
 #define SOCK_STREAM 1
 
-/* What a connect hook returns; the application sees EPERM. */
+/* What a connect or bind hook returns; the application sees EPERM. */
 #define REFUSE 0
 #define ALLOW 1
 
+#include "bind.h"
+#include "guard.h"
+
 char _license[] SEC("license") = "Dual BSD/GPL";
-
-static __always_inline struct settings *get_settings(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&sidestep_settings, &zero);
-}
 
 static __always_inline void count(enum outcome outcome, enum family family)
 {
@@ -67,9 +64,9 @@ static __always_inline bool agent_listens(struct bpf_sock_addr *ctx, __u32 addr,
 	return tagged;
 }
 
-static __always_inline bool quota_left(const struct settings *s, __u64 cgroup_id)
+static __always_inline bool quota_left(const struct settings *s, __u64 quota_id)
 {
-	__s64 *n = bpf_map_lookup_elem(&sidestep_usage, &cgroup_id);
+	__s64 *n = bpf_map_lookup_elem(&sidestep_usage, &quota_id);
 
 	return !n || *n < (__s64)s->quota;
 }
@@ -111,18 +108,22 @@ static __always_inline enum outcome decide(const struct settings *s, const struc
 	return OUTCOME_UNKNOWN;
 }
 
-/* Leaves a claim with the socket that sockops turns into a flow. */
-static __always_inline bool make_claim(struct bpf_sock *sk, __u64 cgroup_id,
-				       const struct flow_key *key)
+/* Leaves a claim with the socket: a pending one is turned into a flow by
+ * sockops. */
+static __always_inline bool make_claim(struct bpf_sock *sk, const struct caller *caller,
+				       const struct flow_key *key, enum claim_state state)
 {
 	struct claim *claim;
 
+	if (!sk)
+		return false;
 	claim = bpf_sk_storage_get(&sidestep_claims, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!claim)
 		return false;
-	claim->cgroup_id = cgroup_id;
+	claim->cgroup_id = caller->cgroup_id;
+	claim->quota_id = caller->quota_id;
 	claim->key = *key;
-	claim->state = CLAIM_PENDING;
+	claim->state = state;
 	return true;
 }
 
@@ -138,6 +139,8 @@ static __always_inline enum outcome connect_imds(struct bpf_sock_addr *ctx,
 
 	if (s->flags & SETTING_AUDIT)
 		return outcome;
+	if (outcome == OUTCOME_PASS && !caller.entry)
+		make_claim(sk, &caller, key, CLAIM_PASSED); /* for the guard */
 	if (outcome != OUTCOME_STEER && outcome != OUTCOME_UNKNOWN)
 		return outcome;
 	/* A socket bound to a device could repeat another's 4-tuple. */
@@ -159,7 +162,7 @@ static __always_inline enum outcome connect_imds(struct bpf_sock_addr *ctx,
 		key->server_addr = s->node_addr;
 		key->server_port = s->node_port;
 	}
-	if (!quota_left(s, caller.cgroup_id) || !make_claim(sk, caller.cgroup_id, key))
+	if (!quota_left(s, caller.quota_id) || !make_claim(sk, &caller, key, CLAIM_PENDING))
 		return OUTCOME_REFUSED;
 	return outcome;
 }
@@ -180,6 +183,17 @@ static __always_inline bool dials_listener(struct bpf_sock_addr *ctx, const stru
 	return agent_listens(ctx, LOOPBACK, port);
 }
 
+static __always_inline bool dials_denied_wireserver(struct bpf_sock_addr *ctx,
+						    const struct settings *s, __u32 addr)
+{
+	struct caller caller;
+
+	if (addr != WIRESERVER_ADDR || !is_wireserver_port(ctx->user_port))
+		return false;
+	caller = find_caller(s);
+	return denied_wireserver(s, &caller);
+}
+
 /* The story of one connect, the same for both families. Returns ALLOW or
  * REFUSE; a destination in *key that is not zero is to be written. */
 static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u32 addr, enum family family,
@@ -190,24 +204,25 @@ static __always_inline int on_connect(struct bpf_sock_addr *ctx, __u32 addr, enu
 
 	if (!s)
 		return REFUSE;
-	if (addr == IMDS_ADDR && ctx->user_port == IMDS_PORT) {
+	if (addr == IMDS_ADDR && ctx->user_port == IMDS_PORT)
 		outcome = connect_imds(ctx, s, key);
-	} else {
-		if (!dials_listener(ctx, s, addr))
-			return ALLOW;
+	else if (dials_denied_wireserver(ctx, s, addr))
+		outcome = OUTCOME_WIRESERVER;
+	else if (dials_listener(ctx, s, addr))
 		outcome = OUTCOME_REFUSED;
-	}
+	else
+		return ALLOW;
 	count(outcome, family);
 	if (s->flags & SETTING_AUDIT)
 		return ALLOW;
-	return outcome == OUTCOME_DENY || outcome == OUTCOME_REFUSED ? REFUSE : ALLOW;
+	return outcome >= OUTCOME_DENY ? REFUSE : ALLOW;
 }
 
 /* Only these addresses can concern us; everything else leaves here. */
 static __always_inline bool concerns_us(__u32 addr)
 {
 	return (addr & bpf_htonl(0xffff0000)) == bpf_htonl(0xa9fe0000) || addr == LOOPBACK ||
-	       addr == INADDR_ANY;
+	       addr == INADDR_ANY || addr == WIRESERVER_ADDR;
 }
 
 static __always_inline bool is_tcp(struct bpf_sock_addr *ctx)
@@ -255,13 +270,13 @@ int sidestep_connect6(struct bpf_sock_addr *ctx)
 	return ret;
 }
 
-static __always_inline void use_quota(__u64 cgroup_id, __s64 delta)
+static __always_inline void use_quota(__u64 quota_id, __s64 delta)
 {
-	__s64 zero = 0, *n = bpf_map_lookup_elem(&sidestep_usage, &cgroup_id);
+	__s64 zero = 0, *n = bpf_map_lookup_elem(&sidestep_usage, &quota_id);
 
 	if (!n) {
-		bpf_map_update_elem(&sidestep_usage, &cgroup_id, &zero, BPF_NOEXIST);
-		n = bpf_map_lookup_elem(&sidestep_usage, &cgroup_id);
+		bpf_map_update_elem(&sidestep_usage, &quota_id, &zero, BPF_NOEXIST);
+		n = bpf_map_lookup_elem(&sidestep_usage, &quota_id);
 	}
 	if (n)
 		__sync_fetch_and_add(n, delta);
@@ -291,7 +306,7 @@ static __always_inline void record_flow(struct bpf_sock_ops *ctx, struct bpf_soc
 						   BPF_SOCK_OPS_STATE_CB_FLAG))
 		return;
 	claim->state = CLAIM_RECORDED;
-	use_quota(claim->cgroup_id, 1);
+	use_quota(claim->quota_id, 1);
 	if (!bpf_map_update_elem(&sidestep_flows, &claim->key, &flow, BPF_NOEXIST))
 		return;
 	/* Two live sockets claim one key: neither is believed. */
@@ -308,7 +323,7 @@ static __always_inline void end_flow(struct bpf_sock_ops *ctx, struct bpf_sock *
 	if (!claim || claim->state != CLAIM_RECORDED)
 		return;
 	claim->state = CLAIM_NONE;
-	use_quota(claim->cgroup_id, -1);
+	use_quota(claim->quota_id, -1);
 	flow = bpf_map_lookup_elem(&sidestep_flows, &claim->key);
 	if (flow && flow->socket_cookie == bpf_get_socket_cookie(ctx))
 		bpf_map_delete_elem(&sidestep_flows, &claim->key);

@@ -16,14 +16,22 @@ enum verdict {
 
 /* What became of a connect, for the counters: the verdicts, and refusals that
  * no verdict asked for (a listener missing or dialled directly, a socket
- * bound to a device, a quota used up). */
+ * bound to a device, a quota used up), and those of the wire server. */
 enum outcome {
 	OUTCOME_UNKNOWN = VERDICT_UNKNOWN,
 	OUTCOME_PASS = VERDICT_PASS,
 	OUTCOME_STEER = VERDICT_STEER,
 	OUTCOME_DENY = VERDICT_DENY,
 	OUTCOME_REFUSED,
+	OUTCOME_WIRESERVER,
 	OUTCOMES,
+};
+
+/* Which guard dropped a packet, for the counters. */
+enum drop {
+	DROP_SOCKET, /* cgroup_skb, by the socket's cgroup */
+	DROP_PACKET, /* tc, by the pod's link */
+	DROPS,
 };
 
 enum family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
@@ -32,6 +40,13 @@ enum setting_flags {
 	SETTING_AUDIT = 1 << 0,                 /* count, but let everything pass */
 	SETTING_UNKNOWN_PASS = 1 << 1,          /* pods without a verdict pass */
 	SETTING_UNKNOWN_HOSTNETWORK_PASS = 1 << 2, /* those in the node's namespace pass */
+	SETTING_WIRESERVER_DENY = 1 << 3,       /* pods without a verdict may not reach it */
+};
+
+enum entry_flags {
+	ENTRY_WIRESERVER_DENY = 1 << 0, /* may not reach the wire server */
+	ENTRY_SHARED = 1 << 1,          /* a pod of which some container passes */
+	ENTRY_AGENT = 1 << 2,           /* the agent's own pod */
 };
 
 struct settings {
@@ -49,6 +64,8 @@ struct verdict_entry {
 	__u64 netns_cookie; /* where the pod's listener is */
 	enum verdict verdict;
 	__u32 port;         /* the pod's listener on 127.0.0.1; 0: the node listener */
+	enum entry_flags flags;
+	__u32 zero;
 };
 
 /* The client's side of a steered connection. netns_cookie is 0 for the node
@@ -73,6 +90,7 @@ struct flow {
 /* Kept with a steered socket from its connect() to its end. */
 struct claim {
 	__u64 cgroup_id;
+	__u64 quota_id;
 	struct flow_key key; /* netns_cookie and server are set in connect() */
 	__u32 state;
 	__u32 zero;
@@ -82,6 +100,7 @@ enum claim_state {
 	CLAIM_NONE,
 	CLAIM_PENDING,  /* connect() was steered, no SYN yet */
 	CLAIM_RECORDED, /* the flow is written and counted against the quota */
+	CLAIM_PASSED,   /* no flow: connect() let a caller without a verdict pass */
 };
 
 /* Tells the agent that a caller has no usable verdict. */

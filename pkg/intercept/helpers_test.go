@@ -21,6 +21,10 @@ var (
 			asm.FnGetCurrentAncestorCgroupId, asm.FnGetNetnsCookie, asm.FnGetSocketCookie,
 			asm.FnSkStorageGet, asm.FnSkLookupTcp, asm.FnSkRelease,
 		},
+		ebpf.CGroupSKB: {
+			asm.FnSkbAncestorCgroupId, asm.FnSkFullsock, asm.FnSkStorageGet, asm.FnSkbLoadBytes,
+		},
+		ebpf.SchedCLS: {asm.FnSkbLoadBytes},
 		// No cgroup id: bpf_get_current_ancestor_cgroup_id came with 6.4.
 		ebpf.SockOps: {
 			asm.FnGetNetnsCookie, asm.FnGetSocketCookie, asm.FnSkStorageGet,

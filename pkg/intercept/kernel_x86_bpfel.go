@@ -16,10 +16,19 @@ import (
 type kernelClaim struct {
 	_        structs.HostLayout
 	CgroupId uint64
+	QuotaId  uint64
 	Key      kernelFlowKey
 	State    uint32
 	Zero     uint32
 }
+
+type kernelEntryFlags uint32
+
+const (
+	kernelEntryFlagsENTRY_WIRESERVER_DENY kernelEntryFlags = 1
+	kernelEntryFlagsENTRY_SHARED          kernelEntryFlags = 2
+	kernelEntryFlagsENTRY_AGENT           kernelEntryFlags = 4
+)
 
 type kernelFlow struct {
 	_            structs.HostLayout
@@ -46,6 +55,7 @@ const (
 	kernelSettingFlagsSETTING_AUDIT                    kernelSettingFlags = 1
 	kernelSettingFlagsSETTING_UNKNOWN_PASS             kernelSettingFlags = 2
 	kernelSettingFlagsSETTING_UNKNOWN_HOSTNETWORK_PASS kernelSettingFlags = 4
+	kernelSettingFlagsSETTING_WIRESERVER_DENY          kernelSettingFlags = 8
 )
 
 type kernelSettings struct {
@@ -80,6 +90,8 @@ type kernelVerdictEntry struct {
 	NetnsCookie uint64
 	Verdict     kernelVerdict
 	Port        uint32
+	Flags       kernelEntryFlags
+	Zero        uint32
 }
 
 // Names of all BPF objects in the ELF.
@@ -88,16 +100,22 @@ type kernelVerdictEntry struct {
 const (
 	kernelMapSidestepClaims        = "sidestep_claims"
 	kernelMapSidestepConnects      = "sidestep_connects"
+	kernelMapSidestepDrops         = "sidestep_drops"
 	kernelMapSidestepFlows         = "sidestep_flows"
+	kernelMapSidestepLinks         = "sidestep_links"
 	kernelMapSidestepSettings      = "sidestep_settings"
 	kernelMapSidestepTags          = "sidestep_tags"
 	kernelMapSidestepUnknowns      = "sidestep_unknowns"
 	kernelMapSidestepUsage         = "sidestep_usage"
 	kernelMapSidestepVerdicts      = "sidestep_verdicts"
+	kernelProgSidestepBind4        = "sidestep_bind4"
+	kernelProgSidestepBind6        = "sidestep_bind6"
 	kernelProgSidestepConnect4     = "sidestep_connect4"
 	kernelProgSidestepConnect6     = "sidestep_connect6"
+	kernelProgSidestepEgress       = "sidestep_egress"
 	kernelProgSidestepGetpeername4 = "sidestep_getpeername4"
 	kernelProgSidestepGetpeername6 = "sidestep_getpeername6"
+	kernelProgSidestepLink         = "sidestep_link"
 	kernelProgSidestepSockops      = "sidestep_sockops"
 	kernelVarUnusedUnknownEvent    = "unused_unknown_event"
 )
@@ -144,10 +162,14 @@ type kernelSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernelProgramSpecs struct {
+	SidestepBind4        *ebpf.ProgramSpec `ebpf:"sidestep_bind4"`
+	SidestepBind6        *ebpf.ProgramSpec `ebpf:"sidestep_bind6"`
 	SidestepConnect4     *ebpf.ProgramSpec `ebpf:"sidestep_connect4"`
 	SidestepConnect6     *ebpf.ProgramSpec `ebpf:"sidestep_connect6"`
+	SidestepEgress       *ebpf.ProgramSpec `ebpf:"sidestep_egress"`
 	SidestepGetpeername4 *ebpf.ProgramSpec `ebpf:"sidestep_getpeername4"`
 	SidestepGetpeername6 *ebpf.ProgramSpec `ebpf:"sidestep_getpeername6"`
+	SidestepLink         *ebpf.ProgramSpec `ebpf:"sidestep_link"`
 	SidestepSockops      *ebpf.ProgramSpec `ebpf:"sidestep_sockops"`
 }
 
@@ -157,7 +179,9 @@ type kernelProgramSpecs struct {
 type kernelMapSpecs struct {
 	SidestepClaims   *ebpf.MapSpec `ebpf:"sidestep_claims"`
 	SidestepConnects *ebpf.MapSpec `ebpf:"sidestep_connects"`
+	SidestepDrops    *ebpf.MapSpec `ebpf:"sidestep_drops"`
 	SidestepFlows    *ebpf.MapSpec `ebpf:"sidestep_flows"`
+	SidestepLinks    *ebpf.MapSpec `ebpf:"sidestep_links"`
 	SidestepSettings *ebpf.MapSpec `ebpf:"sidestep_settings"`
 	SidestepTags     *ebpf.MapSpec `ebpf:"sidestep_tags"`
 	SidestepUnknowns *ebpf.MapSpec `ebpf:"sidestep_unknowns"`
@@ -194,7 +218,9 @@ func (o *kernelObjects) Close() error {
 type kernelMaps struct {
 	SidestepClaims   *ebpf.Map `ebpf:"sidestep_claims"`
 	SidestepConnects *ebpf.Map `ebpf:"sidestep_connects"`
+	SidestepDrops    *ebpf.Map `ebpf:"sidestep_drops"`
 	SidestepFlows    *ebpf.Map `ebpf:"sidestep_flows"`
+	SidestepLinks    *ebpf.Map `ebpf:"sidestep_links"`
 	SidestepSettings *ebpf.Map `ebpf:"sidestep_settings"`
 	SidestepTags     *ebpf.Map `ebpf:"sidestep_tags"`
 	SidestepUnknowns *ebpf.Map `ebpf:"sidestep_unknowns"`
@@ -206,7 +232,9 @@ func (m *kernelMaps) Close() error {
 	return _KernelClose(
 		m.SidestepClaims,
 		m.SidestepConnects,
+		m.SidestepDrops,
 		m.SidestepFlows,
+		m.SidestepLinks,
 		m.SidestepSettings,
 		m.SidestepTags,
 		m.SidestepUnknowns,
@@ -226,19 +254,27 @@ type kernelVariables struct {
 //
 // It can be passed to loadKernelObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernelPrograms struct {
+	SidestepBind4        *ebpf.Program `ebpf:"sidestep_bind4"`
+	SidestepBind6        *ebpf.Program `ebpf:"sidestep_bind6"`
 	SidestepConnect4     *ebpf.Program `ebpf:"sidestep_connect4"`
 	SidestepConnect6     *ebpf.Program `ebpf:"sidestep_connect6"`
+	SidestepEgress       *ebpf.Program `ebpf:"sidestep_egress"`
 	SidestepGetpeername4 *ebpf.Program `ebpf:"sidestep_getpeername4"`
 	SidestepGetpeername6 *ebpf.Program `ebpf:"sidestep_getpeername6"`
+	SidestepLink         *ebpf.Program `ebpf:"sidestep_link"`
 	SidestepSockops      *ebpf.Program `ebpf:"sidestep_sockops"`
 }
 
 func (p *kernelPrograms) Close() error {
 	return _KernelClose(
+		p.SidestepBind4,
+		p.SidestepBind6,
 		p.SidestepConnect4,
 		p.SidestepConnect6,
+		p.SidestepEgress,
 		p.SidestepGetpeername4,
 		p.SidestepGetpeername6,
+		p.SidestepLink,
 		p.SidestepSockops,
 	)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/cilium/ebpf"
@@ -26,17 +27,31 @@ func (h *Hooks) hooks() []hook {
 		{"sockops", ebpf.AttachCGroupSockOps, o.SidestepSockops},
 		{"getpeername4", ebpf.AttachCgroupInet4GetPeername, o.SidestepGetpeername4},
 		{"getpeername6", ebpf.AttachCgroupInet6GetPeername, o.SidestepGetpeername6},
+		{"bind4", ebpf.AttachCGroupInet4Bind, o.SidestepBind4},
+		{"bind6", ebpf.AttachCGroupInet6Bind, o.SidestepBind6},
 		{"connect4", ebpf.AttachCGroupInet4Connect, o.SidestepConnect4},
 		{"connect6", ebpf.AttachCGroupInet6Connect, o.SidestepConnect6},
 	}
 }
 
+// guard comes after connect: it drops what connect has not marked.
+func (h *Hooks) guard() hook {
+	return hook{"egress", ebpf.AttachCGroupInetEgress, h.objects.SidestepEgress}
+}
+
 // Attach puts the programs in force at the cgroup, as links pinned beside the
 // maps: they outlive this process. Links that an earlier agent pinned at the
 // same cgroup are updated in place; links of a cgroup that is gone are
-// replaced. Configure must have been called.
-func (h *Hooks) Attach(cgroup string) error {
-	for _, hook := range h.hooks() {
+// replaced. guard says whether the guard of sockets is among them; if not, one
+// that an earlier agent pinned is taken away. Configure must have been called.
+func (h *Hooks) Attach(cgroup string, guard bool) error {
+	hooks := h.hooks()
+	if guard {
+		hooks = append(hooks, h.guard())
+	} else if err := unpin(h.pin(h.guard())); err != nil {
+		return fmt.Errorf("take away the guard: %w", err)
+	}
+	for _, hook := range hooks {
 		if err := h.attach(cgroup, hook); err != nil {
 			return fmt.Errorf("attach %s at %s: %w", hook.name, cgroup, err)
 		}
@@ -44,9 +59,27 @@ func (h *Hooks) Attach(cgroup string) error {
 	return nil
 }
 
+func (h *Hooks) pin(hook hook) string { return filepath.Join(h.pins, "link_"+hook.name) }
+
+// unpin removes a pin, and with it what is attached. To remove what is not
+// there is no error.
+func unpin(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
 func (h *Hooks) attach(cgroup string, hook hook) error {
-	pin := filepath.Join(h.pins, "link_"+hook.name)
-	adopted, err := adopt(pin, cgroup, hook.program)
+	want, err := inode(cgroup)
+	if err != nil {
+		return err
+	}
+	pin := h.pin(hook)
+	adopted, err := adopt(pin, hook.program, func(l link.Link) (bool, error) {
+		at, err := linkedCgroup(l)
+		return at == want, err
+	})
 	if err != nil || adopted {
 		return err
 	}
@@ -64,8 +97,8 @@ func (h *Hooks) attach(cgroup string, hook hook) error {
 }
 
 // adopt puts the program behind the pinned link if that is attached to the
-// cgroup, and removes the pin if it is attached to another or to none.
-func adopt(pin, cgroup string, program *ebpf.Program) (bool, error) {
+// right place, and removes the pin if it is attached to another or to none.
+func adopt(pin string, program *ebpf.Program, right func(link.Link) (bool, error)) (bool, error) {
 	l, err := link.LoadPinnedLink(pin, nil)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -74,15 +107,11 @@ func adopt(pin, cgroup string, program *ebpf.Program) (bool, error) {
 		return false, fmt.Errorf("open the pinned link: %w", err)
 	}
 	defer l.Close()
-	at, err := linkedCgroup(l)
+	ok, err := right(l)
 	if err != nil {
 		return false, err
 	}
-	want, err := inode(cgroup)
-	if err != nil {
-		return false, err
-	}
-	if at != want {
+	if !ok {
 		return false, l.Unpin()
 	}
 	return true, l.Update(program)

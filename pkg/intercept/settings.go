@@ -24,6 +24,8 @@ type Settings struct {
 	// UnknownPass and UnknownHostNetworkPass let pods without a verdict pass,
 	// those with a network namespace of their own and those in the node's.
 	UnknownPass, UnknownHostNetworkPass bool
+	// DenyWireServer refuses Azure's wire server to pods without a verdict.
+	DenyWireServer bool
 	// Quota is how many open steered connections one pod may have.
 	Quota uint32
 }
@@ -59,6 +61,9 @@ func (s Settings) flags() kernelSettingFlags {
 	}
 	if s.UnknownHostNetworkPass {
 		f |= kernelSettingFlagsSETTING_UNKNOWN_HOSTNETWORK_PASS
+	}
+	if s.DenyWireServer {
+		f |= kernelSettingFlagsSETTING_WIRESERVER_DENY
 	}
 	return f
 }

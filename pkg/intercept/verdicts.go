@@ -9,19 +9,13 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// SetVerdict puts a verdict in force for the next connect from the cgroup, a
-// pod's or a container's. Port and netnsCookie say where a steered pod's
-// listener is; port 0 steers to the node listener.
-func (h *Hooks) SetVerdict(cgroupID uint64, verdict workload.Verdict, port uint16, netnsCookie uint64) error {
-	if port != 0 && netnsCookie == 0 {
+// SetVerdict puts an entry in force for the next connect from the cgroup, a
+// pod's or a container's.
+func (h *Hooks) SetVerdict(cgroupID uint64, e workload.Entry) error {
+	if e.Port != 0 && e.NetnsCookie == 0 {
 		return errors.New("a listener's port needs its network namespace")
 	}
-	err := h.objects.SidestepVerdicts.Update(cgroupID, kernelVerdictEntry{
-		NetnsCookie: netnsCookie,
-		Verdict:     kernelVerdict(verdict),
-		Port:        uint32(port),
-	}, ebpf.UpdateAny)
-	if err != nil {
+	if err := h.objects.SidestepVerdicts.Update(cgroupID, toKernel(e), ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("set the verdict of cgroup %d: %w", cgroupID, err)
 	}
 	return nil
@@ -37,27 +31,17 @@ func (h *Hooks) DeleteVerdict(cgroupID uint64) error {
 	return nil
 }
 
-// Entry is the verdict in force for one cgroup.
-type Entry struct {
-	Verdict workload.Verdict
-	// Port is the listener's on 127.0.0.1 in the namespace NetnsCookie; 0 is
-	// the node listener.
-	Port        uint16
-	NetnsCookie uint64
-}
-
-// Verdict returns the verdict in force for the cgroup itself; false if it has
-// none.
-func (h *Hooks) Verdict(cgroupID uint64) (Entry, bool, error) {
+// Verdict returns what is in force for the cgroup itself; false if nothing is.
+func (h *Hooks) Verdict(cgroupID uint64) (workload.Entry, bool, error) {
 	var e kernelVerdictEntry
 	err := h.objects.SidestepVerdicts.Lookup(cgroupID, &e)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return Entry{}, false, nil
+		return workload.Entry{}, false, nil
 	}
 	if err != nil {
-		return Entry{}, false, fmt.Errorf("read the verdict of cgroup %d: %w", cgroupID, err)
+		return workload.Entry{}, false, fmt.Errorf("read the verdict of cgroup %d: %w", cgroupID, err)
 	}
-	return Entry{workload.Verdict(e.Verdict), uint16(e.Port), e.NetnsCookie}, true, nil
+	return fromKernel(e), true, nil
 }
 
 // Decided returns the ids of all cgroups that have a verdict, those that an
@@ -74,4 +58,36 @@ func (h *Hooks) Decided() ([]uint64, error) {
 		return nil, fmt.Errorf("read the verdicts: %w", err)
 	}
 	return ids, nil
+}
+
+// entryFlags pairs each flag with its field, for both directions.
+var entryFlags = []struct {
+	flag  kernelEntryFlags
+	field func(*workload.Entry) *bool
+}{
+	{kernelEntryFlagsENTRY_WIRESERVER_DENY, func(e *workload.Entry) *bool { return &e.DenyWireServer }},
+	{kernelEntryFlagsENTRY_SHARED, func(e *workload.Entry) *bool { return &e.Shared }},
+	{kernelEntryFlagsENTRY_AGENT, func(e *workload.Entry) *bool { return &e.Agent }},
+}
+
+func toKernel(e workload.Entry) kernelVerdictEntry {
+	k := kernelVerdictEntry{
+		NetnsCookie: e.NetnsCookie, Verdict: kernelVerdict(e.Verdict), Port: uint32(e.Port),
+	}
+	for _, f := range entryFlags {
+		if *f.field(&e) {
+			k.Flags |= f.flag
+		}
+	}
+	return k
+}
+
+func fromKernel(k kernelVerdictEntry) workload.Entry {
+	e := workload.Entry{
+		NetnsCookie: k.NetnsCookie, Verdict: workload.Verdict(k.Verdict), Port: uint16(k.Port),
+	}
+	for _, f := range entryFlags {
+		*f.field(&e) = k.Flags&f.flag != 0
+	}
+	return e
 }

@@ -1,0 +1,102 @@
+package intercept
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+// ErrBehindAnother means that another tc program of the link runs before the
+// guard and may keep packets from it.
+var ErrBehindAnother = errors.New("another tc program of the link runs first")
+
+// GuardLink drops what the pod with this cgroup sends over a link to the
+// metadata service or the wire server, unless its verdict lets it. ifindex is
+// the link's end in the calling thread's network namespace, the node's. The
+// program outlives this process and ends with the link. Others' programs stay
+// and run after ours; where they cannot, that is ErrBehindAnother.
+func (h *Hooks) GuardLink(ifindex int, podCgroupID uint64) error {
+	// First the owner: a program that knows none drops.
+	if err := h.objects.SidestepLinks.Update(uint32(ifindex), podCgroupID, ebpf.UpdateAny); err != nil {
+		return fmt.Errorf("note the owner of link %d: %w", ifindex, err)
+	}
+	err := h.attachTCX(ifindex)
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		err = attachFilter(ifindex, h.objects.SidestepLink) // before Linux 6.6
+	}
+	if err != nil {
+		return fmt.Errorf("guard link %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// UnguardLink takes the guard away. To do so where none is, or where the link
+// is gone, is no error.
+func (h *Hooks) UnguardLink(ifindex int) error {
+	err := errors.Join(unpin(h.tcxPin(ifindex)), detachFilter(ifindex))
+	if err != nil {
+		return fmt.Errorf("take away the guard of link %d: %w", ifindex, err)
+	}
+	// Last the owner, for the same reason.
+	err = h.objects.SidestepLinks.Delete(uint32(ifindex))
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("forget the owner of link %d: %w", ifindex, err)
+	}
+	return nil
+}
+
+// GuardedLinks returns the links that have a guard, an earlier agent's too.
+func (h *Hooks) GuardedLinks() ([]int, error) {
+	var all []int
+	var ifindex uint32
+	var pod uint64
+	entries := h.objects.SidestepLinks.Iterate()
+	for entries.Next(&ifindex, &pod) {
+		all = append(all, int(ifindex))
+	}
+	if err := entries.Err(); err != nil {
+		return nil, fmt.Errorf("read the guarded links: %w", err)
+	}
+	return all, nil
+}
+
+func (h *Hooks) tcxPin(ifindex int) string {
+	return filepath.Join(h.pins, "tcx_"+strconv.Itoa(ifindex))
+}
+
+func (h *Hooks) attachTCX(ifindex int) error {
+	pin := h.tcxPin(ifindex)
+	adopted, err := adopt(pin, h.objects.SidestepLink, func(l link.Link) (bool, error) {
+		at, err := linkedInterface(l)
+		return at == uint32(ifindex), err
+	})
+	if err != nil || adopted {
+		return err
+	}
+	l, err := link.AttachTCX(link.TCXOptions{
+		Interface: ifindex, Program: h.objects.SidestepLink, Attach: ebpf.AttachTCXIngress,
+		Anchor: link.Head(),
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.Pin(pin), l.Close())
+}
+
+// linkedInterface returns the interface that the link is attached to, 0 once
+// that is gone.
+func linkedInterface(l link.Link) (uint32, error) {
+	info, err := l.Info()
+	if err != nil {
+		return 0, fmt.Errorf("read the pinned link: %w", err)
+	}
+	t := info.TCX()
+	if t == nil {
+		return 0, errors.New("the pinned link is not an interface's")
+	}
+	return t.Ifindex, nil
+}
