@@ -10,12 +10,18 @@ import (
 
 // Kernel is where verdicts are put in force.
 type Kernel interface {
-	SetVerdict(cgroupID uint64, v workload.Verdict, port uint16, netnsCookie uint64) error
+	SetVerdict(cgroupID uint64, e workload.Entry) error
 	DeleteVerdict(cgroupID uint64) error
 	// Decided returns the cgroups that have a verdict, an earlier agent's too.
 	Decided() ([]uint64, error)
 	// Tag marks a listening socket as the agent's own.
 	Tag(syscall.RawConn) error
+	// GuardLink and UnguardLink say which links of the node are pods' and are
+	// to be guarded as the pod's verdict says.
+	GuardLink(ifindex int, podCgroupID uint64) error
+	UnguardLink(ifindex int) error
+	// GuardedLinks returns the links that are guarded, an earlier agent's too.
+	GuardedLinks() ([]int, error)
 }
 
 // Pods is what the rules say about this node's pods.
@@ -50,6 +56,8 @@ type Options struct {
 	Ports PortRange
 	// NodeOnly steers every pod to the node listener and opens no other.
 	NodeOnly bool
+	// GuardLinks has the links of pods that do not pass guarded.
+	GuardLinks bool
 	// Self is the cgroup of the agent's own pod, which always passes: its
 	// relay must reach the real metadata service. 0: it runs outside of pods.
 	Self uint64

@@ -2,6 +2,8 @@ package delivery
 
 import (
 	"errors"
+	"maps"
+	"slices"
 	"syscall"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -9,19 +11,40 @@ import (
 
 // kernel keeps verdicts as the maps would.
 type kernel struct {
-	verdicts map[uint64]entry
+	verdicts map[uint64]workload.Entry
+	guarded  map[int]uint64
 	tagged   int
 	full     bool // no verdict can be written
+	behind   bool // no link can be guarded
 }
 
-func newKernel() *kernel { return &kernel{verdicts: map[uint64]entry{}} }
+func newKernel() *kernel {
+	return &kernel{verdicts: map[uint64]workload.Entry{}, guarded: map[int]uint64{}}
+}
 
-func (k *kernel) SetVerdict(id uint64, v workload.Verdict, port uint16, cookie uint64) error {
+func (k *kernel) SetVerdict(id uint64, e workload.Entry) error {
 	if k.full {
 		return errors.New("map is full")
 	}
-	k.verdicts[id] = entry{verdict: v, port: port, cookie: cookie}
+	k.verdicts[id] = e
 	return nil
+}
+
+func (k *kernel) GuardLink(ifindex int, podCgroupID uint64) error {
+	if k.behind {
+		return errors.New("another program runs first")
+	}
+	k.guarded[ifindex] = podCgroupID
+	return nil
+}
+
+func (k *kernel) UnguardLink(ifindex int) error {
+	delete(k.guarded, ifindex)
+	return nil
+}
+
+func (k *kernel) GuardedLinks() ([]int, error) {
+	return slices.Collect(maps.Keys(k.guarded)), nil
 }
 
 func (k *kernel) DeleteVerdict(id uint64) error {

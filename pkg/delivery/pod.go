@@ -17,25 +17,24 @@ type podListener struct {
 // deliver makes sure that a steered pod has its listener, in the namespace
 // that the pod is in now, and returns where its connects go. Until it has one
 // that is nowhere: the zero entry, Unknown.
-func (r *Reconciler) deliver(pod workload.Pod, cg workload.PodCgroup, thorough bool) (entry, error) {
+func (r *round) deliver(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (workload.Entry, error) {
 	if !pod.Steered() {
 		r.closeListener(pod.UID)
-		return entry{}, nil
+		return workload.Entry{}, nil
 	}
 	if r.NodeOnly {
-		return entry{verdict: workload.Steer}, nil
+		return workload.Entry{Verdict: workload.Steer}, nil
 	}
-	l, err := r.ensure(pod, cg, thorough)
+	l, err := r.ensure(pod, cg, box)
 	if err != nil {
-		return entry{}, err
+		return workload.Entry{}, err
 	}
-	delete(r.waiting, pod.UID)
-	return entry{verdict: workload.Steer, port: l.port(), cookie: l.netnsCookie}, nil
+	return workload.Entry{Verdict: workload.Steer, Port: l.port(), NetnsCookie: l.netnsCookie}, nil
 }
 
-func (r *Reconciler) ensure(pod workload.Pod, cg workload.PodCgroup, thorough bool) (*podListener, error) {
+func (r *round) ensure(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (*podListener, error) {
 	have := r.listeners[pod.UID]
-	if have != nil && !thorough && slices.Equal(have.containers, cg.Containers) {
+	if have != nil && !r.thorough && slices.Equal(have.containers, cg.Containers) {
 		return have, nil
 	}
 	if pod.HostNetwork {
@@ -44,14 +43,13 @@ func (r *Reconciler) ensure(pod workload.Pod, cg workload.PodCgroup, thorough bo
 		}
 		return r.open(pod, nil, cg.Containers)
 	}
-	ns, err := r.sandboxes.find(cg.Path)
+	ns, err := box.open()
 	if err != nil {
 		// The sandbox has ended: an open listener would keep its namespace
 		// and the devices in it alive.
 		r.closeListener(pod.UID)
 		return nil, err
 	}
-	defer ns.close()
 	if have != nil && have.inode == ns.inode {
 		have.containers = cg.Containers
 		return have, nil
@@ -101,22 +99,6 @@ func (r *Reconciler) closeListener(uid string) {
 	delete(r.ports, uid)
 	r.mu.Unlock()
 }
-
-// closeOthers closes the listeners of pods that no longer run.
-func (r *Reconciler) closeOthers(running map[string]bool) {
-	for uid := range r.listeners {
-		if !running[uid] {
-			r.closeListener(uid)
-		}
-	}
-	for uid := range r.waiting {
-		if !running[uid] {
-			delete(r.waiting, uid)
-		}
-	}
-}
-
-func (r *Reconciler) closeAll() { r.closeOthers(nil) }
 
 // firstTry spreads the pods of the host's network over the port range.
 func firstTry(uid string) uint32 {

@@ -34,9 +34,9 @@ func newReconciler(t *testing.T, k *kernel, n *node, change func(*Options)) *Rec
 	return r
 }
 
-func wantVerdicts(t *testing.T, k *kernel, want map[uint64]entry) {
+func wantVerdicts(t *testing.T, k *kernel, want map[uint64]workload.Entry) {
 	t.Helper()
-	if diff := cmp.Diff(want, k.verdicts, cmp.AllowUnexported(entry{})); diff != "" {
+	if diff := cmp.Diff(want, k.verdicts); diff != "" {
 		t.Errorf("verdicts (-want +got):\n%s", diff)
 	}
 }
@@ -49,33 +49,33 @@ func TestVerdictsFollowTheRules(t *testing.T) {
 	n.cgroups = append(n.cgroups, workload.PodCgroup{UID: "stranger", CgroupID: 4, Path: "stranger"})
 	r := newReconciler(t, k, n, func(o *Options) { o.NodeOnly = true })
 	r.reconcile(true)
-	wantVerdicts(t, k, map[uint64]entry{
-		1: {verdict: workload.Pass}, 2: {verdict: workload.Deny}, 3: {verdict: workload.Steer},
+	wantVerdicts(t, k, map[uint64]workload.Entry{
+		1: {Verdict: workload.Pass}, 2: {Verdict: workload.Deny}, 3: {Verdict: workload.Steer},
 	})
 	n.pods[0].Decision, n.pods[1].Decision = deny, pass
 	n.pods = n.pods[:2] // the steered pod's object is deleted, its process lives on
 	r.reconcile(false)
-	wantVerdicts(t, k, map[uint64]entry{1: {verdict: workload.Deny}, 2: {verdict: workload.Pass}})
+	wantVerdicts(t, k, map[uint64]workload.Entry{1: {Verdict: workload.Deny}, 2: {Verdict: workload.Pass}})
 }
 
 func TestEarlierAgentsVerdictsAreReplaced(t *testing.T) {
 	k, n := newKernel(), &node{}
-	k.verdicts[1] = entry{verdict: workload.Pass} // now known, but not decided on
-	k.verdicts[2] = entry{verdict: workload.Steer, port: 28001, cookie: 5}
+	k.verdicts[1] = workload.Entry{Verdict: workload.Pass} // now known, but not decided on
+	k.verdicts[2] = workload.Entry{Verdict: workload.Steer, Port: 28001, NetnsCookie: 5}
 	n.run(1, workload.Pod{UID: "undecided"})
 	r := newReconciler(t, k, n, nil)
 	if err := r.adopt(); err != nil {
 		t.Fatal(err)
 	}
 	r.reconcile(true)
-	wantVerdicts(t, k, map[uint64]entry{1: {verdict: workload.Unknown}})
+	wantVerdicts(t, k, map[uint64]workload.Entry{1: {Verdict: workload.Unknown}})
 }
 
 func TestOwnPodAlwaysPasses(t *testing.T) {
 	k, n := newKernel(), &node{}
 	n.run(1, workload.Pod{UID: "agent", Decision: deny})
 	newReconciler(t, k, n, func(o *Options) { o.Self = 1 }).reconcile(true)
-	wantVerdicts(t, k, map[uint64]entry{1: {verdict: workload.Pass}})
+	wantVerdicts(t, k, map[uint64]workload.Entry{1: {Verdict: workload.Pass, Agent: true}})
 }
 
 func TestSteeredPodWithoutNamespaceIsUnknown(t *testing.T) {
@@ -87,7 +87,7 @@ func TestSteeredPodWithoutNamespaceIsUnknown(t *testing.T) {
 	if retry := r.reconcile(true); !retry {
 		t.Error("it is not looked at again soon")
 	}
-	wantVerdicts(t, k, map[uint64]entry{1: {verdict: workload.Unknown}})
+	wantVerdicts(t, k, map[uint64]workload.Entry{1: {Verdict: workload.Unknown}})
 	if k.tagged != 0 {
 		t.Error("a listener was opened in the node's namespace")
 	}
@@ -101,7 +101,7 @@ func TestHostNetworkPodsHaveListenersOfTheirOwn(t *testing.T) {
 	r := newReconciler(t, k, n, func(o *Options) { o.Ports = PortRange{First: 28000, Last: 28002} })
 	r.reconcile(true)
 	one, two := k.verdicts[1], k.verdicts[2]
-	if one.port == two.port || one.port == 28000 || two.port == 28000 || one.cookie == 0 {
+	if one.Port == two.Port || one.Port == 28000 || two.Port == 28000 || one.NetnsCookie == 0 {
 		t.Errorf("%+v and %+v: want two ports, neither the declared one", one, two)
 	}
 	if k.tagged != 2 {
@@ -151,7 +151,7 @@ func TestContainersOfOnePod(t *testing.T) {
 		},
 	}}
 	newReconciler(t, k, n, func(o *Options) { o.NodeOnly = true }).reconcile(true)
-	wantVerdicts(t, k, map[uint64]entry{
-		1: {verdict: workload.Unknown}, 2: {verdict: workload.Steer}, 3: {verdict: workload.Pass},
+	wantVerdicts(t, k, map[uint64]workload.Entry{
+		1: {Verdict: workload.Unknown, Shared: true}, 2: {Verdict: workload.Steer}, 3: {Verdict: workload.Pass},
 	})
 }

@@ -51,6 +51,30 @@ func (f *sandboxFinder) find(cgroup string) (*namespace, error) {
 	return oldest, nil
 }
 
+// sandbox is a pod's network namespace, looked for once at most.
+type sandbox struct {
+	finder *sandboxFinder
+	cgroup string
+	looked bool
+	ns     *namespace
+	err    error
+}
+
+// open returns the namespace, which belongs to the sandbox.
+func (s *sandbox) open() (*namespace, error) {
+	if !s.looked {
+		s.ns, s.err = s.finder.find(s.cgroup)
+		s.looked = true
+	}
+	return s.ns, s.err
+}
+
+func (s *sandbox) close() {
+	if s.ns != nil {
+		s.ns.close()
+	}
+}
+
 func (f *sandboxFinder) inspect(pid int) (*namespace, uint64, error) {
 	dir := filepath.Join(f.proc, strconv.Itoa(pid))
 	start, err := startTime(dir)

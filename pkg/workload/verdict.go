@@ -55,6 +55,9 @@ type Decision struct {
 	Verdict Verdict
 	// Access matters only where Verdict is Steer.
 	Access Access
+	// DenyWireServer says that connects to Azure's wire server are refused,
+	// whatever Verdict is.
+	DenyWireServer bool
 	// Reason names the rule that decided, for people: "label",
 	// "exception 1", "unlabeled: pass", ….
 	Reason string
