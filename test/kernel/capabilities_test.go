@@ -109,7 +109,7 @@ func actLimited(in limited) (struct{}, error) {
 	}); err != nil {
 		return none, err
 	}
-	if err := hooks.Attach(in.Kubepods); err != nil {
+	if err := hooks.Attach(in.Kubepods, true); err != nil {
 		return none, err
 	}
 	return none, steerLimited(in, id, hooks, tree)
@@ -124,7 +124,8 @@ func steerLimited(in limited, id uint64, hooks *intercept.Hooks, tree *cgroups.T
 	pods.set(workload.Pod{UID: in.PodUID, Decision: steer})
 	reconciler, err := delivery.NewReconciler(delivery.Options{
 		Kernel: hooks, Pods: pods, Cgroups: tree, Proc: "/proc", Ports: ports, NodeOnly: in.NodeOnly,
-		Serve: func(c net.Conn, _ uint64) { c.Close() }, Log: quiet(),
+		GuardLinks: !in.NodeOnly,
+		Serve:      func(c net.Conn, _ uint64) { c.Close() }, Log: quiet(),
 	})
 	if err != nil {
 		return err

@@ -1,12 +1,12 @@
 package kernel
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
@@ -27,6 +27,12 @@ type dialing struct {
 	NewNetns bool           // in a nested network namespace with nothing but loopback
 	Silent   bool           // close without waiting for an answer
 	Copies   int            // this many sockets, all kept open; 0 is one
+
+	Way       way    // how the socket is had and connected
+	Path      string // with wayPassed: where the socket is offered
+	BindToEth bool   // the test fills Bind with the pod's own address
+	Impatient bool   // ETIMEDOUT after a second
+	Keep      bool   // keep all open until the process is killed
 }
 
 // dialed is what came of it.
@@ -72,11 +78,15 @@ func dial(d dialing) (dialed, error) {
 		}
 	}
 	var out dialed
+	if d.Way == wayInherited {
+		return d.inherit()
+	}
 	for range max(d.Copies, 1) {
 		fd, err := d.socket()
 		if err != nil {
 			return out, err
 		}
+		defer unix.Close(fd)
 		err = d.connect(fd)
 		if errors.As(err, &out.Errno) {
 			return out, nil
@@ -94,6 +104,9 @@ func dial(d dialing) (dialed, error) {
 			}
 		}
 	}
+	if d.Keep {
+		time.Sleep(time.Minute)
+	}
 	return out, nil
 }
 
@@ -105,7 +118,7 @@ func (d dialing) socket() (int, error) {
 	if d.UDP {
 		kind = unix.SOCK_DGRAM
 	}
-	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	fd, err := d.obtain(family, kind)
 	if err != nil {
 		return 0, err
 	}
@@ -136,22 +149,30 @@ func (d dialing) connect(fd int) error {
 			return err
 		}
 	}
-	if d.Nonblock {
+	if d.Nonblock || d.Impatient {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return err
 		}
 	}
-	err := unix.Connect(fd, d.address(d.To))
+	err := d.establish(fd)
 	if !errors.Is(err, unix.EINPROGRESS) {
 		return err
 	}
-	return await(fd)
+	return await(fd, d.Impatient)
 }
 
 // await waits for a non-blocking connect and returns its result.
-func await(fd int) error {
+func await(fd int, impatient bool) error {
 	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	if n, err := unix.Poll(poll, 5000); err != nil || n == 0 {
+	patience := 5000
+	if impatient {
+		patience = 1000
+	}
+	n, err := unix.Poll(poll, patience)
+	if err == nil && n == 0 && impatient {
+		return unix.ETIMEDOUT
+	}
+	if err != nil || n == 0 {
 		return fmt.Errorf("poll: %d ready, %w", n, err)
 	}
 	if err := unix.SetNonblock(fd, false); err != nil {
@@ -187,10 +208,20 @@ func read(fd int) (answer, error) {
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &deadline); err != nil {
 		return answer{}, err
 	}
-	f := os.NewFile(uintptr(fd), "socket")
-	line, err := bufio.NewReader(f).ReadBytes('\n')
-	if err != nil {
-		return answer{}, fmt.Errorf("read the answer: %w", err)
+	var line []byte
+	part := make([]byte, 512)
+	for !bytes.ContainsRune(line, '\n') {
+		n, err := unix.Read(fd, part)
+		if errors.Is(err, unix.EINTR) {
+			continue // a read with a timeout is not restarted
+		}
+		if err == nil && n == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return answer{}, fmt.Errorf("read the answer: %w", err)
+		}
+		line = append(line, part[:n]...)
 	}
 	return parseAnswer(line)
 }

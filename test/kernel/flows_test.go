@@ -114,7 +114,7 @@ func TestQuotaKeepsOnePodFromFillingTheMap(t *testing.T) {
 func TestSecondConnectLeavesNoClaim(t *testing.T) {
 	n := newNode(t, options{})
 	p := n.pod(t, steer, lab.PodOptions{})
-	elsewhere, err := net.Listen("tcp4", "169.254.169.254:8080")
+	elsewhere, err := net.Listen("tcp4", nodeListener.Addr().String()+":8080")
 	check(t, err)
 	defer elsewhere.Close()
 	got := dialFrom(t, p, dialing{

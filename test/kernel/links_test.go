@@ -5,7 +5,6 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/lab"
@@ -17,19 +16,12 @@ func TestNextAgentTakesOver(t *testing.T) {
 	goneID, err := lab.CgroupID(gone.Cgroup)
 	check(t, err)
 	n.stop()
-	check(t, n.hooks.Close())
 	check(t, gone.Stop())
 	n.pods.remove(gone.UID)
-
-	n.hooks, err = intercept.Load(n.BPFFS, quiet())
-	check(t, err)
 	if _, ok, err := n.hooks.Verdict(goneID); err != nil || !ok {
 		t.Fatalf("the last agent's verdicts are not there: %v, %v", ok, err)
 	}
-	n.attester = n.newAttester()
-	n.tree, err = cgroups.Open(n.CgroupRoot, n.Kubepods, quiet())
-	check(t, err)
-	n.start(t, options{})
+	n.startAgain(t)
 	eventually(t, "the verdict of a pod that ended is gone", func() bool {
 		_, ok, err := n.hooks.Verdict(goneID)
 		check(t, err)
@@ -59,10 +51,13 @@ func TestKubepodsMadeAgain(t *testing.T) {
 	check(t, os.Remove(n.Kubepods))
 	check(t, os.MkdirAll(filepath.Join(n.Kubepods, "burstable"), 0o755))
 	old := n.settings.KubepodsID
-	eventually(t, "the new kubepods is seen", func() bool { return n.tree.KubepodsID() != old })
+	eventually(t, "the new kubepods is seen", func() bool {
+		id := n.tree.KubepodsID()
+		return id != 0 && id != old // 0 between the two
+	})
 	n.settings.KubepodsID = n.tree.KubepodsID()
 	check(t, n.hooks.Configure(n.settings))
-	check(t, n.hooks.Attach(n.Kubepods))
+	check(t, n.hooks.Attach(n.Kubepods, true))
 	p := n.pod(t, steer, lab.PodOptions{})
 	if got := dialFrom(t, p, dialing{To: imds}); got.Answer.UID != p.UID {
 		t.Errorf("%+v, want pod %s", got, p.UID)

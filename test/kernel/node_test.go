@@ -1,13 +1,16 @@
 package kernel
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -37,8 +40,19 @@ var (
 // options of a node under test; the zero value is the default delivery.
 type options struct {
 	nodeOnly bool
+	guard    guardMode
+	ports    delivery.PortRange // of listeners in pods; zero: the default
 	settings func(*intercept.Settings)
 }
+
+// guardMode is what --guard says; the zero value is full, as there.
+type guardMode int
+
+const (
+	guardFull guardMode = iota
+	guardSocket
+	guardOff
+)
 
 // node is a lab node with the agent's kernel side, delivery and attestation
 // on it, and a stand-in for the metadata service that answers {"UID":"imds"}.
@@ -51,7 +65,8 @@ type node struct {
 	attester *attest.Attestor
 	delivery *delivery.Reconciler
 	instead  atomicServe // takes accepted connections in place of answer
-	stop     func()      // ends delivery and the node listener, as a dead agent would
+	options  options
+	stop     func() // ends delivery and the node listener, as a dead agent would
 }
 
 func newNode(t *testing.T, o options) *node {
@@ -63,7 +78,7 @@ func newNode(t *testing.T, o options) *node {
 			t.Errorf("the lab is not clean: %v", err)
 		}
 	})
-	n := &node{Node: l, pods: newPodList()}
+	n := &node{Node: l, pods: newPodList(), options: o}
 	n.hooks, err = intercept.Load(l.BPFFS, quiet())
 	check(t, err)
 	t.Cleanup(func() { n.hooks.Close() })
@@ -74,6 +89,20 @@ func newNode(t *testing.T, o options) *node {
 	n.serveIMDS(t)
 	n.start(t, o)
 	return n
+}
+
+// startAgain is a new agent after stop, with everything that ends with a
+// process opened anew.
+func (n *node) startAgain(t *testing.T) {
+	t.Helper()
+	check(t, n.hooks.Close())
+	var err error
+	n.hooks, err = intercept.Load(n.BPFFS, quiet())
+	check(t, err)
+	n.tree, err = cgroups.Open(n.CgroupRoot, n.Kubepods, quiet())
+	check(t, err)
+	n.attester = n.newAttester()
+	n.start(t, n.options)
 }
 
 func (n *node) newAttester() *attest.Attestor {
@@ -94,14 +123,18 @@ func (n *node) start(t *testing.T, o options) {
 		KubepodsID: n.tree.KubepodsID(), NodeNetns: at.NetnsCookie(), NodeListener: nodeListener,
 		FirstPort: ports.First, LastPort: ports.Last, Quota: quota,
 	}
+	if o.ports == (delivery.PortRange{}) {
+		o.ports = ports
+	}
 	if o.settings != nil {
 		o.settings(&n.settings)
 	}
 	check(t, n.hooks.Configure(n.settings))
-	check(t, n.hooks.Attach(n.Kubepods))
+	check(t, n.hooks.Attach(n.Kubepods, o.guard != guardOff))
 	n.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: n.hooks, Pods: n.pods, Cgroups: n.tree, Serve: n.answer,
-		Proc: "/proc", Ports: ports, NodeOnly: o.nodeOnly, Log: quiet(),
+		Proc: "/proc", Ports: o.ports, NodeOnly: o.nodeOnly, Log: quiet(),
+		GuardLinks: o.guard == guardFull,
 	})
 	check(t, err)
 	run := func(task func(context.Context) error) { go func() { tasks <- task(ctx) }() }
@@ -124,24 +157,84 @@ func (n *node) start(t *testing.T, o options) {
 	t.Cleanup(func() { n.stop() })
 }
 
-// answer says to an accepted connection whose it is.
+// answer says to an accepted connection whose it is, unless a test has put
+// something else in its place.
 func (n *node) answer(c net.Conn, cookie uint64) {
 	if instead := n.instead.Load(); instead != nil {
 		instead(c, cookie)
 		return
 	}
+	n.answerItself(c, cookie)
+}
+
+// keepFirst leaves the first connection that comes without an answer, and its
+// flow unclaimed, until release is called.
+func (n *node) keepFirst() (release func()) {
+	kept := make(chan struct{})
+	var first sync.Once
+	n.instead.Store(func(c net.Conn, cookie uint64) {
+		answer := true
+		first.Do(func() { answer = false })
+		if answer {
+			n.answerItself(c, cookie)
+			return
+		}
+		<-kept
+		c.Close()
+	})
+	return sync.OnceFunc(func() { close(kept) })
+}
+
+// keep leaves all connections of a pod without an answer until release is
+// called.
+func (n *node) keep(p *lab.Pod) (release func()) {
+	kept := make(chan struct{})
+	n.instead.Store(func(c net.Conn, cookie uint64) {
+		defer c.Close()
+		caller, err := n.prove(c, cookie)
+		if err != nil {
+			json.NewEncoder(c).Encode(answer{Err: err.Error()})
+			return
+		}
+		if caller.PodUID == p.UID {
+			<-kept
+		}
+		json.NewEncoder(c).Encode(answer{UID: caller.PodUID})
+	})
+	return sync.OnceFunc(func() { close(kept) })
+}
+
+func (n *node) answerItself(c net.Conn, cookie uint64) { n.answerAfter(c, cookie, func() {}) }
+
+// answerAfter has something happen between the proof and the second look, as
+// long as an exchange of tokens would take.
+func (n *node) answerAfter(c net.Conn, cookie uint64, meanwhile func()) {
 	defer c.Close()
 	var a answer
-	connection, err := n.attester.Inspect(c, cookie)
+	caller, err := n.prove(c, cookie)
 	if err == nil {
-		var caller workload.Caller
-		caller, err = n.attester.Attest(context.Background(), connection)
-		a.UID, a.Container = caller.PodUID, caller.ContainerID
+		meanwhile()
+		_, _, err = n.attester.Current(caller)
 	}
-	if err != nil {
+	if err == nil {
+		a.UID, a.Container = caller.PodUID, caller.ContainerID
+	} else {
 		a.Err = err.Error()
 	}
 	json.NewEncoder(c).Encode(a)
+	// To close with something unread would reset the connection.
+	if tcp, ok := c.(*net.TCPConn); ok && tcp.CloseWrite() == nil {
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		io.Copy(io.Discard, c)
+	}
+}
+
+func (n *node) prove(c net.Conn, cookie uint64) (workload.Caller, error) {
+	connection, err := n.attester.Inspect(c, cookie)
+	if err != nil {
+		return workload.Caller{}, err
+	}
+	return n.attester.Attest(context.Background(), connection)
 }
 
 // flows returns how many flow records there are.
@@ -183,10 +276,20 @@ func (n *node) serveIMDS(t *testing.T) {
 			if err != nil {
 				return
 			}
-			json.NewEncoder(c).Encode(answer{UID: "imds"})
-			c.Close()
+			go answerAsIMDS(c)
 		}
 	}()
+}
+
+// answerAsIMDS answers at once, and again for each line that it is sent.
+func answerAsIMDS(c net.Conn) {
+	defer c.Close()
+	for lines := bufio.NewScanner(c); ; {
+		json.NewEncoder(c).Encode(answer{UID: "imds"})
+		if !lines.Scan() {
+			return
+		}
+	}
 }
 
 // pod starts a pod about which the rules say d, and waits until the kernel
@@ -213,9 +316,9 @@ func (n *node) stranger(t *testing.T, o lab.PodOptions) *lab.Pod {
 }
 
 // settled waits until the verdict is in force for the cgroup.
-func (n *node) settled(t *testing.T, cgroup string, want workload.Verdict) intercept.Entry {
+func (n *node) settled(t *testing.T, cgroup string, want workload.Verdict) workload.Entry {
 	t.Helper()
-	var e intercept.Entry
+	var e workload.Entry
 	id, err := lab.CgroupID(cgroup)
 	check(t, err)
 	eventually(t, want.String()+" is in force for "+cgroup, func() bool {
@@ -258,3 +361,27 @@ func check(t *testing.T, err error) {
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// nodeListenerOther is a place on the node that is nobody's business.
+var nodeListenerOther = netip.AddrPortFrom(nodeListener.Addr(), 8080)
+
+// listenElsewhere accepts connections there and says nothing.
+func (n *node) listenElsewhere(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp4", nodeListenerOther.String())
+	check(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+	}()
+}
+
+func addrPort(ip net.IP, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(ip)), port)
+}

@@ -132,7 +132,7 @@ func TestVerdictOfOneContainer(t *testing.T) {
 }
 
 func TestOnlyTCPToThatPortIsTouched(t *testing.T) {
-	n := newNode(t, options{})
+	n := newNode(t, options{guard: guardOff}) // which drops by the address alone
 	p := n.pod(t, steer, lab.PodOptions{})
 	before, err := n.hooks.Connects()
 	check(t, err)

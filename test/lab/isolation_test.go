@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	os.Exit(Main(m.Run))
 }
 
-const here = "/proc/self/ns/net"
+const here = "/proc/thread-self/ns/net"
 
 func newPodInLab(t *testing.T) *Pod {
 	t.Helper()

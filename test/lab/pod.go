@@ -28,8 +28,14 @@ type PodOptions struct {
 	// QoS is the cgroup below kubepods: "burstable" if empty; "guaranteed"
 	// pods have none.
 	QoS string
+	// Slot gives the pod an address that pods of the same slot had before it;
+	// 0 gives it a new one.
+	Slot uint32
 	// User owns the sandbox's process; 0 is root.
 	User uint32
+	// UserNamespace puts the pod's processes in a user namespace, which owns
+	// its network namespace (hostUsers: false).
+	UserNamespace bool
 }
 
 // Pod is a sandbox: a cgroup with a container in it, and a network namespace
@@ -41,9 +47,12 @@ type Pod struct {
 	Container   string // its cgroup
 	Sandbox     string // the cgroup of the process that holds the namespace
 	Address     net.IP // nil with HostNetwork
+	// NodeLink is the node's end of the pod's link; zero with HostNetwork.
+	NodeLink netlink.LinkAttrs
 
-	pause *exec.Cmd
-	netns string
+	pause  *exec.Cmd
+	netns  string
+	userns string // empty: the node's
 }
 
 // StartPod makes a pod and connects it to the node by a veth pair; the node is
@@ -63,14 +72,17 @@ func (n *Node) StartPod(o PodOptions) (*Pod, error) {
 		return p, nil
 	}
 	p.netns = fmt.Sprintf("/proc/%d/ns/net", p.pause.Process.Pid)
-	if err := p.connect(number); err != nil {
+	if o.UserNamespace {
+		p.userns = fmt.Sprintf("/proc/%d/ns/user", p.pause.Process.Pid)
+	}
+	if err := p.connect(number, o.Slot); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect pod %s: %w", p.UID, err), p.Stop())
 	}
 	return p, nil
 }
 
 func newPod(n *Node, o PodOptions, number uint32) *Pod {
-	p := &Pod{UID: o.UID, ContainerID: hexID(number, 'c'), netns: "/proc/self/ns/net"}
+	p := &Pod{UID: o.UID, ContainerID: hexID(number, 'c'), netns: "/proc/thread-self/ns/net"}
 	if p.UID == "" {
 		p.UID = fmt.Sprintf("00000000-0000-4000-8000-%012x", number)
 	}
@@ -104,13 +116,16 @@ func (p *Pod) startPause(o PodOptions) error {
 	if !o.HostNetwork {
 		p.pause.SysProcAttr.Cloneflags = unix.CLONE_NEWNET
 	}
+	if o.UserNamespace {
+		ownUserNamespace(p.pause.SysProcAttr)
+	}
 	if o.User != 0 {
 		p.pause.SysProcAttr.Credential = &syscall.Credential{Uid: o.User, Gid: o.User}
 	}
 	return p.pause.Start()
 }
 
-func (p *Pod) connect(number uint32) error {
+func (p *Pod) connect(number, slot uint32) error {
 	ns, err := openHandle(p.netns)
 	if err != nil {
 		return err
@@ -125,6 +140,9 @@ func (p *Pod) connect(number uint32) error {
 	}
 	// Each pod has a /30 of 10.64.0.0/10 between itself and the node.
 	base := uint32(10)<<24 | 64<<16 | number<<2
+	if slot != 0 {
+		base = uint32(10)<<24 | 128<<16 | slot<<2 // 10.128.0.0/10 is for slots
+	}
 	gateway, address := ipv4(base+1), ipv4(base+2)
 	veth := &netlink.Veth{
 		LinkAttrs:     netlink.LinkAttrs{Name: fmt.Sprintf("pod%d", number)},
@@ -140,7 +158,11 @@ func (p *Pod) connect(number uint32) error {
 	if err := addAndUp(ns.LinkByName, ns.AddrAdd, ns.LinkSetUp, "eth0", address); err != nil {
 		return err
 	}
-	p.Address = address
+	end, err := netlink.LinkByIndex(veth.Index)
+	if err != nil {
+		return err
+	}
+	p.NodeLink, p.Address = *end.Attrs(), address
 	return ns.RouteAdd(&netlink.Route{Gw: gateway})
 }
 
@@ -175,6 +197,28 @@ func (p *Pod) AddAddress(ip net.IP) error {
 	return ns.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}})
 }
 
+// LendAddress has the node send packets for a further address to the pod, whose
+// own kernel does not know it.
+func (p *Pod) LendAddress(ip net.IP) error {
+	ns, err := openHandle(p.netns)
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	eth0, err := ns.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	host := &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}
+	if err := netlink.RouteReplace(&netlink.Route{LinkIndex: p.NodeLink.Index, Dst: host}); err != nil {
+		return err
+	}
+	return netlink.NeighSet(&netlink.Neigh{
+		LinkIndex: p.NodeLink.Index, IP: ip, HardwareAddr: eth0.Attrs().HardwareAddr,
+		State: netlink.NUD_PERMANENT,
+	})
+}
+
 // Netns returns the path of the pod's network namespace.
 func (p *Pod) Netns() string { return p.netns }
 
@@ -187,7 +231,7 @@ func (p *Pod) Start(cmd *exec.Cmd) error {
 
 // StartIn is Start with another cgroup.
 func (p *Pod) StartIn(cgroup string, cmd *exec.Cmd) error {
-	if err := CheckIsolated(p.netns, "/proc/self/ns/net"); err != nil {
+	if err := CheckIsolated(p.netns, "/proc/thread-self/ns/net"); err != nil {
 		return err
 	}
 	dir, err := os.Open(cgroup)
@@ -200,6 +244,13 @@ func (p *Pod) StartIn(cgroup string, cmd *exec.Cmd) error {
 	}
 	cmd.SysProcAttr.UseCgroupFD = true
 	cmd.SysProcAttr.CgroupFD = int(dir.Fd())
+	if p.userns != "" {
+		program, err := enterUserNamespace(cmd, p.userns)
+		if err != nil {
+			return err
+		}
+		defer program.Close()
+	}
 	return inNetns(p.netns, cmd.Start)
 }
 
@@ -266,7 +317,7 @@ func (p *Pod) RestartSandbox() error {
 		return err
 	}
 	p.netns = fmt.Sprintf("/proc/%d/ns/net", p.pause.Process.Pid)
-	return p.connect(number)
+	return p.connect(number, 0)
 }
 
 // Stop kills the pod's processes and removes its cgroup, and with them its

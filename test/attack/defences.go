@@ -1,0 +1,87 @@
+package main
+
+const (
+	steering = "bpf/sidestep.c"
+	callers  = "bpf/caller.h"
+	binds    = "bpf/bind.h"
+	maps     = "bpf/maps.h"
+	flowsGo  = "pkg/intercept/flows.go"
+	linksGo  = "pkg/intercept/links.go"
+	listener = "pkg/delivery/listener.go"
+	attestor = "pkg/attest/attest.go"
+)
+
+// notAmbiguous has the second claim on a flow go unnoticed.
+var notAmbiguous = edit{steering, "other->ambiguous = 1;", "other->zero = 0;"}
+
+var defences = []defence{
+	{"connect hooks", []edit{
+		{steering, "if (!concerns_us(addr) || !is_tcp(ctx))\n\t\treturn ALLOW;\n\tret = on_connect(ctx, addr, FAMILY_IPV4, &key);",
+			"ret = ALLOW;"},
+		{steering, "if (!concerns_us(addr) || !is_tcp(ctx))\n\t\treturn ALLOW;\n\tret = on_connect(ctx, addr, FAMILY_IPV6, &key);",
+			"ret = ALLOW;"},
+	}},
+	{"the claim's destination", []edit{
+		{steering, "return claim && claim->key.server_addr == addr &&\n\t       claim->key.server_port == bpf_ntohs(ctx->user_port);",
+			"return claim != NULL;"},
+	}},
+	{"direct dials", []edit{
+		{steering, "else if (dials_listener(ctx, s, addr))", "else if (s->kubepods_id == 1)"},
+	}},
+	{"one socket a port", []edit{
+		{listener, "netnsCookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)",
+			"netnsCookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)\n" +
+				"\t\t\t_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)"},
+	}},
+	{"listener's tag", []edit{
+		{steering, "tagged = bpf_sk_storage_get(&sidestep_tags, sk, NULL, 0) != NULL;", "tagged = true;"},
+	}},
+	{"bind hooks", []edit{
+		{binds, "return caller.entry && (caller.entry->flags & ENTRY_AGENT);", "return true;"},
+	}},
+	{"netns in the flow's key", []edit{
+		{steering, "key->netns_cookie = netns_cookie;", "key->netns_cookie = 0;"},
+		{flowsGo, "NetnsCookie: c.NetnsCookie,", "NetnsCookie: 0,"},
+	}},
+	{"ambiguous flows", []edit{notAmbiguous}},
+	{"flows end with their socket", []edit{
+		{steering, "if (!claim || claim->state != CLAIM_RECORDED)\n\t\treturn;", "if (!claim || claim->state != CLAIM_RECORDED || claim->quota_id)\n\t\treturn;"},
+		{flowsGo, "h.objects.SidestepFlows.LookupAndDelete(flowKey(c), &f)", "h.objects.SidestepFlows.Lookup(flowKey(c), &f)"},
+		notAmbiguous,
+	}},
+	{"bound sockets", []edit{
+		{steering, "if (!sk || sk->bound_dev_if)", "if (!sk)"},
+	}},
+	{"client port in the flow's key", []edit{
+		{steering, "claim->key.client_port = ctx->local_port;", "claim->key.client_port = 0;"},
+		{flowsGo, "ClientPort:  c.Client.Port(),", "ClientPort:  0,"},
+		notAmbiguous,
+	}},
+	{"netns of the caller", []edit{
+		{steering, "entry->netns_cookie != netns_cookie)", "entry->netns_cookie == 0)"},
+	}},
+	{"unknown pods are held", []edit{
+		{steering, "\t\treturn OUTCOME_PASS;\n\t}\n\treturn OUTCOME_UNKNOWN;", "\t\treturn OUTCOME_PASS;\n\t}\n\treturn OUTCOME_PASS;"},
+	}},
+	{"pods must be known", []edit{
+		{attestor, "known = ok && decision.Verdict != workload.Unknown", "known = ok || decision.Verdict == workload.Unknown"},
+		secondLook,
+	}},
+	{"second look at the pod", []edit{secondLook}},
+	{"cgroup ids", []edit{
+		{attestor, "ref, err := a.cgroups.Resolve(caller.CgroupID)",
+			"ref, err := workload.CgroupRef{PodUID: caller.PodUID, ContainerID: caller.ContainerID}, error(nil)"},
+	}},
+	{"quota of a pod", []edit{
+		{steering, "return !n || *n < (__s64)s->quota;", "return true;"},
+		{maps, "max_entries, 32768", "max_entries, 64"}, // or it would take long to fill
+	}},
+	{"quota not by own cgroups", []edit{
+		{callers, "caller.quota_id = ancestor_id(skb, level + 2);", "caller.quota_id = ancestor_id(skb, level + 3);"},
+	}},
+	{"pinned links", []edit{
+		{linksGo, "return errors.Join(l.Pin(pin), l.Close())\n}", "unpinned = append(unpinned, l)\n\treturn nil\n}\n\nvar unpinned []link.Link"},
+	}},
+}
+
+var secondLook = edit{attestor, "w, decision, ok := a.pods.Lookup(ref)\n\tif !ok {", "w, decision, ok := a.pods.Lookup(ref)\n\tif ok && !ok {"}

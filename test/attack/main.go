@@ -1,0 +1,172 @@
+// Command attack runs the attack suite (test/kernel) and prints what came of
+// it. Each attack is run as things are, and once more against a build from
+// which the defence in question was taken: there it must succeed, or the suite
+// would prove nothing. Nothing of this is in the agent.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// result is one line that the suite writes.
+type result struct {
+	Attack, Guard, Expected, Seen, Defence string
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "attack:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	dir, err := os.MkdirTemp("", "sidestep-attack-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	s := suite{dir: dir}
+	printHeader()
+	if err := s.try(ctx, nil); err != nil {
+		return err
+	}
+	fmt.Println("\neach defence taken away, so that its attacks must succeed:")
+	for _, d := range defences {
+		if err := s.try(ctx, &d); err != nil {
+			return err
+		}
+	}
+	return s.judge()
+}
+
+// suite is one run of everything.
+type suite struct {
+	dir     string
+	results []result
+	named   []string // defences that some attack is said to meet
+	failed  []string
+}
+
+// try builds the tests, without the defence if one is given, and runs the
+// attacks on it, else all of them.
+func (s *suite) try(ctx context.Context, d *defence) error {
+	results := filepath.Join(s.dir, "results")
+	if err := os.WriteFile(results, nil, 0o600); err != nil {
+		return err
+	}
+	build := []string{"test", "-c", "-o", filepath.Join(s.dir, "kernel.test")}
+	agent := []string{"build", "-o", filepath.Join(s.dir, "agent")}
+	args := []string{"-test.run", "^TestAttacks$", "-test.timeout", "15m", "-attack.results", results,
+		"-attack.agent", filepath.Join(s.dir, "agent")}
+	without := ""
+	if d != nil {
+		overlay, err := d.overlay(ctx, filepath.Join(s.dir, "without"))
+		if err != nil {
+			return fmt.Errorf("take away %q: %w", d.name, err)
+		}
+		build, agent = append(build, "-overlay", overlay), append(agent, "-overlay", overlay)
+		args, without = append(args, "-attack.without", d.name), d.name
+	}
+	for _, b := range [][]string{append(build, "./test/kernel"), append(agent, "./cmd/agent")} {
+		if out, err := exec.CommandContext(ctx, "go", b...).CombinedOutput(); err != nil {
+			return fmt.Errorf("build without %q: %w\n%s", without, err, out)
+		}
+	}
+	return s.attack(ctx, args, results, without)
+}
+
+func (s *suite) attack(ctx context.Context, args []string, results, without string) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(s.dir, "kernel.test"), args...)
+	cmd.Dir = "test/kernel"
+	out, failed := cmd.CombinedOutput()
+	got, err := read(results)
+	if err != nil {
+		return err
+	}
+	if len(got) == 0 {
+		return fmt.Errorf("no attack was tried: %w\n%s", failed, out)
+	}
+	for _, r := range got {
+		printResult(r, without)
+		if r.Seen != r.Expected {
+			s.failed = append(s.failed, r.Attack)
+		}
+		if without == "" && r.Defence != "" {
+			s.named = append(s.named, r.Defence)
+		}
+	}
+	s.results = append(s.results, got...)
+	if failed != nil {
+		s.failed = append(s.failed, "the tests")
+		fmt.Printf("%s\n", out)
+	}
+	return nil
+}
+
+// judge says whether all went as expected, and nothing was left out.
+func (s *suite) judge() error {
+	var known []string
+	for _, d := range defences {
+		known = append(known, d.name)
+		if !slices.Contains(s.named, d.name) {
+			return fmt.Errorf("no attack is said to meet the defence %q", d.name)
+		}
+	}
+	for _, name := range s.named {
+		if !slices.Contains(known, name) {
+			return fmt.Errorf("nobody knows how to take away the defence %q", name)
+		}
+	}
+	fmt.Printf("\nattack: %d attempts, %d not as expected; %d defences shown to be needed\n",
+		len(s.results), len(s.failed), len(defences))
+	if len(s.failed) > 0 {
+		return errors.New("not as expected: " + strings.Join(s.failed, "; "))
+	}
+	return nil
+}
+
+func read(path string) ([]result, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var all []result
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		var r result
+		if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, nil
+}
+
+const format = "%-55s %-7s %-34s %-34s %s\n"
+
+func printHeader() { fmt.Printf(format, "ATTACK", "GUARD", "EXPECTED", "SEEN", "") }
+
+func printResult(r result, without string) {
+	mark := "as expected"
+	if without != "" {
+		mark += ", without: " + without
+	}
+	if r.Seen != r.Expected {
+		mark = "NOT AS EXPECTED"
+	}
+	fmt.Printf(format, r.Attack, r.Guard, r.Expected, r.Seen, mark)
+}

@@ -1,0 +1,214 @@
+package kernel
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+	"github.com/sidestep-agent/sidestep/test/lab"
+)
+
+// loadAttacks do what is harmless once very often.
+func loadAttacks() []attack {
+	return []attack{
+		{
+			name: "one pod fills the flows", expected: always("others are served"),
+			defence: "quota of a pod", success: "others are refused", run: fillFlows,
+		},
+		{
+			name: "one pod fills the flows, from cgroups of its own", expected: always(eperm),
+			defence: "quota not by own cgroups", success: held, run: evadeQuota,
+		},
+		{
+			name: "10,000 connections from 50 pods", expected: always(rightOf(fewer(10000), fewer(10000))),
+			defence: "client port in the flow's key", success: "some are not their caller's",
+			run: func(t *testing.T, _ guardMode) string { return storm(t, options{}) },
+		},
+		{
+			name: "10,000 connections from 50 pods, node delivery", expected: always(rightOf(fewer(10000), fewer(10000))),
+			defence: "client port in the flow's key", success: "some are not their caller's",
+			run: func(t *testing.T, _ guardMode) string { return storm(t, options{nodeOnly: true}) },
+		},
+		{
+			name: "1,000 pods over 20 addresses", expected: always(rightOf(fewer(1000), fewer(1000))),
+			defence: "flows end with their socket", success: "some are not their caller's",
+			run: churn,
+		},
+	}
+}
+
+func fillFlows(t *testing.T, _ guardMode) string {
+	n := newNode(t, options{})
+	greedy, other := n.pod(t, steer, lab.PodOptions{}), n.pod(t, steer, lab.PodOptions{})
+	release := n.keep(greedy)
+	defer release()
+	got := dialFrom(t, greedy, dialing{To: imds, Silent: true, Copies: 4 * quota})
+	if seen := seenBy(other, dialFrom(t, other, dialing{To: imds})); seen != ownIdentity {
+		return "others are refused"
+	}
+	if got.Opened != quota || got.Errno != unix.EPERM {
+		return fmt.Sprintf("%d connections opened, then %v", got.Opened, got.Errno)
+	}
+	return "others are served"
+}
+
+// evadeQuota is by a pod without a verdict: for such a one, the deepest cgroup
+// is what its flows name.
+func evadeQuota(t *testing.T, _ guardMode) string {
+	n := newNode(t, options{})
+	p := n.stranger(t, lab.PodOptions{QoS: "guaranteed"})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	kept := make(chan struct{})
+	defer close(kept)
+	n.instead.Store(func(c net.Conn, _ uint64) { <-kept; c.Close() })
+	own := [2]string{filepath.Join(p.Container, "one"), filepath.Join(p.Container, "two")}
+	for _, cgroup := range own {
+		check(t, os.Mkdir(cgroup, 0o755))
+	}
+	go lab.RunIn[dialing, dialed](ctx, p, own[0], "dial", dialing{To: imds, Silent: true, Copies: quota, Keep: true})
+	eventually(t, "the quota is used up", func() bool { return n.flows(t) == quota })
+	n.instead.Store(n.answerItself)
+	return seenBy(p, dialIn(t, p, own[1], dialing{To: imds}))
+}
+
+// storm has 50 pods, half of them on the node's network, dial again and again
+// at the same time.
+func storm(t *testing.T, o options) string {
+	const pods = 50
+	connections := fewer(10000)
+	n := newNode(t, o)
+	var callers []*lab.Pod
+	for i := range pods {
+		callers = append(callers, n.pod(t, steer, lab.PodOptions{HostNetwork: i%2 == 0}))
+	}
+	var sum tally
+	var all errgroup.Group
+	for _, p := range callers {
+		all.Go(func() error {
+			got, err := lab.Run[repeated, map[string]int](t.Context(), p, "repeat",
+				repeated{dialing{To: imds}, connections / pods})
+			sum.add(got, p.UID)
+			return err
+		})
+	}
+	check(t, all.Wait())
+	return sum.verdict(connections)
+}
+
+// churn makes pods that take over the address, and the source port, of the one
+// before them, and dial at once.
+func churn(t *testing.T, _ guardMode) string {
+	const addresses = 20
+	pods := fewer(1000)
+	n := newNode(t, options{nodeOnly: true})
+	var sum tally
+	var all errgroup.Group
+	for slot := range uint32(addresses) {
+		all.Go(func() error {
+			for range pods / addresses {
+				uid, got, err := n.shortLife(t, slot)
+				if err != nil {
+					return err
+				}
+				sum.add(map[string]int{got: 1}, uid)
+			}
+			return nil
+		})
+	}
+	check(t, all.Wait())
+	return sum.verdict(pods)
+}
+
+// shortLife starts a pod at the address, has it dial, ends it, and returns
+// whose the answer said it was.
+func (n *node) shortLife(t *testing.T, slot uint32) (uid, got string, err error) {
+	p, err := n.StartPod(lab.PodOptions{Slot: slot + 1})
+	if err != nil {
+		return "", "", err
+	}
+	n.pods.set(workload.Pod{UID: p.UID, Name: p.UID, Decision: steer})
+	answer, err := lab.Run[dialing, dialed](t.Context(), p, "dial",
+		dialing{To: imds, Bind: addrPort(p.Address, 41000)})
+	if err != nil {
+		return "", "", err
+	}
+	if answer.Errno != 0 {
+		answer.Answer.UID = unix.ErrnoName(answer.Errno)
+	}
+	n.pods.remove(p.UID)
+	return p.UID, answer.Answer.UID, p.Stop()
+}
+
+// tally counts whose answers were.
+type tally struct {
+	mu           sync.Mutex
+	right, wrong int
+}
+
+func (s *tally) add(got map[string]int, uid string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for whose, n := range got {
+		if whose == uid {
+			s.right += n
+		} else {
+			s.wrong += n
+		}
+	}
+}
+
+func (s *tally) verdict(of int) string {
+	if s.wrong > 0 {
+		return "some are not their caller's"
+	}
+	return rightOf(s.right, of)
+}
+
+func rightOf(right, all int) string { return fmt.Sprintf("%d of %d are their caller's", right, all) }
+
+// fewer returns n, with -short a tenth of it: test/kernels runs the tests on
+// emulated machines.
+func fewer(n int) int {
+	if testing.Short() {
+		return n / 10
+	}
+	return n
+}
+
+// repeated dials so often, one after the other, and counts by whose the
+// answers are; what fails counts as nobody's.
+type repeated struct {
+	Dialing dialing
+	Times   int
+}
+
+func init() { lab.Register("repeat", repeat) }
+
+func repeat(r repeated) (map[string]int, error) {
+	got := map[string]int{}
+	deadline := time.Now().Add(time.Minute)
+	for range r.Times {
+		one, err := dial(r.Dialing)
+		if err != nil {
+			return nil, err
+		}
+		if one.Errno != 0 {
+			one.Answer.UID = unix.ErrnoName(one.Errno)
+		}
+		got[one.Answer.UID]++
+		if time.Now().After(deadline) {
+			return got, fmt.Errorf("only %v after a minute", got)
+		}
+	}
+	return got, nil
+}
