@@ -17,15 +17,8 @@ var enums = map[reflect.Type][]string{
 	reflect.TypeFor[Select]():                {string(SelectPod), string(SelectEither)},
 	reflect.TypeFor[Unlabeled]():             {string(UnlabeledPass), string(UnlabeledMetadataOnly), string(UnlabeledDeny)},
 	reflect.TypeFor[Unknown]():               {string(UnknownHold), string(UnknownPass)},
-	reflect.TypeFor[PodIdentityExceptions](): {string(PodIdentityExceptionsIgnore)},
-	reflect.TypeFor[WireServer]():            {string(WireServerPass)},
-}
-
-// notYet has the values of the published form that nothing obeys yet, with
-// what to do instead. They are refused: a setting must not be ignored.
-var notYet = map[reflect.Type]map[string]string{
-	reflect.TypeFor[PodIdentityExceptions](): {"honour": "set it to ignore and list those pods under exceptions"},
-	reflect.TypeFor[WireServer]():            {"deny": "set it to pass and deny 168.63.129.16 by other means"},
+	reflect.TypeFor[PodIdentityExceptions](): {string(PodIdentityExceptionsIgnore), string(PodIdentityExceptionsHonour)},
+	reflect.TypeFor[WireServer]():            {string(WireServerPass), string(WireServerDeny)},
 }
 
 // checkDocument notes every place where the document's shape is not that of
@@ -130,10 +123,6 @@ func (s *source) checkScalar(n *yaml.Node, t reflect.Type, path string) {
 func (s *source) checkString(n *yaml.Node, t reflect.Type, path string) {
 	if n.ShortTag() != "!!str" {
 		s.mistakeAt(path, "YAML does not read %s as text: put it in quotes", n.Value)
-		return
-	}
-	if mend := notYet[t][n.Value]; mend != "" {
-		s.mistakeAt(path, "%s is not supported by this version: %s", n.Value, mend)
 		return
 	}
 	if values, ok := enums[t]; ok && !slices.Contains(values, n.Value) {

@@ -32,7 +32,8 @@ type AgentConfiguration struct {
 	AzurePodIdentityExceptions PodIdentityExceptions `json:"azurePodIdentityExceptions"`
 	// Relay says which metadata a steered pod may read from the node's IMDS.
 	Relay Relay `json:"relay"`
-	// WireServer is what happens to connects to 168.63.129.16:80 and :32526.
+	// WireServer is what happens to connects of pods to 168.63.129.16, ports 80
+	// and 32526. Pods outside of Scope and those of Exceptions always pass.
 	WireServer WireServer `json:"wireServer"`
 	// Limits hold for each pod by itself.
 	Limits Limits `json:"limits"`
@@ -78,14 +79,21 @@ const (
 // PodIdentityExceptions says whether AzurePodIdentityException objects count.
 type PodIdentityExceptions string
 
-// PodIdentityExceptionsIgnore is the only value that this version takes.
-const PodIdentityExceptionsIgnore PodIdentityExceptions = "ignore"
+// The ways to treat AzurePodIdentityException objects. Honoured, they let
+// whoever may create one exempt the pods of its namespace.
+const (
+	PodIdentityExceptionsIgnore PodIdentityExceptions = "ignore"
+	PodIdentityExceptionsHonour PodIdentityExceptions = "honour"
+)
 
 // WireServer says what happens to connects to Azure's wire server.
 type WireServer string
 
-// WireServerPass is the only value that this version takes.
-const WireServerPass WireServer = "pass"
+// The ways to treat connects to the wire server.
+const (
+	WireServerPass WireServer = "pass"
+	WireServerDeny WireServer = "deny"
+)
 
 // Scope limits the agent to some pods of the cluster.
 type Scope struct {

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"path"
 	"regexp"
 	"strings"
 
@@ -56,16 +55,17 @@ func (s *source) validateException(field string, e Exception) {
 	}
 }
 
-// plainPath is a path that needs no decoding: no escape, no backslash and no
-// path parameter that two readers could understand in two ways.
-var plainPath = regexp.MustCompile(`^/metadata/[A-Za-z0-9._~/-]+$`)
+// plainPath is a path that every server reads in the same way: no escape, no
+// backslash, no path parameter, and no dot at either end of a name. The broker
+// relays no other.
+var plainPath = regexp.MustCompile(`^/metadata(/[A-Za-z0-9_-]+(\.+[A-Za-z0-9_-]+)*)+$`)
 
 const identityPath = "/metadata/identity"
 
 func (s *source) validateRelayed(field, p string) {
-	if !plainPath.MatchString(p) || path.Clean(p) != p {
+	if !plainPath.MatchString(p) {
 		s.mistakeAt(field, "%q is not a clean path: write it as /metadata/ and plain names "+
-			"between single slashes, with no slash at the end", p)
+			"between single slashes, with no slash or dot at the end", p)
 		return
 	}
 	// IMDS reads paths in any case, and the entry is a prefix: one that

@@ -68,9 +68,9 @@ func (c *Cache) watchAccount(ctx context.Context, name types.NamespacedName) *ac
 	a := &account{name: name, users: map[*record]struct{}{}, stop: stop}
 	c.accounts[name] = a
 	accounts := c.client.CoreV1().ServiceAccounts(name.Namespace)
-	lw := listWatch(c, "service account "+name.String(),
-		fields.OneTermEqualSelector("metadata.name", name.Name), accounts.List, accounts.Watch)
-	go c.reflect(ctx, "serviceaccount", lw, &corev1.ServiceAccount{}, accountStore{c, a})
+	lw := listWatch(fields.OneTermEqualSelector("metadata.name", name.Name),
+		c.watchErrorsOf("service account "+name.String()), accounts.List, accounts.Watch)
+	go keep(ctx, accountStore{c, a}, "serviceaccount", lw, c.client, &corev1.ServiceAccount{})
 	return a
 }
 

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/clock"
 
@@ -22,7 +23,8 @@ import (
 // Options are what a Cache needs. All are required.
 type Options struct {
 	Client     kubernetes.Interface
-	NodeName   string // only this node's pods are watched
+	Dynamic    dynamic.Interface // for AzurePodIdentityException objects
+	NodeName   string            // only this node's pods are watched
 	Config     *config.AgentConfiguration
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
@@ -32,14 +34,17 @@ type Options struct {
 // Cache holds the pods of one node with the rules applied to them.
 type Cache struct {
 	client      kubernetes.Interface
+	dynamic     dynamic.Interface
 	node        string
 	log         *slog.Logger
 	clock       clock.Clock
 	watchErrors *rate.Limiter
 	ready       chan struct{}
+	switched    chan struct{} // exempt became nil, or ceased to be
 
 	mu          sync.RWMutex
 	policy      *policy
+	exempt      *identityExceptions               // nil: they are ignored
 	records     map[types.NamespacedName]*record  // pods that have not finished
 	claims      map[string][]*record              // by cgroup UID; more than one only if somebody forges
 	accounts    map[types.NamespacedName]*account // those in use, or just out of it
@@ -65,11 +70,13 @@ func New(o Options) (*Cache, error) {
 	}
 	c := &Cache{
 		client:      o.Client,
+		dynamic:     o.Dynamic,
 		node:        o.NodeName,
 		log:         o.Log,
 		clock:       o.Clock,
 		watchErrors: rate.NewLimiter(rate.Every(10*time.Second), 5),
 		ready:       make(chan struct{}),
+		switched:    make(chan struct{}, 1),
 		policy:      p,
 		records:     map[types.NamespacedName]*record{},
 		claims:      map[string][]*record{},
@@ -78,24 +85,27 @@ func New(o Options) (*Cache, error) {
 		pending:     map[types.NamespacedName]struct{}{},
 		subscribers: map[chan struct{}]struct{}{},
 	}
+	c.honour(o.Config.AzurePodIdentityExceptions == config.PodIdentityExceptionsHonour)
 	if err := o.Registerer.Register(collector{c}); err != nil {
 		return nil, fmt.Errorf("register pod metrics: %w", err)
 	}
 	return c, nil
 }
 
-// Ready returns a channel that is closed once the node's pods are listed and
-// every service account that they then used was seen or found missing.
+// Ready returns a channel that is closed once the node's pods are listed,
+// every service account that they then used was seen or found missing, and the
+// AzurePodIdentityException objects, if they are honoured, are listed or the
+// cluster was found not to have that kind.
 func (c *Cache) Ready() <-chan struct{} { return c.ready }
 
 // Run follows the API until ctx is done, and returns nil then. The cache goes
 // on answering with what it knew. Run may be called once.
 func (c *Cache) Run(ctx context.Context) error {
 	pods := c.client.CoreV1().Pods("")
-	lw := listWatch(c, "pods", fields.OneTermEqualSelector("spec.nodeName", c.node), pods.List, pods.Watch)
+	lw := listWatch(fields.OneTermEqualSelector("spec.nodeName", c.node), c.watchErrorsOf("pods"), pods.List, pods.Watch)
 	// Not waited for: a reflector that backs off sleeps through its context's end.
-	go c.reflect(ctx, "pods", lw, &corev1.Pod{}, podStore{c, ctx})
-	<-ctx.Done()
+	go keep(ctx, podStore{c, ctx}, "pods", lw, c.client, &corev1.Pod{})
+	c.followIdentityExceptions(ctx)
 	return nil
 }
 
@@ -109,21 +119,40 @@ func (c *Cache) SetConfig(cfg *config.AgentConfiguration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.policy = p
-	for uid := range maps.Keys(c.claims) {
-		c.compute(uid)
-	}
-	c.notify()
+	c.honour(cfg.AzurePodIdentityExceptions == config.PodIdentityExceptionsHonour)
+	c.recompute(func(*record) bool { return true })
+	c.checkReady()
 	return nil
+}
+
+// recompute works out anew what callers are told about the pods that the
+// function names. The caller holds the lock.
+func (c *Cache) recompute(which func(*record) bool) {
+	changed := false
+	for uid, claims := range c.claims {
+		if slices.ContainsFunc(claims, which) {
+			c.compute(uid)
+			changed = true
+		}
+	}
+	if changed {
+		c.notify()
+	}
 }
 
 // checkReady closes the ready channel when nothing is waited for any more.
 func (c *Cache) checkReady() {
-	if !c.listed || len(c.pending) > 0 {
+	if !c.listed || len(c.pending) > 0 || c.exempt.isAwaited() || c.isReady() {
 		return
 	}
+	close(c.ready)
+}
+
+func (c *Cache) isReady() bool {
 	select {
 	case <-c.ready:
+		return true
 	default:
-		close(c.ready)
+		return false
 	}
 }

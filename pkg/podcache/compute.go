@@ -48,7 +48,7 @@ func owner(claims []*record) *record {
 
 func (c *Cache) newEntry(r *record) *entry {
 	a := c.accounts[r.account()]
-	decision, containers := c.policy.decide(&r.pod, a.label())
+	decision, containers := c.policy.decide(&r.pod, a.label(), c.exempt)
 	return &entry{
 		pod: workload.Pod{
 			UID:            r.cgroupUID,
@@ -77,6 +77,8 @@ func newWorkload(r *record, a *account) workload.Workload {
 		TenantID:           r.tenantID,
 		AuthorityHost:      r.authorityHost,
 		Projected:          r.projected,
+		Binding:            r.binding,
+		TokenExpiration:    tokenExpiration(r.expiration),
 		ServiceAccountSeen: a == nil, // nothing to wait for
 	}
 	if a == nil || a.object == nil {
@@ -87,6 +89,9 @@ func newWorkload(r *record, a *account) workload.Workload {
 	w.ClientID = cmp.Or(a.object.clientID, w.ClientID)
 	w.TenantID = cmp.Or(a.object.tenantID, w.TenantID)
 	w.Identities = a.identities
+	if r.expiration == "" {
+		w.TokenExpiration = tokenExpiration(a.object.expiration)
+	}
 	w.ChangedAt = youngest(w.ChangedAt, a.object.created, a.changed)
 	return w
 }

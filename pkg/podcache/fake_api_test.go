@@ -179,6 +179,7 @@ func (a *api) remove(o runtime.Object) {
 type cluster struct {
 	*Cache
 	api     *api
+	custom  *customAPI
 	fake    *clocktesting.FakeClock
 	metrics *prometheus.Registry
 	logs    *logs
@@ -188,13 +189,14 @@ func newCluster(t *testing.T, cfg *config.AgentConfiguration, objects ...runtime
 	t.Helper()
 	c := &cluster{
 		api:     newAPI(t, objects...),
+		custom:  newCustomAPI(t),
 		fake:    clocktesting.NewFakeClock(now),
 		metrics: prometheus.NewRegistry(),
 		logs:    &logs{},
 	}
 	var err error
 	c.Cache, err = New(Options{
-		Client: c.api, NodeName: testNode, Config: cfg, Registerer: c.metrics,
+		Client: c.api, Dynamic: c.custom, NodeName: testNode, Config: cfg, Registerer: c.metrics,
 		Log: slog.New(slog.NewTextHandler(c.logs, nil)), Clock: c.fake,
 	})
 	if err != nil {

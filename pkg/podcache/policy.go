@@ -13,10 +13,11 @@ import (
 
 // policy is the part of a configuration that decides about pods.
 type policy struct {
-	scope      []string // namespaces; empty: all
-	exceptions []exception
-	either     bool // the label counts on the service account too
-	unlabeled  workload.Decision
+	scope          []string // namespaces; empty: all
+	exceptions     []exception
+	either         bool // the label counts on the service account too
+	unlabeled      workload.Decision
+	denyWireServer bool
 }
 
 // exception is one entry of the configuration's exceptions, ready to match.
@@ -36,7 +37,11 @@ const (
 
 // newPolicy fails only for a configuration that config.Parse would refuse.
 func newPolicy(c *config.AgentConfiguration) (*policy, error) {
-	p := &policy{scope: c.Scope.Namespaces, either: c.Select == config.SelectEither}
+	p := &policy{
+		scope:          c.Scope.Namespaces,
+		either:         c.Select == config.SelectEither,
+		denyWireServer: c.WireServer == config.WireServerDeny,
+	}
 	for i, e := range c.Exceptions {
 		selector, err := metav1.LabelSelectorAsSelector(&e.PodSelector)
 		if err != nil {
@@ -60,13 +65,15 @@ func newPolicy(c *config.AgentConfiguration) (*policy, error) {
 
 // decide returns the decision for a pod, and those of its containers where
 // they differ.
-func (p *policy) decide(pod *pod, account labelState) (workload.Decision, map[string]workload.Decision) {
-	d := p.decidePod(pod, account)
+func (p *policy) decide(pod *pod, account labelState, exempt *identityExceptions) (workload.Decision, map[string]workload.Decision) {
+	d := p.decidePod(pod, account, exempt)
 	if d.Access != workload.Identity || !anySkipped(pod) {
 		return d, nil
 	}
-	skipped := p.unlabeled
+	skipped, notKnown := p.unlabeled, workload.Decision{Verdict: workload.Unknown}
 	skipped.Reason = "skip-containers, " + skipped.Reason
+	notKnown.Reason = "skip-containers: container not known"
+	skipped.DenyWireServer, notKnown.DenyWireServer = d.DenyWireServer, d.DenyWireServer
 	containers := make(map[string]workload.Decision, len(pod.containerIDs))
 	for id, name := range pod.containerIDs {
 		containers[id] = d
@@ -74,19 +81,39 @@ func (p *policy) decide(pod *pod, account labelState) (workload.Decision, map[st
 			containers[id] = skipped
 		}
 	}
-	return workload.Decision{Verdict: workload.Unknown, Reason: "skip-containers: container not known"}, containers
+	return notKnown, containers
 }
 
 // decidePod applies the rules in their order: exceptions, scope, label.
-func (p *policy) decidePod(pod *pod, account labelState) workload.Decision {
+func (p *policy) decidePod(pod *pod, account labelState, exempt *identityExceptions) workload.Decision {
+	if reason, ok := p.leftAlone(pod, exempt); ok {
+		return workload.Decision{Verdict: workload.Pass, Reason: reason}
+	}
+	d := p.decideByLabel(pod, account)
+	if exempt.isAwaited() {
+		d = workload.Decision{Verdict: workload.Unknown, Reason: identityExceptionKind.Kind + " objects not seen"}
+	}
+	d.DenyWireServer = p.denyWireServer
+	return d
+}
+
+// leftAlone reports whether no other rule counts for a pod, and why.
+func (p *policy) leftAlone(pod *pod, exempt *identityExceptions) (reason string, ok bool) {
 	for i, e := range p.exceptions {
 		if e.matches(pod) {
-			return workload.Decision{Verdict: workload.Pass, Reason: fmt.Sprintf("exception %d", i+1)}
+			return fmt.Sprintf("exception %d", i+1), true
 		}
 	}
-	if len(p.scope) > 0 && !slices.Contains(p.scope, pod.name.Namespace) {
-		return workload.Decision{Verdict: workload.Pass, Reason: "outside scope.namespaces"}
+	if name := exempt.exempting(pod); name != "" {
+		return fmt.Sprintf("%s %s/%s", identityExceptionKind.Kind, pod.name.Namespace, name), true
 	}
+	if len(p.scope) > 0 && !slices.Contains(p.scope, pod.name.Namespace) {
+		return "outside scope.namespaces", true
+	}
+	return "", false
+}
+
+func (p *policy) decideByLabel(pod *pod, account labelState) workload.Decision {
 	steer := workload.Decision{Verdict: workload.Steer, Access: workload.Identity}
 	if pod.labels[useLabel] == "true" {
 		steer.Reason = "label"

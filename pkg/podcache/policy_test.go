@@ -106,7 +106,7 @@ func TestDecidePods(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPod(newTestPod(tc.namespace, "p", "u", "sa", tc.pod...))
-			got, containers := mustPolicy(t, tc.config).decide(&p, tc.account)
+			got, containers := mustPolicy(t, tc.config).decide(&p, tc.account, nil)
 			if diff := cmp.Diff(tc.want, got); diff != "" {
 				t.Errorf("decision (-want +got):\n%s", diff)
 			}
@@ -129,7 +129,7 @@ func TestDecideSkippedContainers(t *testing.T) {
 		config.UnlabeledMetadataOnly: metadataOnly("skip-containers, unlabeled: metadata-only"),
 		config.UnlabeledDeny:         deny("skip-containers, unlabeled: deny"),
 	} {
-		got, containers := mustPolicy(t, unlabeled(u)).decide(&p, labelAbsent)
+		got, containers := mustPolicy(t, unlabeled(u)).decide(&p, labelAbsent, nil)
 		if diff := cmp.Diff(unknown("skip-containers: container not known"), got); diff != "" {
 			t.Errorf("%s: decision (-want +got):\n%s", u, diff)
 		}
@@ -152,5 +152,46 @@ func TestNewPolicyRefusesWhatParseWould(t *testing.T) {
 		if _, err := newPolicy(c); err == nil {
 			t.Errorf("%s: taken", name)
 		}
+	}
+}
+
+func TestDecideDeniesTheWireServer(t *testing.T) {
+	skip := withAnnotations(skipContainersAnnotation, "app")
+	deny := func(change func(*config.AgentConfiguration)) *config.AgentConfiguration {
+		return with(func(c *config.AgentConfiguration) {
+			c.WireServer = config.WireServerDeny
+			change(c)
+		})
+	}
+	byDefault := deny(func(*config.AgentConfiguration) {})
+	for name, tc := range map[string]struct {
+		config    *config.AgentConfiguration
+		namespace string
+		pod       []podOption
+		want      bool
+	}{
+		"not configured":       {config.Default(), "shop", []podOption{labeled}, false},
+		"not configured, skip": {config.Default(), "shop", []podOption{labeled, skip}, false},
+		"steered":              {byDefault, "shop", []podOption{labeled}, true},
+		"unlabelled, pass":     {byDefault, "shop", nil, true},
+		"unlabelled, deny":     {deny(func(c *config.AgentConfiguration) { c.Unlabeled = config.UnlabeledDeny }), "shop", nil, true},
+		"account not seen":     {deny(func(c *config.AgentConfiguration) { c.Select = config.SelectEither }), "shop", nil, true},
+		"host network":         {byDefault, "shop", []podOption{func(p *corev1.Pod) { p.Spec.HostNetwork = true }}, true},
+		"skip-containers":      {byDefault, "shop", []podOption{labeled, skip, withContainer("other", "id-other")}, true},
+		"exception":            {byDefault, "kube-system", []podOption{aks, labeled, skip}, false},
+		"outside scope":        {deny(func(c *config.AgentConfiguration) { c.Scope.Namespaces = []string{"bank"} }), "shop", []podOption{labeled}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPod(newTestPod(tc.namespace, "p", "u", "sa", tc.pod...))
+			got, containers := mustPolicy(t, tc.config).decide(&p, labelUnknown, nil)
+			if got.DenyWireServer != tc.want {
+				t.Errorf("DenyWireServer = %v, want %v", got.DenyWireServer, tc.want)
+			}
+			for id, d := range containers {
+				if d.DenyWireServer != tc.want {
+					t.Errorf("DenyWireServer of %s = %v, want %v", id, d.DenyWireServer, tc.want)
+				}
+			}
+		})
 	}
 }

@@ -12,21 +12,21 @@ import (
 	"k8s.io/klog/v2"
 )
 
-// reflect keeps store up to date until ctx is done. It may return later than
-// that.
-func (c *Cache) reflect(ctx context.Context, name string, lw *cache.ListWatch, example runtime.Object, store cache.ReflectorStore) {
-	// listWatch logs what fails; the reflector's own lines go nowhere.
+// keep keeps store up to date until ctx is done, with objects such as example
+// that lw gets from client. It may return later than that.
+func keep(ctx context.Context, store cache.ReflectorStore, name string, lw *cache.ListWatch, client any, example runtime.Object) {
+	// lw tells what fails; the reflector's own lines go nowhere.
 	silent := klog.Logger{}
 	r := cache.NewReflectorWithOptions(
-		cache.ToListWatcherWithWatchListSemantics(lw, c.client), example, store,
+		cache.ToListWatcherWithWatchListSemantics(lw, client), example, store,
 		cache.ReflectorOptions{Name: name, Logger: &silent})
 	r.RunWithContext(klog.NewContext(ctx, silent))
 }
 
 // listWatch returns the two calls of a reflector, limited to what selector
-// matches. Their errors are logged with what.
+// matches. It hands their errors to failed.
 func listWatch[L runtime.Object](
-	c *Cache, what string, selector fields.Selector,
+	selector fields.Selector, failed func(context.Context, error),
 	list func(context.Context, metav1.ListOptions) (L, error),
 	watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error),
 ) *cache.ListWatch {
@@ -35,7 +35,7 @@ func listWatch[L runtime.Object](
 			o.FieldSelector = selector.String()
 			l, err := list(ctx, o)
 			if err != nil {
-				c.logWatchError(ctx, what, err)
+				failed(ctx, err)
 				return nil, err
 			}
 			return l, nil
@@ -44,11 +44,16 @@ func listWatch[L runtime.Object](
 			o.FieldSelector = selector.String()
 			w, err := watchFunc(ctx, o)
 			if err != nil {
-				c.logWatchError(ctx, what, err)
+				failed(ctx, err)
 			}
 			return w, err
 		},
 	}
+}
+
+// watchErrorsOf returns a function that logs errors about what is watched.
+func (c *Cache) watchErrorsOf(what string) func(context.Context, error) {
+	return func(ctx context.Context, err error) { c.logWatchError(ctx, what, err) }
 }
 
 // logWatchError logs an error that the reflector will retry, unless it is

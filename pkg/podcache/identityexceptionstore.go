@@ -1,0 +1,149 @@
+package podcache
+
+import (
+	"context"
+	"maps"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/fields"
+)
+
+// honour begins or ceases to honour AzurePodIdentityException objects. While
+// the cache starts, pods are unknown until the objects are listed; later they
+// keep their decisions until then. The caller holds the lock.
+func (c *Cache) honour(honoured bool) {
+	if honoured == (c.exempt != nil) {
+		return
+	}
+	c.exempt = nil
+	if honoured {
+		c.exempt = &identityExceptions{objects: map[string]map[string]podLabels{}, awaited: !c.isReady()}
+	}
+	select {
+	case c.switched <- struct{}{}:
+	default: // the last one was not taken up yet
+	}
+}
+
+// followIdentityExceptions watches the objects while they are honoured, until
+// ctx is done.
+func (c *Cache) followIdentityExceptions(ctx context.Context) {
+	stop := func() {}
+	defer func() { stop() }()
+	for {
+		select {
+		case <-c.switched:
+			stop()
+			stop = c.watchIdentityExceptions(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *Cache) watchIdentityExceptions(ctx context.Context) (stop context.CancelFunc) {
+	ctx, stop = context.WithCancel(ctx)
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.exempt == nil {
+		return stop
+	}
+	store := identityExceptionStore{c, c.exempt}
+	objects := c.dynamic.Resource(identityExceptionKind.GroupVersion().WithResource(identityExceptionResource))
+	lw := listWatch(fields.Everything(), store.failed, objects.List, objects.Watch)
+	example := &unstructured.Unstructured{}
+	example.SetGroupVersionKind(identityExceptionKind)
+	go keep(ctx, store, identityExceptionResource, lw, c.dynamic, example)
+	return stop
+}
+
+// identityExceptionStore takes the objects from their reflector.
+type identityExceptionStore struct {
+	*Cache
+	exceptions *identityExceptions
+}
+
+// inForce reports whether the objects that the store is for are still
+// honoured: its reflector may outlive them. The caller holds the lock.
+func (s identityExceptionStore) inForce() bool { return s.exempt == s.exceptions }
+
+// Add takes an object as it is now.
+func (s identityExceptionStore) Add(o any) error {
+	object := o.(*unstructured.Unstructured)
+	namespace, name, next := object.GetNamespace(), object.GetName(), newPodLabels(object)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.inForce() || maps.Equal(s.exceptions.objects[namespace][name], next) {
+		return nil
+	}
+	s.exceptions.set(namespace, name, next)
+	s.recompute(func(r *record) bool { return r.name.Namespace == namespace })
+	return nil
+}
+
+// Update takes an object as it is now.
+func (s identityExceptionStore) Update(o any) error { return s.Add(o) }
+
+// Delete forgets an object.
+func (s identityExceptionStore) Delete(o any) error {
+	object := o.(*unstructured.Unstructured)
+	namespace := object.GetNamespace()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.inForce() {
+		return nil
+	}
+	s.exceptions.remove(namespace, object.GetName())
+	s.recompute(func(r *record) bool { return r.name.Namespace == namespace })
+	return nil
+}
+
+// Replace takes the list of all objects.
+func (s identityExceptionStore) Replace(list []any, _ string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.inForce() {
+		return nil
+	}
+	if s.exceptions.absent {
+		s.exceptions.absent = false
+		s.log.Info("the cluster has AzurePodIdentityException objects now; they are honoured")
+	}
+	s.replaceObjects(list)
+	return nil
+}
+
+// Resync is never asked for.
+func (s identityExceptionStore) Resync() error { return nil }
+
+// failed takes an error of a list or watch. A cluster without the kind has no
+// such objects: that is no reason to wait. The reflector goes on trying.
+func (s identityExceptionStore) failed(ctx context.Context, err error) {
+	if !apierrors.IsNotFound(err) {
+		s.logWatchError(ctx, identityExceptionResource, err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.inForce() || s.exceptions.absent {
+		return
+	}
+	s.exceptions.absent = true
+	s.log.Warn("azurePodIdentityExceptions is honour, but the cluster has no such kind of object; looking for it from time to time",
+		"group", identityExceptionKind.Group, "kind", identityExceptionKind.Kind)
+	s.replaceObjects(nil)
+}
+
+// replaceObjects puts all objects in the place of those known. The caller
+// holds the lock.
+func (s identityExceptionStore) replaceObjects(list []any) {
+	clear(s.exceptions.objects)
+	for _, item := range list {
+		o := item.(*unstructured.Unstructured)
+		s.exceptions.set(o.GetNamespace(), o.GetName(), newPodLabels(o))
+	}
+	s.exceptions.awaited = false
+	s.recompute(func(*record) bool { return true })
+	s.checkReady()
+}
