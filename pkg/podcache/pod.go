@@ -15,8 +15,10 @@ import (
 const (
 	useLabel                 = "azure.workload.identity/use"
 	skipContainersAnnotation = "azure.workload.identity/skip-containers"
-	mirrorAnnotation         = "kubernetes.io/config.mirror"
-	configHashAnnotation     = "kubernetes.io/config.hash"
+	// expirationAnnotation is one of service accounts too; the pod's goes first.
+	expirationAnnotation = "azure.workload.identity/service-account-token-expiration"
+	mirrorAnnotation     = "kubernetes.io/config.mirror"
+	configHashAnnotation = "kubernetes.io/config.hash"
 )
 
 // tokenAudience is what the webhook's projected token is made out to.
@@ -40,6 +42,8 @@ type pod struct {
 	tenantID       string
 	authorityHost  string
 	projected      *workload.ProjectedToken
+	binding        *workload.IdentityBinding
+	expiration     string // the annotation
 	created        time.Time
 }
 
@@ -61,8 +65,11 @@ func newPod(o *corev1.Pod) pod {
 		clientID:       environment(&o.Spec, "AZURE_CLIENT_ID"),
 		tenantID:       environment(&o.Spec, "AZURE_TENANT_ID"),
 		authorityHost:  environment(&o.Spec, "AZURE_AUTHORITY_HOST"),
-		projected:      projectedToken(&o.Spec),
+		expiration:     o.Annotations[expirationAnnotation],
 		created:        o.CreationTimestamp.Time,
+	}
+	if p.binding, p.projected = identityBinding(&o.Spec); p.binding == nil {
+		p.projected = projectedToken(&o.Spec, tokenAudience)
 	}
 	// The kubelet names a static pod's cgroup by the hash of its manifest;
 	// the API object is a mirror with a UID of its own.
@@ -142,24 +149,31 @@ func skippedContainers(annotations map[string]string) []string {
 // first container that sets it, or "".
 func environment(s *corev1.PodSpec, name string) string {
 	for _, c := range allContainers(s) {
-		for _, e := range c.Env {
-			if e.Name == name && e.Value != "" {
-				return e.Value
-			}
+		if value := literal(c, name); value != "" {
+			return value
 		}
 	}
 	return ""
 }
 
-// projectedToken finds the token for Entra by its audience: volume name and
-// path differ between versions of the webhook.
-func projectedToken(s *corev1.PodSpec) *workload.ProjectedToken {
+func literal(c corev1.Container, name string) string {
+	for _, e := range c.Env {
+		if e.Name == name && e.Value != "" {
+			return e.Value
+		}
+	}
+	return ""
+}
+
+// projectedToken finds a token by its audience: volume name and path differ
+// between versions of the webhook.
+func projectedToken(s *corev1.PodSpec, audience string) *workload.ProjectedToken {
 	for _, v := range s.Volumes {
 		if v.Projected == nil {
 			continue
 		}
 		for _, src := range v.Projected.Sources {
-			if t := src.ServiceAccountToken; t != nil && t.Audience == tokenAudience {
+			if t := src.ServiceAccountToken; t != nil && t.Audience == audience {
 				return &workload.ProjectedToken{Volume: v.Name, Path: t.Path}
 			}
 		}

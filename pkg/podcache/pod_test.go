@@ -50,7 +50,7 @@ func TestProjectedTokenIsFoundByAudience(t *testing.T) {
 		"no projected volume": {[]corev1.Volume{{Name: "data"}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(tc.want, projectedToken(&corev1.PodSpec{Volumes: tc.volumes})); diff != "" {
+			if diff := cmp.Diff(tc.want, projectedToken(&corev1.PodSpec{Volumes: tc.volumes}, tokenAudience)); diff != "" {
 				t.Errorf("projectedToken (-want +got):\n%s", diff)
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,7 @@ type serviceAccount struct {
 	labeled    bool // bears the label that selects pods
 	clientID   string
 	tenantID   string
+	expiration string // the annotation
 	identities string // the annotation's JSON
 	created    time.Time
 }
@@ -34,9 +36,20 @@ func newServiceAccount(o *corev1.ServiceAccount) serviceAccount {
 		labeled:    o.Labels[useLabel] == "true",
 		clientID:   o.Annotations[clientIDAnnotation],
 		tenantID:   o.Annotations[tenantIDAnnotation],
+		expiration: o.Annotations[expirationAnnotation],
 		identities: o.Annotations[identitiesAnnotation],
 		created:    o.CreationTimestamp.Time,
 	}
+}
+
+// tokenExpiration reads the annotation service-account-token-expiration: whole
+// seconds. What is no number says nothing, as if it were not there.
+func tokenExpiration(annotation string) time.Duration {
+	seconds, err := strconv.ParseInt(annotation, 10, 32)
+	if err != nil || seconds <= 0 {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
 }
 
 var errNoClientID = errors.New("no clientId")

@@ -43,8 +43,8 @@ func checkAssertion(assertion string, w workload.Workload, now time.Time) error 
 	switch {
 	case c.Subject != w.Subject():
 		return refused("the pod's service account token is not one of %s", w.Subject())
-	case !slices.Contains(c.Audience, assertionAudience):
-		return refused("the pod's service account token is not for the audience %s", assertionAudience)
+	case !slices.Contains(c.Audience, audienceFor(w)):
+		return refused("the pod's service account token is not for the audience %s", audienceFor(w))
 	case c.Kubernetes.Pod.UID == "" || c.Kubernetes.Pod.UID != w.PodUID:
 		return refused("the service account token is not bound to this pod")
 	case c.ExpiresAt == nil:

@@ -1,7 +1,6 @@
 package tokens
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -69,15 +68,16 @@ func TestAssertionIsCheckedBeforeAnythingIsSent(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t)
-			w := b.pod("shop", "cart", "web")
-			b.pod("shop", "admin", "v")
-			tt.spoil(b, &w)
-			_, err := b.token(w, workload.TokenRequest{Resource: vault})
-			wantTokenError(t, err, tt.kind, tt.mention)
-			if n := b.entra.exchanges() + len(b.entra.discoveries); n != 0 {
-				t.Errorf("%d requests were sent", n)
-			}
+			inBubble(t, func(t *testing.T, b *bench) {
+				w := b.pod("shop", "cart", "web")
+				b.pod("shop", "admin", "v")
+				tt.spoil(b, &w)
+				_, err := b.token(w, workload.TokenRequest{Resource: vault})
+				wantTokenError(t, err, tt.kind, tt.mention)
+				if n := b.entra.exchanges() + len(b.entra.discoveries); n != 0 {
+					t.Errorf("%d requests were sent", n)
+				}
+			})
 		})
 	}
 }
@@ -85,43 +85,43 @@ func TestAssertionIsCheckedBeforeAnythingIsSent(t *testing.T) {
 // A pod without a usable assertion must not fail the other pods of its
 // service account: one that waited for it goes on with its own assertion.
 func TestAssertionFailureStaysWithItsPod(t *testing.T) {
-	b := newBench(t)
-	noVolume, notWritten := b.pod("shop", "cart", "a"), b.pod("shop", "cart", "b")
-	noVolume.Projected = nil
-	if err := os.RemoveAll(b.volume(notWritten)); err != nil {
-		t.Fatal(err)
-	}
-	r := workload.TokenRequest{Resource: vault}
-	asked, err := b.engine.defaults.target(noVolume, r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	k := key{account: noVolume.ServiceAccountUID, target: asked}
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		noVolume, notWritten := b.pod("shop", "cart", "a"), b.pod("shop", "cart", "b")
+		noVolume.Projected = nil
+		if err := os.RemoveAll(b.volume(notWritten)); err != nil {
+			t.Fatal(err)
+		}
+		r := workload.TokenRequest{Resource: vault}
+		asked, err := b.engine.defaults.target(noVolume, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := key{account: noVolume.ServiceAccountUID, target: asked}
 		l := b.engine.cache.look(k, noVolume, false) // this pod leads
 		got := make(chan error, 1)
 		go func() {
-			_, err := b.engine.Token(context.Background(), notWritten, r)
+			_, err := b.token(notWritten, r)
 			got <- err
 		}()
 		synctest.Wait() // the other waits for it
 		b.engine.fly(k, l.flight, noVolume)
 		wantTokenError(t, <-got, workload.Unavailable, "not written")
+		b.mustToken(b.pod("shop", "cart", "good"), r)
+		_, err = b.token(noVolume, workload.TokenRequest{Resource: "https://other"})
+		wantTokenError(t, err, workload.Refused, "webhook")
+		b.mustToken(b.pod("shop", "cart", "good"), workload.TokenRequest{Resource: "https://other"})
 	})
-	b.mustToken(b.pod("shop", "cart", "good"), r)
-	_, err = b.token(noVolume, workload.TokenRequest{Resource: "https://other"})
-	wantTokenError(t, err, workload.Refused, "webhook")
-	b.mustToken(b.pod("shop", "cart", "good"), workload.TokenRequest{Resource: "https://other"})
 }
 
 func TestAssertionIsReadAnewForEachExchange(t *testing.T) {
-	b := newBench(t)
-	w := b.pod("shop", "cart", "web")
-	b.mustToken(w, workload.TokenRequest{Resource: vault})
-	renewed := b.assertion(w, func(c jwt.MapClaims) { c["jti"] = "renewed" })
-	b.write(w, renewed+"\n")
-	b.mustToken(w, workload.TokenRequest{Resource: vault + "/"})
-	if got := b.entra.forms[1].Get("client_assertion"); got != renewed {
-		t.Errorf("sent %q, want the renewed assertion", got)
-	}
+	inBubble(t, func(t *testing.T, b *bench) {
+		w := b.pod("shop", "cart", "web")
+		b.mustToken(w, workload.TokenRequest{Resource: vault})
+		renewed := b.assertion(w, func(c jwt.MapClaims) { c["jti"] = "renewed" })
+		b.write(w, renewed+"\n")
+		b.mustToken(w, workload.TokenRequest{Resource: vault + "/"})
+		if got := b.entra.forms[1].Get("client_assertion"); got != renewed {
+			t.Errorf("sent %q, want the renewed assertion", got)
+		}
+	})
 }

@@ -67,11 +67,31 @@ func (b *bounded[K, V]) removeIf(match func(K, V) bool) {
 	}
 }
 
-// values returns what is kept, the oldest write first.
-func (b *bounded[K, V]) values() []V {
-	all := make([]V, 0, b.order.Len())
+// trim removes the oldest of the values that match until no more than most are
+// left.
+func (b *bounded[K, V]) trim(most int, match func(K) bool) {
+	n := 0
+	b.each(func(k K, _ V) bool {
+		if match(k) {
+			n++
+		}
+		return true
+	})
+	b.removeIf(func(k K, _ V) bool {
+		if n <= most || !match(k) {
+			return false
+		}
+		n--
+		return true
+	})
+}
+
+// each calls f with what is kept, the oldest write first, until f returns
+// false. f must not change b.
+func (b *bounded[K, V]) each(f func(K, V) bool) {
 	for el := b.order.Front(); el != nil; el = el.Next() {
-		all = append(all, el.Value.(pair[K, V]).value)
+		if p := el.Value.(pair[K, V]); !f(p.key, p.value) {
+			return
+		}
 	}
-	return all
 }

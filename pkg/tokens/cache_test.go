@@ -14,201 +14,190 @@ import (
 // Two service accounts never share a token, nor do two tenants, clients or
 // resources of one.
 func TestTokensAreKeptApart(t *testing.T) {
-	b := newBench(t)
-	cart, till := b.pod("shop", "cart", "web"), b.pod("shop", "till", "web")
-	moved := cart
-	moved.TenantID = "contoso.example"
-	reborn := cart
-	reborn.ServiceAccountUID += "-2"
-	asks := []struct {
-		w workload.Workload
-		r workload.TokenRequest
-	}{
-		{cart, workload.TokenRequest{Resource: vault}},
-		{till, workload.TokenRequest{Resource: vault}},
-		{cart, workload.TokenRequest{Resource: vault + "/"}},
-		{cart, workload.TokenRequest{Resource: vault, ClientID: clientB}},
-		{moved, workload.TokenRequest{Resource: vault}},
-		{reborn, workload.TokenRequest{Resource: vault}},
-	}
-	seen := make(map[string]bool)
-	for range 2 {
-		for _, a := range asks {
-			token := b.mustToken(a.w, a.r)
-			seen[token.Value] = true
-			if want := "-for-" + a.w.Subject(); token.Value[len(token.Value)-len(want):] != want {
-				t.Errorf("%s got %s", a.w.Subject(), token.Value)
+	inBubble(t, func(t *testing.T, b *bench) {
+		cart, till := b.pod("shop", "cart", "web"), b.pod("shop", "till", "web")
+		moved := cart
+		moved.TenantID = "contoso.example"
+		reborn := cart
+		reborn.ServiceAccountUID += "-2"
+		asks := []struct {
+			w workload.Workload
+			r workload.TokenRequest
+		}{
+			{cart, workload.TokenRequest{Resource: vault}},
+			{till, workload.TokenRequest{Resource: vault}},
+			{cart, workload.TokenRequest{Resource: vault + "/"}},
+			{cart, workload.TokenRequest{Resource: vault, ClientID: clientB}},
+			{moved, workload.TokenRequest{Resource: vault}},
+			{reborn, workload.TokenRequest{Resource: vault}},
+		}
+		seen := make(map[string]bool)
+		for range 2 {
+			for _, a := range asks {
+				token := b.mustToken(a.w, a.r)
+				seen[token.Value] = true
+				if want := "-for-" + a.w.Subject(); token.Value[len(token.Value)-len(want):] != want {
+					t.Errorf("%s got %s", a.w.Subject(), token.Value)
+				}
 			}
 		}
-	}
-	if len(seen) != len(asks) || b.entra.exchanges() != len(asks) {
-		t.Errorf("%d tokens by %d exchanges, want %d of each", len(seen), b.entra.exchanges(), len(asks))
-	}
+		if len(seen) != len(asks) || b.entra.exchanges() != len(asks) {
+			t.Errorf("%d tokens by %d exchanges, want %d of each", len(seen), b.entra.exchanges(), len(asks))
+		}
+	})
 }
 
 func TestPodsOfOneAccountShareATokenAcrossRestarts(t *testing.T) {
-	b := newBench(t)
-	one := b.mustToken(b.pod("shop", "cart", "web-1"), workload.TokenRequest{Resource: vault})
-	two := b.mustToken(b.pod("shop", "cart", "web-2"), workload.TokenRequest{Resource: vault})
-	if diff := cmp.Diff(one, two); diff != "" {
-		t.Errorf("tokens differ:\n%s", diff)
-	}
+	inBubble(t, func(t *testing.T, b *bench) {
+		one := b.mustToken(b.pod("shop", "cart", "web-1"), workload.TokenRequest{Resource: vault})
+		two := b.mustToken(b.pod("shop", "cart", "web-2"), workload.TokenRequest{Resource: vault})
+		if diff := cmp.Diff(one, two); diff != "" {
+			t.Errorf("tokens differ:\n%s", diff)
+		}
+	})
 }
 
 func TestRefusalIsRememberedForTenSeconds(t *testing.T) {
-	b := newBench(t)
-	b.entra.set(func(f *fakeEntra) {
-		f.refuse = refusing(401, 700016, "unauthorized_client", "AADSTS700016: no such application")
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.entra.set(func(f *fakeEntra) {
+			f.refuse = refusing(401, 700016, "unauthorized_client", "AADSTS700016: no such application")
+		})
+		w := b.pod("shop", "cart", "web")
+		for range 3 {
+			_, err := b.token(w, workload.TokenRequest{Resource: vault})
+			wantTokenError(t, err, workload.Refused, "no such application")
+		}
+		if n := b.entra.exchanges(); n != 1 {
+			t.Errorf("%d exchanges, want 1", n)
+		}
+		b.entra.set(func(f *fakeEntra) { f.refuse = nil })
+		b.advance(refusalMemory)
+		b.mustToken(w, workload.TokenRequest{Resource: vault})
 	})
-	w := b.pod("shop", "cart", "web")
-	for range 3 {
-		_, err := b.token(w, workload.TokenRequest{Resource: vault})
-		wantTokenError(t, err, workload.Refused, "no such application")
-	}
-	if n := b.entra.exchanges(); n != 1 {
-		t.Errorf("%d exchanges, want 1", n)
-	}
-	b.entra.set(func(f *fakeEntra) { f.refuse = nil })
-	b.advance(refusalMemory)
-	b.mustToken(w, workload.TokenRequest{Resource: vault})
 }
 
 func TestUnavailableIsNotRemembered(t *testing.T) {
-	b := newBench(t)
-	b.entra.set(func(f *fakeEntra) {
-		f.refuse = refusing(503, 90033, "temporarily_unavailable", "AADSTS90033: try again")
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.entra.set(func(f *fakeEntra) {
+			f.refuse = refusing(503, 90033, "temporarily_unavailable", "AADSTS90033: try again")
+		})
+		w := b.pod("shop", "cart", "web")
+		_, err := b.once(w, workload.TokenRequest{Resource: vault})
+		wantTokenError(t, err, workload.Unavailable, "try again")
+		b.entra.set(func(f *fakeEntra) { f.refuse = nil })
+		b.mustToken(w, workload.TokenRequest{Resource: vault})
 	})
-	w := b.pod("shop", "cart", "web")
-	_, err := b.token(w, workload.TokenRequest{Resource: vault})
-	wantTokenError(t, err, workload.Unavailable, "try again")
-	b.entra.set(func(f *fakeEntra) { f.refuse = nil })
-	b.mustToken(w, workload.TokenRequest{Resource: vault})
-}
-
-// A refusal that is final for an old pod is not for a new one of the same
-// service account: its federated credential may be on its way.
-func TestYoungWorkloadIsNotRefusedForMissingFederation(t *testing.T) {
-	b := newBench(t)
-	b.entra.set(func(f *fakeEntra) { f.refuse = refusing(400, 700213, "invalid_client", "AADSTS700213: no match") })
-	old, young := b.pod("shop", "cart", "old"), b.pod("shop", "cart", "young")
-	young.ChangedAt = b.clock.Now().Add(-federationDelay + time.Second)
-	r := workload.TokenRequest{Resource: vault}
-	_, err := b.token(old, r)
-	wantTokenError(t, err, workload.Refused, "no match")
-	_, err = b.token(young, r)
-	wantTokenError(t, err, workload.Unavailable, "no match")
-	_, err = b.token(old, r)
-	wantTokenError(t, err, workload.Refused, "no match")
-	if n := b.entra.exchanges(); n != 2 {
-		t.Errorf("%d exchanges, want 2: the young one's is not answered from memory", n)
-	}
-	b.entra.set(func(f *fakeEntra) { f.refuse = nil })
-	b.mustToken(young, r)
-	b.mustToken(old, r)
 }
 
 func TestTokenNearItsEndIsReplaced(t *testing.T) {
-	b := newBench(t)
-	w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
-	first := b.mustToken(w, r)
-	b.advance(54 * time.Minute)
-	b.write(w, b.assertion(w, nil))
-	if got := b.mustToken(w, r); got != first {
-		t.Error("a token with 6 minutes left was replaced")
-	}
-	b.advance(2 * time.Minute)
-	b.entra.set(func(f *fakeEntra) { f.lifetime = 2 * time.Hour })
-	if got := b.mustToken(w, r); got == first {
-		t.Error("a token with 4 minutes left was served though a newer one could be had")
-	}
+	inBubble(t, func(t *testing.T, b *bench) {
+		w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
+		first := b.mustToken(w, r)
+		b.advance(54 * time.Minute)
+		b.write(w, b.assertion(w, nil))
+		if got := b.mustToken(w, r); got != first {
+			t.Error("a token with 6 minutes left was replaced")
+		}
+		b.advance(2 * time.Minute)
+		b.entra.set(func(f *fakeEntra) { f.lifetime = 2 * time.Hour })
+		if got := b.mustToken(w, r); got == first {
+			t.Error("a token with 4 minutes left was served though a newer one could be had")
+		}
+	})
 }
 
 func TestOldTokenIsServedWhileEntraIsDown(t *testing.T) {
-	b := newBench(t)
-	w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
-	first := b.mustToken(w, r)
-	b.advance(57 * time.Minute)
-	b.write(w, b.assertion(w, nil))
+	inBubble(t, func(t *testing.T, b *bench) {
+		w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
+		first := b.mustToken(w, r)
+		b.advance(57 * time.Minute)
+		b.write(w, b.assertion(w, nil))
 
-	b.entra.set(func(f *fakeEntra) { f.refuse = refusing(503, 0, "", "") })
-	if got := b.mustToken(w, r); got != first {
-		t.Error("the old token was not served while Entra was down")
-	}
-	b.entra.set(func(f *fakeEntra) { f.refuse = refusing(400, 700016, "unauthorized_client", "AADSTS700016: gone") })
-	_, err := b.token(w, r)
-	wantTokenError(t, err, workload.Refused, "gone")
+		b.entra.set(func(f *fakeEntra) { f.refuse = refusing(503, 0, "", "") })
+		if got := b.mustToken(w, r); got != first {
+			t.Error("the old token was not served while Entra was down")
+		}
+		b.advance(time.Second)
+		b.entra.set(func(f *fakeEntra) { f.refuse = refusing(400, 700016, "unauthorized_client", "AADSTS700016: gone") })
+		_, err := b.token(w, r)
+		wantTokenError(t, err, workload.Refused, "gone")
 
-	b.advance(10 * time.Minute)
-	b.entra.set(func(f *fakeEntra) { f.refuse = refusing(503, 0, "", "") })
-	_, err = b.token(w, r)
-	wantTokenError(t, err, workload.Unavailable, "503")
+		b.advance(10 * time.Minute)
+		b.entra.set(func(f *fakeEntra) { f.refuse = refusing(503, 0, "", "") })
+		_, err = b.token(w, r)
+		wantTokenError(t, err, workload.Unavailable, "503")
+	})
 }
 
 func TestOldTokenIsServedWhenTheCallersTimeEnds(t *testing.T) {
-	b := newBench(t)
-	w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
-	first := b.mustToken(w, r)
-	b.advance(57 * time.Minute)
-	b.write(w, b.assertion(w, nil))
-	g := b.hold(clientA)
-	defer close(g.open)
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		<-g.arrived
-		cancel()
-	}()
-	got, err := b.engine.Token(ctx, w, r)
-	if err != nil || got != first {
-		t.Errorf("Token = %v, want the old token", err)
-	}
+	inBubble(t, func(t *testing.T, b *bench) {
+		w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
+		first := b.mustToken(w, r)
+		b.advance(57 * time.Minute)
+		b.write(w, b.assertion(w, nil))
+		g := b.hold(clientA)
+		defer close(g.open)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			<-g.arrived
+			cancel()
+		}()
+		got, err := b.engine.Token(ctx, w, r)
+		if err != nil || got != first {
+			t.Errorf("Token = %v, want the old token", err)
+		}
+	})
 }
 
 func TestBypassForcesAnExchangeAtALimitedRate(t *testing.T) {
-	b := newBench(t)
-	w := b.pod("shop", "cart", "web")
-	first := b.mustToken(w, workload.TokenRequest{Resource: vault})
-	bypass := workload.TokenRequest{Resource: vault, BypassCache: true}
-	second := b.mustToken(w, bypass)
-	if second == first {
-		t.Error("bypass was answered from the cache")
-	}
-	if got := b.mustToken(w, bypass); got != second {
-		t.Error("a second bypass at once was not answered from the cache")
-	}
-	if got := b.mustToken(w, workload.TokenRequest{Resource: vault}); got != second {
-		t.Error("the forced token was not kept")
-	}
-	b.advance(bypassEvery)
-	if got := b.mustToken(w, bypass); got == second {
-		t.Error("bypass was not allowed again after its time")
-	}
+	inBubble(t, func(t *testing.T, b *bench) {
+		w := b.pod("shop", "cart", "web")
+		first := b.mustToken(w, workload.TokenRequest{Resource: vault})
+		bypass := workload.TokenRequest{Resource: vault, BypassCache: true}
+		second := b.mustToken(w, bypass)
+		if second == first {
+			t.Error("bypass was answered from the cache")
+		}
+		if got := b.mustToken(w, bypass); got != second {
+			t.Error("a second bypass at once was not answered from the cache")
+		}
+		if got := b.mustToken(w, workload.TokenRequest{Resource: vault}); got != second {
+			t.Error("the forced token was not kept")
+		}
+		b.advance(bypassEvery)
+		if got := b.mustToken(w, bypass); got == second {
+			t.Error("bypass was not allowed again after its time")
+		}
+	})
 }
 
 func TestForgetErasesOneAccount(t *testing.T) {
-	b := newBench(t)
-	cart, till := b.pod("shop", "cart", "web"), b.pod("shop", "till", "web")
-	r := workload.TokenRequest{Resource: vault}
-	b.mustToken(cart, r)
-	b.mustToken(till, r)
-	b.engine.Forget(cart.ServiceAccountUID)
-	b.mustToken(cart, r)
-	b.mustToken(till, r)
-	if n := b.entra.exchanges(); n != 3 {
-		t.Errorf("%d exchanges, want 3", n)
-	}
+	inBubble(t, func(t *testing.T, b *bench) {
+		cart, till := b.pod("shop", "cart", "web"), b.pod("shop", "till", "web")
+		r := workload.TokenRequest{Resource: vault}
+		b.mustToken(cart, r)
+		b.mustToken(till, r)
+		b.engine.Forget(cart.ServiceAccountUID)
+		b.mustToken(cart, r)
+		b.mustToken(till, r)
+		if n := b.entra.exchanges(); n != 3 {
+			t.Errorf("%d exchanges, want 3", n)
+		}
+	})
 }
 
 func TestCacheOutcomesAreCounted(t *testing.T) {
-	b := newBench(t)
-	w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
-	for range 3 {
-		b.mustToken(w, r)
-	}
-	for outcome, want := range map[outcome]float64{miss: 1, hit: 2} {
-		if got := testutil.ToFloat64(b.engine.metrics.requests.WithLabelValues(string(outcome))); got != want {
-			t.Errorf("%s counted %v times, want %v", outcome, got, want)
+	inBubble(t, func(t *testing.T, b *bench) {
+		w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
+		for range 3 {
+			b.mustToken(w, r)
 		}
-	}
+		for outcome, want := range map[outcome]float64{miss: 1, hit: 2} {
+			if got := testutil.ToFloat64(b.engine.metrics.requests.WithLabelValues(string(outcome))); got != want {
+				t.Errorf("%s counted %v times, want %v", outcome, got, want)
+			}
+		}
+	})
 }
 
 func TestBoundedForgetsTheDeadThenTheOldest(t *testing.T) {

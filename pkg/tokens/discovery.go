@@ -84,14 +84,15 @@ func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
 // wait for it.
 func (d *discovery) document(req *http.Request) (document, error) {
 	url := "https://" + req.URL.Host + req.URL.Path
-	d.mu.Lock()
-	doc, ok := d.documents.get(url, d.clock.Now())
-	d.mu.Unlock()
-	if ok {
+	if doc, ok := d.remembered(url); ok {
 		return doc, nil
 	}
 	shared := d.flight.DoChan(url, func() (any, error) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), flightLimit)
+		// The flight before this one may have ended just now.
+		if doc, ok := d.remembered(url); ok {
+			return doc, nil
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), requestLimit)
 		defer cancel()
 		return d.fetch(req.Clone(ctx), url)
 	})
@@ -104,6 +105,12 @@ func (d *discovery) document(req *http.Request) (document, error) {
 	case <-req.Context().Done():
 		return document{}, req.Context().Err()
 	}
+}
+
+func (d *discovery) remembered(url string) (document, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.documents.get(url, d.clock.Now())
 }
 
 func (d *discovery) fetch(req *http.Request, url string) (document, error) {

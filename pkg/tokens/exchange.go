@@ -4,32 +4,47 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
-	"k8s.io/utils/clock"
+)
 
-	"github.com/sidestep-agent/sidestep/pkg/workload"
+const (
+	// requestLimit bounds one request to Entra. A slow answer comes within it,
+	// and a lost one leaves its caller time for another try.
+	requestLimit = 10 * time.Second
+	// maxToken is far above any access token, and bounds what the cache holds.
+	maxToken = 64 << 10
 )
 
 var errForeignEndpoint = errors.New("the authority names a token endpoint at another host")
 
 // entra exchanges assertions for access tokens.
 type entra struct {
-	http  *http.Client
-	clock clock.PassiveClock
+	http   *http.Client
+	clocks clocks
+}
+
+// grant is what Entra issued. Its times are spans: Entra's answer has no dates
+// in it, so the node's clock cannot spoil them.
+type grant struct {
+	token     string // secret
+	lifetime  time.Duration
+	refreshIn time.Duration // 0: Entra did not say
 }
 
 // newEntra sends through transport. Redirects are not followed: one would
 // carry the assertion to a host that nobody chose.
-func newEntra(transport http.RoundTripper, c clock.PassiveClock) *entra {
+func newEntra(transport http.RoundTripper, c clocks) *entra {
 	return &entra{
 		http: &http.Client{
-			Transport: newDiscovery(transport, c),
+			Timeout:   requestLimit,
+			Transport: newDiscovery(transport, c.steady),
 			CheckRedirect: func(*http.Request, []*http.Request) error {
 				return http.ErrUseLastResponse
 			},
 		},
-		clock: c,
+		clocks: c,
 	}
 }
 
@@ -40,7 +55,7 @@ func newEntra(transport http.RoundTripper, c clock.PassiveClock) *entra {
 // client id and the tenant but not the service account, so a shared one would
 // hand one service account's token to another. What may be shared, the
 // discovery and the connections, lives in the HTTP client.
-func (x *entra) exchange(ctx context.Context, t target, assertion string) (workload.Token, error) {
+func (x *entra) exchange(ctx context.Context, t target, assertion string) (grant, error) {
 	sent := false
 	credential := confidential.NewCredFromAssertionCallback(
 		func(_ context.Context, o confidential.AssertionRequestOptions) (string, error) {
@@ -62,21 +77,27 @@ func (x *entra) exchange(ctx context.Context, t target, assertion string) (workl
 	if err != nil {
 		e := refused("the authority %s cannot be used with the tenant %s", t.authority, t.tenant)
 		e.Err = err
-		return workload.Token{}, e
+		return grant{}, e
 	}
-	issued := x.clock.Now()
 	result, err := client.AcquireTokenByCredential(ctx, []string{t.scope()})
 	if err != nil {
-		return workload.Token{}, exchangeError(err, sent, issued)
+		return grant{}, exchangeError(err, sent, x.clocks.now().date)
 	}
-	if !result.ExpiresOn.After(issued) {
-		return workload.Token{}, unavailable("Entra's token has expired already: check the node's clock")
+	return newGrant(result)
+}
+
+// newGrant returns MSAL's result. MSAL has added the spans of the answer to
+// the real clock's time, just now: the same clock takes them off again.
+func newGrant(result confidential.AuthResult) (grant, error) {
+	g := grant{token: result.AccessToken, lifetime: time.Until(result.ExpiresOn).Round(time.Second)}
+	switch {
+	case g.lifetime <= 0:
+		return grant{}, unavailable("Entra's token has ended when it comes")
+	case len(g.token) > maxToken:
+		return grant{}, unavailable("Entra's token is too long to be one")
 	}
-	return workload.Token{
-		Value:     result.AccessToken,
-		Type:      "Bearer",
-		ClientID:  t.clientID,
-		NotBefore: issued,
-		ExpiresOn: result.ExpiresOn,
-	}, nil
+	if on := result.Metadata.RefreshOn; !on.IsZero() {
+		g.refreshIn = time.Until(on).Round(time.Second)
+	}
+	return g, nil
 }

@@ -25,6 +25,9 @@ const (
 	// federationDelay is how long a new federated credential may take until
 	// all of Entra has seen it.
 	federationDelay = 2 * time.Minute
+	// maxSkew is how far the node's clock may be behind the API server's, whose
+	// clock dates new objects.
+	maxSkew = 15 * time.Minute
 )
 
 // Entra's codes that mean something else than their HTTP status.
@@ -95,6 +98,9 @@ func answerError(resp *http.Response, now time.Time) *workload.TokenError {
 	// leaves the status to tell the kind.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	said := parseEntraError(body)
+	if sent, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		now = sent // a date in the answer is by Entra's clock
+	}
 	e := &workload.TokenError{
 		Kind:        kindOf(resp.StatusCode, said),
 		Code:        said.code,
@@ -125,7 +131,7 @@ func kindOf(status int, said entraError) workload.TokenErrorKind {
 // matches is transient while the workload is so young that the credential may
 // have been made with it.
 func forCaller(e *workload.TokenError, w workload.Workload, now time.Time) *workload.TokenError {
-	if !federationCodes[e.Code] || now.Sub(w.ChangedAt) >= federationDelay {
+	if age := now.Sub(w.ChangedAt); !federationCodes[e.Code] || age >= federationDelay || age < -maxSkew {
 		return e
 	}
 	held := *e

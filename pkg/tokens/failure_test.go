@@ -51,38 +51,40 @@ func TestEntrasErrorsAreMapped(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			b := newBench(t)
-			b.entra.set(func(f *fakeEntra) {
-				refuse := refusing(tt.status, tt.code, tt.oauth, tt.description)
-				f.refuse = func(w http.ResponseWriter, form url.Values) bool {
-					for k, v := range tt.header {
-						w.Header()[k] = v
+			inBubble(t, func(t *testing.T, b *bench) {
+				b.entra.set(func(f *fakeEntra) {
+					refuse := refusing(tt.status, tt.code, tt.oauth, tt.description)
+					f.refuse = func(w http.ResponseWriter, form url.Values) bool {
+						for k, v := range tt.header {
+							w.Header()[k] = v
+						}
+						return refuse(w, form)
 					}
-					return refuse(w, form)
+				})
+				_, err := b.once(b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault})
+				wantTokenError(t, err, tt.want.Kind, tt.want.Description)
+				got := asTokenError(err)
+				if got.Code != tt.want.Code || got.Description != tt.want.Description || got.RetryAfter.Round(time.Second) < tt.want.RetryAfter {
+					t.Errorf("error %+v, want %+v", *got, tt.want)
+				}
+				if n := testutil.ToFloat64(b.engine.metrics.errors.WithLabelValues(tt.label)); n != 1 {
+					t.Errorf("code %s counted %v times", tt.label, n)
 				}
 			})
-			_, err := b.token(b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault})
-			wantTokenError(t, err, tt.want.Kind, tt.want.Description)
-			got := asTokenError(err)
-			if got.Code != tt.want.Code || got.Description != tt.want.Description || got.RetryAfter != tt.want.RetryAfter {
-				t.Errorf("error %+v, want %+v", *got, tt.want)
-			}
-			if n := testutil.ToFloat64(b.engine.metrics.errors.WithLabelValues(tt.label)); n != 1 {
-				t.Errorf("code %s counted %v times", tt.label, n)
-			}
 		})
 	}
 }
 
 func TestNetworkFailureIsUnavailable(t *testing.T) {
-	b := newBench(t)
-	w := b.pod("shop", "cart", "web")
-	b.entra.Close()
-	_, err := b.token(w, workload.TokenRequest{Resource: vault})
-	wantTokenError(t, err, workload.Unavailable, "cannot be reached")
-	if n := testutil.ToFloat64(b.engine.metrics.errors.WithLabelValues("network")); n != 1 {
-		t.Errorf("network counted %v times", n)
-	}
+	inBubble(t, func(t *testing.T, b *bench) {
+		w := b.pod("shop", "cart", "web")
+		b.entra.set(func(f *fakeEntra) { f.down = true })
+		_, err := b.once(w, workload.TokenRequest{Resource: vault})
+		wantTokenError(t, err, workload.Unavailable, "cannot be reached")
+		if n := testutil.ToFloat64(b.engine.metrics.errors.WithLabelValues("network")); n != 1 {
+			t.Errorf("network counted %v times", n)
+		}
+	})
 }
 
 func TestAnswersThatAreNoneAreUnavailable(t *testing.T) {
@@ -95,18 +97,19 @@ func TestAnswersThatAreNoneAreUnavailable(t *testing.T) {
 	}
 	for name, body := range answers {
 		t.Run(name, func(t *testing.T) {
-			b := newBench(t)
-			b.entra.set(func(f *fakeEntra) {
-				f.refuse = func(w http.ResponseWriter, _ url.Values) bool {
-					_, _ = w.Write([]byte(body))
-					return true
+			inBubble(t, func(t *testing.T, b *bench) {
+				b.entra.set(func(f *fakeEntra) {
+					f.refuse = func(w http.ResponseWriter, _ url.Values) bool {
+						_, _ = w.Write([]byte(body))
+						return true
+					}
+				})
+				_, err := b.token(b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault})
+				wantTokenError(t, err, workload.Unavailable, "")
+				if all := err.Error() + b.log.String(); strings.Contains(all, "secret-token") || strings.Contains(all, "portal") {
+					t.Errorf("the answer shows in error or log:\n%s", all)
 				}
 			})
-			_, err := b.token(b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault})
-			wantTokenError(t, err, workload.Unavailable, "")
-			if all := err.Error() + b.log.String(); strings.Contains(all, "secret-token") || strings.Contains(all, "portal") {
-				t.Errorf("the answer shows in error or log:\n%s", all)
-			}
 		})
 	}
 }

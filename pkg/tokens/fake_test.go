@@ -2,22 +2,27 @@ package tokens
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/prometheus/client_golang/prometheus"
-	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/clock"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -29,36 +34,83 @@ const (
 	vault   = "https://vault.azure.net"
 )
 
-// fakeEntra answers like Entra's discovery and token endpoints, and keeps what
-// it was sent.
+// fakeEntra answers like Entra's discovery and token endpoints, whatever host
+// they are asked at, and keeps what it was sent. It is a transport and no
+// server, so that time can be faked around it.
 type fakeEntra struct {
-	*httptest.Server
+	URL string
+	mux *http.ServeMux
 
 	mu          sync.Mutex
+	down        bool
+	tries       int            // requests, answered or not
 	discoveries map[string]int // by path
+	hosts       []string       // asked for tokens
 	forms       []url.Values
 	lifetime    time.Duration
+	refreshIn   time.Duration
 	endpoint    string // token endpoint to name; empty: its own
 	// refuse, if not nil, may answer in place of a token.
 	refuse func(w http.ResponseWriter, form url.Values) bool
 }
 
-func newFakeEntra(t *testing.T) *fakeEntra {
-	f := &fakeEntra{discoveries: make(map[string]int), lifetime: time.Hour}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{tenant}/v2.0/.well-known/openid-configuration", f.discover)
-	mux.HandleFunc("POST /{tenant}/oauth2/v2.0/token", f.issue)
-	f.Server = httptest.NewTLSServer(mux)
-	t.Cleanup(f.Close)
+var errDown = errors.New("connection refused")
+
+func newFakeEntra() *fakeEntra {
+	f := &fakeEntra{
+		URL: "https://entra.test", mux: http.NewServeMux(),
+		discoveries: make(map[string]int), lifetime: time.Hour,
+	}
+	f.mux.HandleFunc("GET /{tenant}/v2.0/.well-known/openid-configuration", f.discover)
+	f.mux.HandleFunc("POST /{tenant}/oauth2/v2.0/token", f.issue)
 	return f
 }
+
+// RoundTrip implements http.RoundTripper.
+func (f *fakeEntra) RoundTrip(req *http.Request) (*http.Response, error) {
+	f.mu.Lock()
+	f.tries++
+	down := f.down
+	f.mu.Unlock()
+	if down {
+		return nil, errDown
+	}
+	w, answered := httptest.NewRecorder(), make(chan struct{})
+	go func() {
+		defer close(answered)
+		f.mux.ServeHTTP(w, req)
+	}()
+	select {
+	case <-answered:
+		return responseOf(w), nil
+	case <-req.Context().Done():
+		return nil, req.Context().Err()
+	}
+}
+
+// responseOf breaks the body off where the header promises more of it.
+func responseOf(w *httptest.ResponseRecorder) *http.Response {
+	resp := &http.Response{
+		StatusCode: w.Code, Header: w.Header(), ContentLength: int64(w.Body.Len()),
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Body: io.NopCloser(w.Body),
+	}
+	if promised, err := strconv.Atoi(w.Header().Get("Content-Length")); err == nil && promised > w.Body.Len() {
+		resp.Body = io.NopCloser(io.MultiReader(w.Body, brokenReader{}))
+	}
+	return resp
+}
+
+type brokenReader struct{}
+
+func (brokenReader) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
 func (f *fakeEntra) discover(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	f.discoveries[r.URL.Path]++
 	endpoint := f.endpoint
 	f.mu.Unlock()
-	base := f.URL + "/" + r.PathValue("tenant")
+	base := "https://" + r.URL.Host + "/" + r.PathValue("tenant")
 	if endpoint == "" {
 		endpoint = base + "/oauth2/v2.0/token"
 	}
@@ -75,23 +127,33 @@ func (f *fakeEntra) issue(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f.mu.Lock()
-	f.forms = append(f.forms, r.PostForm)
-	n, lifetime, refuse := len(f.forms), f.lifetime, f.refuse
+	f.forms, f.hosts = append(f.forms, r.PostForm), append(f.hosts, r.URL.Host)
+	n, lifetime, refreshIn, refuse := len(f.forms), f.lifetime, f.refreshIn, f.refuse
 	f.mu.Unlock()
 	if refuse != nil && refuse(w, r.PostForm) {
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]any{
+	issued := map[string]any{
 		"token_type":   "Bearer",
 		"expires_in":   int(lifetime / time.Second),
 		"access_token": fmt.Sprintf("secret-token-%d-for-%s", n, subjectOf(r.PostForm.Get("client_assertion"))),
-	})
+	}
+	if refreshIn != 0 {
+		issued["refresh_in"] = int(refreshIn / time.Second)
+	}
+	writeJSON(w, http.StatusOK, issued)
 }
 
 func (f *fakeEntra) exchanges() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.forms)
+}
+
+func (f *fakeEntra) requests() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.tries
 }
 
 func (f *fakeEntra) set(change func(*fakeEntra)) {
@@ -129,11 +191,31 @@ type bench struct {
 	t      *testing.T
 	entra  *fakeEntra
 	engine *Engine
-	clock  *clocktesting.FakePassiveClock
+	clock  clock.RealClock // fake in a bubble
+	date   *settableClock
 	dir    string // kubelet's
 	log    *syncBuffer
 	audit  *syncBuffer
 	reg    *prometheus.Registry
+}
+
+// settableClock tells the date, and can be set like a node's clock.
+type settableClock struct {
+	clock.PassiveClock
+	mu   sync.Mutex
+	step time.Duration
+}
+
+func (c *settableClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.PassiveClock.Now().Add(c.step)
+}
+
+func (c *settableClock) set(step time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.step += step
 }
 
 type syncBuffer struct {
@@ -153,11 +235,18 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
+// inBubble runs f with a bench whose time passes by itself when nothing else
+// is to be done.
+func inBubble(t *testing.T, f func(t *testing.T, b *bench)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { f(t, newBench(t)) })
+}
+
 func newBench(t *testing.T) *bench {
 	b := &bench{
 		t:     t,
-		entra: newFakeEntra(t),
-		clock: clocktesting.NewFakePassiveClock(time.Now()),
+		entra: newFakeEntra(),
+		date:  &settableClock{PassiveClock: clock.RealClock{}},
 		dir:   t.TempDir(),
 		log:   &syncBuffer{},
 		audit: &syncBuffer{},
@@ -167,11 +256,11 @@ func newBench(t *testing.T) *bench {
 		KubeletDir:    b.dir,
 		TenantID:      tenantA,
 		AuthorityHost: b.entra.URL + "/",
-		Transport:     b.entra.Client().Transport,
+		Transport:     b.entra,
 		Log:           slog.New(slog.NewTextHandler(b.log, nil)),
 		Audit:         slog.New(slog.NewJSONHandler(b.audit, nil)),
 		Registerer:    b.reg,
-		Clock:         b.clock,
+		Date:          b.date,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -244,8 +333,20 @@ func (b *bench) volume(w workload.Workload) string {
 	return filepath.Join(b.dir, "pods", w.PodUID, "volumes", "kubernetes.io~projected", w.Projected.Volume)
 }
 
+// patience is how long the broker has its callers wait.
+const patience = 25 * time.Second
+
 func (b *bench) token(w workload.Workload, r workload.TokenRequest) (workload.Token, error) {
-	return b.engine.Token(b.t.Context(), w, r)
+	ctx, cancel := context.WithTimeout(b.t.Context(), patience)
+	defer cancel()
+	return b.engine.Token(ctx, w, r)
+}
+
+// once asks without waiting for a second try.
+func (b *bench) once(w workload.Workload, r workload.TokenRequest) (workload.Token, error) {
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Millisecond)
+	defer cancel()
+	return b.engine.Token(ctx, w, r)
 }
 
 func (b *bench) mustToken(w workload.Workload, r workload.TokenRequest) workload.Token {
@@ -257,4 +358,28 @@ func (b *bench) mustToken(w workload.Workload, r workload.TokenRequest) workload
 	return token
 }
 
-func (b *bench) advance(d time.Duration) { b.clock.SetTime(b.clock.Now().Add(d)) }
+// wantToken is mustToken for a goroutine of its own.
+func (b *bench) wantToken(w workload.Workload, r workload.TokenRequest) {
+	if _, err := b.token(w, r); err != nil {
+		b.t.Errorf("Token: %v", err)
+	}
+}
+
+// run has tokens refreshed until the test ends.
+func (b *bench) run() {
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := b.engine.Run(ctx); err != nil {
+			b.t.Error(err)
+		}
+	}()
+	b.t.Cleanup(func() { stop(); <-ended })
+}
+
+// advance lets time pass in a bubble, and what it sets off end.
+func (b *bench) advance(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}

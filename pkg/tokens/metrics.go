@@ -21,7 +21,8 @@ const (
 	joined        outcome = "joined"  // by an exchange that was under way
 	stale         outcome = "stale"   // by an old token, since no newer could be had
 	refusedBefore outcome = "refused" // by a remembered refusal
-	limited       outcome = "limited" // too many exchanges under way
+	limited       outcome = "limited" // not: too many exchanges under way
+	held          outcome = "held"    // not: held until the caller's time was up
 )
 
 // countedCodes are the codes with a label value of their own. Which codes
@@ -50,11 +51,27 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	errors   *prometheus.CounterVec
 	requests *prometheus.CounterVec
+	ahead    *prometheus.CounterVec
 }
 
-func newMetrics(r prometheus.Registerer) *metrics {
+func newMetrics(r prometheus.Registerer, c *cache) *metrics {
 	f := promauto.With(r)
+	for _, state := range []string{circuitOpen, circuitHalfOpen} {
+		f.NewGaugeFunc(prometheus.GaugeOpts{
+			Name:        "sidestep_token_circuits",
+			Help:        "Tenants that nothing is sent to (open), or one exchange at a time (half-open), because they failed or asked for it.",
+			ConstLabels: prometheus.Labels{"state": state},
+		}, func() float64 { return float64(c.countCircuits(state)) })
+	}
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sidestep_token_cache_entries",
+		Help: "Tokens in the cache.",
+	}, func() float64 { return float64(c.size()) })
 	return &metrics{
+		ahead: f.NewCounterVec(prometheus.CounterOpts{
+			Name: "sidestep_token_refreshes_total",
+			Help: "Exchanges ahead of a token's end, in the background.",
+		}, []string{"result"}),
 		duration: f.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "sidestep_token_exchange_duration_seconds",
 			Help:    "Time that exchanges of an assertion for a token took, discovery included.",
@@ -73,11 +90,19 @@ func newMetrics(r prometheus.Registerer) *metrics {
 
 // exchanged counts an exchange that was sent.
 func (m *metrics) exchanged(took time.Duration, err error) {
-	result := "ok"
-	if failed := asTokenError(err); failed != nil {
-		result = failed.Kind.String()
+	m.duration.WithLabelValues(resultLabel(asTokenError(err))).Observe(took.Seconds())
+}
+
+// refreshed counts a refresh, sent or not.
+func (m *metrics) refreshed(failed *workload.TokenError) {
+	m.ahead.WithLabelValues(resultLabel(failed)).Inc()
+}
+
+func resultLabel(failed *workload.TokenError) string {
+	if failed == nil {
+		return "ok"
 	}
-	m.duration.WithLabelValues(result).Observe(took.Seconds())
+	return failed.Kind.String()
 }
 
 func codeLabel(err *workload.TokenError, ofPod bool) string {

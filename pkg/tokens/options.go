@@ -8,7 +8,10 @@ import (
 	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/clock"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // Options configure an Engine. The zero value of each field but KubeletDir is
@@ -23,9 +26,26 @@ type Options struct {
 	Cloud Cloud
 	// AuthorityHost, an https URL of a host alone, overrides Cloud.
 	AuthorityHost string
-	// Transport carries the requests to Entra. Nil: one like
-	// http.DefaultTransport, which honours HTTPS_PROXY, NO_PROXY and
-	// SSL_CERT_FILE.
+	// CAFile names a PEM file of certificates that are trusted besides the
+	// system's, such as those of a proxy that opens TLS. It is read again when
+	// it changes; a bad new version is logged, and the old one stays. Empty:
+	// none.
+	CAFile string
+	// ServiceAccounts issues assertions to pods that have no volume with one.
+	// Nil: such pods are refused.
+	ServiceAccounts corev1.ServiceAccountsGetter
+	// APIServer is the host and port of the cluster's API server, at which the
+	// proxy of AKS identity bindings is. Empty: no pod is served by that one.
+	APIServer string
+	// TokenProxy is the https URL of another proxy that pods with an identity
+	// binding may name. Empty: none.
+	TokenProxy string
+	// Notify is told of failures that a pod's owner can mend, the same one once
+	// in a quarter of an hour for each pod. It must not block. Nil: nobody is told.
+	Notify func(workload.Workload, *workload.TokenError)
+	// Transport carries the requests to Entra, and CAFile is not used. Nil: one
+	// that honours HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE, and is not held up
+	// by an address that does not answer.
 	Transport http.RoundTripper
 	// Log gets failed exchanges, one line each. Nil: slog.Default().
 	Log *slog.Logger
@@ -33,8 +53,10 @@ type Options struct {
 	Audit *slog.Logger
 	// Registerer gets the metrics. Nil: they are kept but not shown.
 	Registerer prometheus.Registerer
-	// Clock is nil for the real one.
-	Clock clock.PassiveClock
+	// Clock measures what elapses, and Date tells the date, which may be set
+	// meanwhile. Nil: the real ones.
+	Clock clock.WithTicker
+	Date  clock.PassiveClock
 }
 
 // Engine issues tokens to workloads. Its methods may be called at the same
@@ -43,12 +65,14 @@ type Engine struct {
 	defaults   defaults
 	assertions AssertionSource
 	entra      *entra
+	bindings   *bindings
+	owners     *owners
 	cache      *cache
 	status     *status
 	metrics    *metrics
 	log        *slog.Logger
 	audit      *slog.Logger
-	clock      clock.PassiveClock
+	clocks     clocks
 }
 
 // New returns an engine, or an error that names the option to mend.
@@ -60,9 +84,31 @@ func New(o Options) (*Engine, error) {
 	if o.KubeletDir == "" {
 		return nil, errors.New("the kubelet's directory is not set")
 	}
+	o.fill()
 	if o.Transport == nil {
-		o.Transport = defaultTransport()
+		if o.Transport, err = newTransport(o.CAFile, o.Log); err != nil {
+			return nil, err
+		}
 	}
+	clocks := newClocks(o.Clock, o.Date)
+	cache := newCache(clocks)
+	files := projected{pods: filepath.Join(o.KubeletDir, "pods")}
+	return &Engine{
+		defaults:   d,
+		assertions: newSources(files, o.ServiceAccounts),
+		entra:      newEntra(o.Transport, clocks),
+		bindings:   newBindings(files, o.APIServer, clocks),
+		owners:     newOwners(o.Notify),
+		cache:      cache,
+		status:     newStatus(),
+		metrics:    newMetrics(o.Registerer, cache),
+		log:        o.Log,
+		audit:      o.Audit,
+		clocks:     clocks,
+	}, nil
+}
+
+func (o *Options) fill() {
 	if o.Log == nil {
 		o.Log = slog.Default()
 	}
@@ -72,17 +118,9 @@ func New(o Options) (*Engine, error) {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	return &Engine{
-		defaults:   d,
-		assertions: projected{pods: filepath.Join(o.KubeletDir, "pods")},
-		entra:      newEntra(o.Transport, o.Clock),
-		cache:      newCache(o.Clock),
-		status:     newStatus(),
-		metrics:    newMetrics(o.Registerer),
-		log:        o.Log,
-		audit:      o.Audit,
-		clock:      o.Clock,
-	}, nil
+	if o.Date == nil {
+		o.Date = o.Clock
+	}
 }
 
 func (o Options) defaults() (defaults, error) {
@@ -98,13 +136,13 @@ func (o Options) defaults() (defaults, error) {
 	if o.TenantID != "" && !validTenant(o.TenantID) {
 		return defaults{}, fmt.Errorf("tenant %q: neither a GUID nor a domain name", o.TenantID)
 	}
-	return defaults{authority: authority, tenant: o.TenantID}, nil
-}
-
-func defaultTransport() *http.Transport {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	// All pods of the node ask the same host: after a node's start, dozens at
-	// once.
-	t.MaxIdleConnsPerHost = 16
-	return t
+	d := defaults{authority: authority, tenant: o.TenantID, apiServer: o.APIServer}
+	if o.TokenProxy != "" {
+		proxy, err := parseTokenProxy(o.TokenProxy)
+		if err != nil {
+			return defaults{}, fmt.Errorf("token proxy %q: %w", o.TokenProxy, err)
+		}
+		d.tokenProxy = proxy.String()
+	}
+	return d, nil
 }

@@ -23,13 +23,31 @@ func (e *Engine) auditIssue(ctx context.Context, w workload.Workload, t target, 
 	)
 }
 
-// report tells log, metrics and status how a flight ended.
-func (e *Engine) report(ctx context.Context, k key, f *flight, w workload.Workload, token workload.Token, failed *workload.TokenError) {
-	e.status.record(k, w, token, failed, e.clock.Now())
+// tellAgainAfter is how often a failure that lasts is logged.
+const tellAgainAfter = time.Minute
+
+// told is a failure that was logged.
+type told struct {
+	code, description string
+	at                time.Time
+}
+
+// report tells log, metrics and status how a flight ended: issued or failed is
+// nil.
+func (e *Engine) report(ctx context.Context, k key, f *flight, w workload.Workload, issued *entry, failed *workload.TokenError) {
+	now := e.clocks.now()
+	e.status.record(k, w, issued, failed, now.date)
 	if failed == nil {
+		e.cache.untell(k)
 		return
 	}
 	e.metrics.errors.WithLabelValues(codeLabel(failed, f.ofPod)).Inc()
+	if e.cache.tell(k, told{failed.Code, failed.Description, now.steady}) {
+		e.logFailure(ctx, k, w, failed)
+	}
+}
+
+func (e *Engine) logFailure(ctx context.Context, k key, w workload.Workload, failed *workload.TokenError) {
 	attrs := []slog.Attr{
 		slog.String("namespace", w.Namespace),
 		slog.String("service_account", w.ServiceAccount),
@@ -42,8 +60,32 @@ func (e *Engine) report(ctx context.Context, k key, f *flight, w workload.Worklo
 		slog.String("code", failed.Code),
 		slog.String("description", failed.Description),
 	}
+	if failed.Meaning != "" {
+		attrs = append(attrs, slog.String("meaning", failed.Meaning), slog.String("mend", failed.Mend))
+	}
 	if failed.Err != nil {
-		attrs = append(attrs, slog.String("cause", failed.Err.Error()))
+		// One line of it: MSAL adds the whole of a document that it cannot read.
+		attrs = append(attrs, slog.String("cause", oneLine(failed.Err.Error())))
 	}
 	e.log.LogAttrs(ctx, slog.LevelWarn, "token exchange failed", attrs...)
+}
+
+// tell reports whether a failure of the key is news: another one than the last
+// time, or one that was logged some time ago. Held requests try again and again.
+func (c *cache) tell(k key, failure told) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last, ok := c.told.get(k, failure.at)
+	if ok && last.code == failure.code && last.description == failure.description {
+		return false
+	}
+	c.told.put(k, failure, failure.at)
+	return true
+}
+
+// untell makes the key's next failure news.
+func (c *cache) untell(k key) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told.remove(k)
 }

@@ -26,6 +26,10 @@ type Exchange struct {
 	// Entra gave none.
 	ErrorCode string `json:"errorCode,omitempty"`
 	Error     string `json:"error,omitempty"`
+	// Meaning is the error in plain words, and Mend a shell command that mends
+	// it, where they are known.
+	Meaning string `json:"meaning,omitempty"`
+	Mend    string `json:"mend,omitempty"`
 }
 
 type status struct {
@@ -38,7 +42,8 @@ func newStatus() *status {
 	return &status{last: newBounded[string](maxAccounts, never)}
 }
 
-func (s *status) record(k key, w workload.Workload, token workload.Token, failed *workload.TokenError, now time.Time) {
+// record takes how an exchange ended: issued or failed is nil.
+func (s *status) record(k key, w workload.Workload, issued *entry, failed *workload.TokenError, now time.Time) {
 	x := Exchange{
 		Namespace:      w.Namespace,
 		ServiceAccount: w.ServiceAccount,
@@ -46,21 +51,34 @@ func (s *status) record(k key, w workload.Workload, token workload.Token, failed
 		TenantID:       k.tenant,
 		Resource:       k.resource,
 		At:             now,
-		ExpiresOn:      token.ExpiresOn,
+	}
+	if issued != nil {
+		x.ExpiresOn = issued.token.ExpiresOn
 	}
 	if failed != nil {
 		x.ErrorCode, x.Error = failed.Code, failed.Description
+		x.Meaning, x.Mend = failed.Meaning, failed.Mend
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.last.put(k.account, x, now)
 }
 
+func (s *status) forget(account string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last.remove(account)
+}
+
 // Snapshot returns the last exchange of each service account, by namespace and
 // name. There is no token in it.
 func (e *Engine) Snapshot() []Exchange {
 	e.status.mu.Lock()
-	all := e.status.last.values()
+	var all []Exchange
+	e.status.last.each(func(_ string, x Exchange) bool {
+		all = append(all, x)
+		return true
+	})
 	e.status.mu.Unlock()
 	slices.SortFunc(all, func(a, b Exchange) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.ServiceAccount, b.ServiceAccount))

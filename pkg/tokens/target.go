@@ -20,6 +20,7 @@ type target struct {
 	tenant    string
 	clientID  string
 	resource  string
+	through   through
 }
 
 // scope returns the resource in Entra's v2.0 form. Nothing else is added to or
@@ -28,13 +29,18 @@ func (t target) scope() string { return t.resource + "/.default" }
 
 // defaults are the agent's own answers where a workload gives none.
 type defaults struct {
-	authority string
-	tenant    string
+	authority  string
+	tenant     string
+	apiServer  string // "host:port"; empty: not known
+	tokenProxy string // a proxy of identity bindings besides the API server's
 }
 
 // target says what the request means for the workload. Its error is a
 // *workload.TokenError.
 func (d defaults) target(w workload.Workload, r workload.TokenRequest) (target, error) {
+	if w.ServiceAccount == "" {
+		return target{}, notFound("the pod has no service account, as static pods have none")
+	}
 	// Default identity, mapping, tenant and the cache's key all come from the
 	// service account: to answer without it would be to guess.
 	if !w.ServiceAccountSeen || w.ServiceAccountUID == "" {
@@ -52,6 +58,9 @@ func (d defaults) target(w workload.Workload, r workload.TokenRequest) (target, 
 		return target{}, err
 	}
 	if t.authority, err = d.selectAuthority(w); err != nil {
+		return target{}, err
+	}
+	if t.through, err = d.selectThrough(w); err != nil {
 		return target{}, err
 	}
 	return t, nil

@@ -45,6 +45,7 @@ func TestTarget(t *testing.T) {
 		{name: "no default identity", change: func(w *workload.Workload) { w.ClientID = "" }, kind: workload.IdentityNotFound, mention: "azure.workload.identity/client-id"},
 		{name: "no default identity, but one asked for", change: func(w *workload.Workload) { w.ClientID = "" }, r: workload.TokenRequest{ClientID: clientB}, want: with(func(t *target) { t.clientID = clientB })},
 		{name: "client id too long", r: workload.TokenRequest{ClientID: strings.Repeat("c", 1000)}, kind: workload.IdentityNotFound, mention: "too long"},
+		{name: "no service account, as in a static pod", change: func(w *workload.Workload) { w.ServiceAccount, w.ServiceAccountUID = "", "" }, kind: workload.IdentityNotFound, mention: "static"},
 		{name: "service account not seen", change: func(w *workload.Workload) { w.ServiceAccountSeen = false }, r: workload.TokenRequest{ClientID: clientB}, kind: workload.Unavailable, mention: "shop/cart"},
 		{name: "service account without a UID", change: func(w *workload.Workload) { w.ServiceAccountUID = "" }, kind: workload.Unavailable, mention: "shop/cart"},
 		{name: "tenant of the workload", change: func(w *workload.Workload) { w.TenantID = "contoso.example" }, want: with(func(t *target) { t.tenant = "contoso.example" })},
@@ -76,7 +77,7 @@ func TestTarget(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(target{})); diff != "" {
+				if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(target{}, through{})); diff != "" {
 					t.Errorf("target (-want +got):\n%s", diff)
 				}
 				return

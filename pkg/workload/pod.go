@@ -41,18 +41,22 @@ func (p Pod) Steered() bool {
 // Workload is one pod and the service account that it runs as, with all that
 // is needed to ask for a token in its name.
 type Workload struct {
-	PodUID             string
-	PodName            string
-	Namespace          string
-	ServiceAccount     string
-	ServiceAccountUID  string
-	ChangedAt          time.Time // the youngest of pod, service account and its annotations as seen here
-	ClientID           string    // the default identity; empty: none is set
-	TenantID           string    // empty: the agent's own default holds
-	AuthorityHost      string    // the pod's own AZURE_AUTHORITY_HOST; empty: the agent's holds
-	Identities         []MappedIdentity
-	Projected          *ProjectedToken // nil: the pod has no such volume
-	ServiceAccountSeen bool            // false: the service account is not in the cache yet
+	PodUID            string
+	PodName           string
+	Namespace         string
+	ServiceAccount    string
+	ServiceAccountUID string
+	ChangedAt         time.Time // the youngest of pod, service account and its annotations as seen here
+	ClientID          string    // the default identity; empty: none is set
+	TenantID          string    // empty: the agent's own default holds
+	AuthorityHost     string    // the pod's own AZURE_AUTHORITY_HOST; empty: the agent's holds
+	Identities        []MappedIdentity
+	Projected         *ProjectedToken // nil: the pod has no such volume
+	// TokenExpiration is how long a service account token shall hold that is
+	// asked for in the pod's name; 0: nobody says.
+	TokenExpiration    time.Duration
+	Binding            *IdentityBinding // nil: tokens come from Entra itself
+	ServiceAccountSeen bool             // false: the service account is not in the cache yet
 }
 
 // Subject returns the subject that the workload's service account tokens

@@ -1,6 +1,10 @@
 package workload
 
-import "time"
+import (
+	"fmt"
+	"log/slog"
+	"time"
+)
 
 // TokenRequest is what a caller asks for in IMDS's words. At most one of
 // ClientID, ObjectID and ResourceID is set; none means the workload's default
@@ -25,6 +29,17 @@ type Token struct {
 	ClientID  string
 	NotBefore time.Time
 	ExpiresOn time.Time
+}
+
+// Format implements fmt.Formatter: whatever prints a Token, by whichever verb,
+// leaves its value out.
+func (t Token) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "token of %s until %s", t.ClientID, t.ExpiresOn.UTC().Format(time.RFC3339))
+}
+
+// LogValue implements slog.LogValuer, without the value.
+func (t Token) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("client_id", t.ClientID), slog.Time("expires_on", t.ExpiresOn))
 }
 
 // TokenErrorKind says who can mend a failed token request.
@@ -64,6 +79,12 @@ type TokenError struct {
 	Code string
 	// Description is one line for the caller. It has no secrets in it.
 	Description string
+	// Meaning says in plain words what Code means for the workload; empty where
+	// that is not known. It has no secrets in it.
+	Meaning string
+	// Mend is a shell command that mends the cause; empty where none can. It
+	// has no secrets in it.
+	Mend string
 	// RetryAfter is how long to wait before asking again; 0 if nobody said.
 	RetryAfter time.Duration
 	// Err is the cause, for the log only; may be nil.

@@ -64,7 +64,7 @@ func (s *Server) verify(ctx context.Context, token string, client federation.Ide
 	case err != nil:
 		return claimed, badSignature(err)
 	}
-	now := s.o.Clock.Now()
+	now := s.now()
 	if now.Before(time.Unix(claimed.NotBefore, 0).Add(-clockSkew)) || !now.Before(time.Unix(claimed.Expiry, 0)) {
 		return claimed, outOfTime(now, claimed)
 	}

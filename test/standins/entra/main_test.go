@@ -31,6 +31,7 @@ const (
 // rig is an Entra stand-in, the cluster that it trusts, and its log.
 type rig struct {
 	*httptest.Server
+	server  *Server
 	cluster *httptest.Server
 	key     *jwks.Key // the cluster's
 	clock   *clocktesting.FakePassiveClock
@@ -61,6 +62,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.server = s
 	r.Server = httptest.NewTLSServer(s)
 	t.Cleanup(r.Close)
 	return r

@@ -114,7 +114,7 @@ func (r *refusal) name() string { return fmt.Sprintf("AADSTS%d", r.code) }
 
 // bodyOf returns the refusal of a request in Entra's form.
 func (s *Server) bodyOf(why *refusal, r *http.Request) any {
-	timestamp := s.o.Clock.Now().UTC().Format("2006-01-02 15:04:05Z")
+	timestamp := s.now().UTC().Format("2006-01-02 15:04:05Z")
 	trace, correlation := string(uuid.NewUUID()), r.Header.Get("client-request-id")
 	if correlation == "" {
 		correlation = string(uuid.NewUUID())

@@ -26,6 +26,7 @@ type Options struct {
 	Issuers    *http.Client // fetches the keys of assertions' issuers; trusts their CA
 	Log        io.Writer    // gets one Entry a line; nil: no log
 	Lifetime   time.Duration
+	RefreshIn  time.Duration      // named in answers as refresh_in; 0: not named
 	Delay      time.Duration      // before each answer of the token endpoint
 	Clock      clock.PassiveClock // nil: the real one
 }
@@ -42,6 +43,9 @@ type Entry struct {
 	Error    string    `json:"error,omitempty"`   // "AADSTS…"
 	Cause    string    `json:"cause,omitempty"`   // for people, where the code alone does not tell
 	ObjectID string    `json:"objectId,omitempty"`
+	// Fault is what was wrong with the Server on purpose; nil: nothing. With
+	// no Error it is why there is no answer, or a late one.
+	Fault *Fault `json:"fault,omitempty"`
 }
 
 // Kind says which of Entra's endpoints was asked.
@@ -63,6 +67,7 @@ type Server struct {
 	o       Options
 	keys    *jwks.Remote
 	journal *journal.Writer
+	faults  *faults
 }
 
 // New returns a Server. A Lifetime of 0 is DefaultLifetime.
@@ -76,27 +81,47 @@ func New(o Options) (*Server, error) {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	return &Server{o: o, keys: jwks.NewRemote(o.Issuers), journal: journal.New(o.Log)}, nil
+	return &Server{o: o, keys: jwks.NewRemote(o.Issuers), journal: journal.New(o.Log), faults: newFaults()}, nil
+}
+
+// endpoints are the paths below a tenant's.
+var endpoints = map[string]Kind{
+	"discovery/instance":                    InstanceDiscovery,
+	"v2.0/.well-known/openid-configuration": OpenIDConfiguration,
+	"discovery/v2.0/keys":                   Keys,
+	"oauth2/v2.0/token":                     Token,
 }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	tenant, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	entry := Entry{Time: s.o.Clock.Now(), Kind: Unknown, Tenant: tenant}
+	if kind, ok := endpoints[path]; ok {
+		entry.Kind = kind
+	}
+	fault, changed := s.faults.current()
+	if fault != (Fault{}) {
+		entry.Fault = &fault
+	}
+	if fault.spoils(entry.Kind) {
+		s.journal.Append(entry)
+		s.spoil(w, r, fault, changed)
+		return
+	}
+	wait(r.Context(), seconds(fault.DelaySeconds))
+	if fault.ClockSeconds != 0 {
+		w.Header().Set("Date", s.now().UTC().Format(http.TimeFormat))
+	}
 	var body any
 	var why *refusal
-	switch path {
-	case "discovery/instance":
-		entry.Kind = InstanceDiscovery
+	switch entry.Kind {
+	case InstanceDiscovery:
 		body, why = s.instance(r)
-	case "v2.0/.well-known/openid-configuration":
-		entry.Kind = OpenIDConfiguration
+	case OpenIDConfiguration:
 		body, why = s.configuration(r, entry.Tenant)
-	case "discovery/v2.0/keys":
-		entry.Kind = Keys
+	case Keys:
 		body = s.o.Key.Public()
-	case "oauth2/v2.0/token":
-		entry.Kind = Token
+	case Token:
 		body, why = s.token(w, r, &entry)
 	default:
 		s.journal.Append(entry)

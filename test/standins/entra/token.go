@@ -26,6 +26,7 @@ type issued struct {
 	TokenType    string `json:"token_type"`
 	ExpiresIn    int64  `json:"expires_in"`
 	ExtExpiresIn int64  `json:"ext_expires_in"`
+	RefreshIn    int64  `json:"refresh_in,omitempty"`
 	AccessToken  string `json:"access_token"`
 }
 
@@ -48,6 +49,7 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, entry *Entry) (an
 	lifetime := int64(s.o.Lifetime / time.Second)
 	return issued{
 		TokenType: "Bearer", ExpiresIn: lifetime, ExtExpiresIn: lifetime, AccessToken: token,
+		RefreshIn: int64(s.o.RefreshIn / time.Second),
 	}, nil
 }
 
@@ -85,7 +87,7 @@ func (s *Server) authorize(r *http.Request, directory federation.File, entry *En
 	return accesstoken.New(accesstoken.Identity{
 		TenantID: client.TenantID, ClientID: client.ClientID,
 		ObjectID: client.PrincipalID, ResourceID: client.ResourceID,
-	}, resource, s.o.Clock.Now(), s.o.Lifetime), nil
+	}, resource, s.now(), s.o.Lifetime), nil
 }
 
 // complete reports the first parameter that is missing or wrong in itself.

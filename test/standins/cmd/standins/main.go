@@ -24,6 +24,7 @@ type config struct {
 	state         string
 	logs          string
 	entraListen   string
+	entraFault    string
 	imdsListen    string
 	vaultListen   string
 	vaultName     string
@@ -71,6 +72,7 @@ func parse(args []string, stderr io.Writer) (config, error) {
 	flags.StringVar(&c.state, "state", "", "`directory` for ca.crt, ca.key and entra.key; made if they are not there")
 	flags.StringVar(&c.logs, "log-dir", "", "`directory` for entra.jsonl, imds.jsonl and vault.jsonl")
 	flags.StringVar(&c.entraListen, "entra-listen", "127.0.0.1:8443", "`address` of the Entra stand-in (TLS)")
+	flags.StringVar(&c.entraFault, "entra-fault", "", "`file` that says in JSON how the Entra stand-in fails, e.g. {\"status\":429}; followed while it runs; missing: not at all")
 	flags.StringVar(&c.imdsListen, "imds-listen", "127.0.0.1:8080", "`address` of the IMDS stand-in (plain HTTP)")
 	flags.StringVar(&c.vaultListen, "vault-listen", "127.0.0.1:9443", "`address` of the vault stand-in (TLS)")
 	flags.StringVar(&c.vaultName, "vault-name", "tutorial", "the vault's `name` in the federation file")

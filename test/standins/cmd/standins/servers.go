@@ -33,6 +33,8 @@ type servers struct {
 	entra, imds, vault net.Listener
 	handlers           map[net.Listener]http.Handler
 	logs               []*os.File
+	certificate        tls.Certificate
+	fault              *faultFile
 }
 
 // open makes the stand-ins and their listeners. What it opened is closed when
@@ -63,12 +65,12 @@ func (s *servers) listen(ctx context.Context, c config, ca *pki.Authority) error
 	if err != nil {
 		return err
 	}
+	s.certificate = pair
 	secure := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 	var plain net.ListenConfig
 	if s.entra, err = plain.Listen(ctx, "tcp", c.entraListen); err != nil {
 		return fmt.Errorf("listen for Entra: %w", err)
 	}
-	s.entra = tls.NewListener(s.entra, secure)
 	if s.vault, err = plain.Listen(ctx, "tcp", c.vaultListen); err != nil {
 		return fmt.Errorf("listen for the vault: %w", err)
 	}
@@ -102,6 +104,8 @@ func (s *servers) build(c config, ca *pki.Authority) error {
 	if err != nil {
 		return err
 	}
+	s.entra = tls.NewListener(s.entra, entraServer.TLS(s.certificate))
+	s.fault = &faultFile{path: c.entraFault, set: entraServer.SetFault}
 	imdsServer, err := imds.New(imds.Options{Federation: directory, Signer: key, Log: logs[1]})
 	if err != nil {
 		return err
@@ -171,6 +175,7 @@ func client(pool *x509.CertPool, connect string) *http.Client {
 func (s *servers) serve(ctx context.Context) error {
 	defer s.close()
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { s.fault.follow(ctx); return nil })
 	for listener, handler := range s.handlers {
 		server := &http.Server{Handler: handler, ReadHeaderTimeout: headerLimit}
 		group.Go(func() error {

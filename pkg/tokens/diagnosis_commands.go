@@ -1,0 +1,121 @@
+package tokens
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// guid is what may stand inside a query; everything else is an argument of its
+// own, and quoted.
+var guid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+// createCredential makes the federated credential that the assertion needs.
+func createCredential(f facts) string {
+	return f.withIdentity("az identity federated-credential create --name " + credentialName(f) + f.credential())
+}
+
+// updateCredential corrects the audience of the credential that is there:
+// Entra takes no second one for the same issuer and subject.
+func updateCredential(f facts) string {
+	find := fmt.Sprintf(`"$(az identity federated-credential list%s --query %s --output tsv)"`, identityFlags,
+		quote(fmt.Sprintf("[?issuer=='%s' && subject=='%s'].name", queryText(f.issuer), queryText(f.subject))))
+	return f.withIdentity("az identity federated-credential update --name " + find + f.credential())
+}
+
+// credential returns the flags that describe the credential.
+func (f facts) credential() string {
+	return fmt.Sprintf("%s --issuer %s --subject %s --audiences %s",
+		identityFlags, quote(f.issuer), quote(f.subject), quote(f.audience))
+}
+
+// identityFlags name the managed identity; withIdentity sets the variables.
+const identityFlags = ` --identity-name "$name" --resource-group "$group"`
+
+// withIdentity completes a command that has identityFlags in it: by the
+// identity's ARM id where that is known, else by a look-up of its client id in
+// the subscription that az is set to. A client id that is no GUID is nobody's.
+func (f facts) withIdentity(command string) string {
+	if name, group, subscription, ok := parseResourceID(f.resourceID); ok {
+		flags := " --identity-name " + quote(name) + " --resource-group " + quote(group) + " --subscription " + quote(subscription)
+		return strings.ReplaceAll(command, identityFlags, flags)
+	}
+	if !guid.MatchString(f.clientID) {
+		return ""
+	}
+	return fmt.Sprintf(`read -r name group <<<"$(az identity list --query "[?clientId=='%s'].[name,resourceGroup]" --output tsv)" && %s`, f.clientID, command)
+}
+
+// parseResourceID returns the parts of a user-assigned identity's ARM id.
+func parseResourceID(id string) (name, group, subscription string, ok bool) {
+	p := strings.Split(id, "/")
+	ok = len(p) == 9 && p[0] == "" && strings.EqualFold(p[1], "subscriptions") && strings.EqualFold(p[3], "resourceGroups") &&
+		strings.EqualFold(strings.Join(p[5:8], "/"), "providers/Microsoft.ManagedIdentity/userAssignedIdentities")
+	if !ok {
+		return "", "", "", false
+	}
+	return p[8], p[4], p[2], true
+}
+
+// credentialName returns a name that no other credential of the identity has:
+// to create one of a name that is taken is to replace it.
+// It is at most 120 letters, digits and dashes, which is what Entra allows.
+func credentialName(f facts) string {
+	sum := sha256.Sum256([]byte(f.issuer + "\x00" + f.subject))
+	name := strings.ReplaceAll(f.namespace+"-"+f.account, ".", "-")
+	if len(name) > 100 {
+		name = name[:100]
+	}
+	return quote(fmt.Sprintf("%s-%x", name, sum[:4]))
+}
+
+const tenantAnnotation = " azure.workload.identity/tenant-id="
+
+func (f facts) annotate() string {
+	return fmt.Sprintf("kubectl annotate serviceaccount --overwrite --namespace %s %s", quote(f.namespace), quote(f.account))
+}
+
+// annotateTenantOfClient sets the tenant in which the identity is.
+func annotateTenantOfClient(f facts) string {
+	if !guid.MatchString(f.clientID) {
+		return ""
+	}
+	return fmt.Sprintf(`%s%s"$(az identity list --query "[?clientId=='%s'].tenantId" --output tsv)"`, f.annotate(), tenantAnnotation, f.clientID)
+}
+
+// annotateOwnTenant sets the tenant that whoever runs it is signed in to.
+func annotateOwnTenant(f facts) string {
+	return f.annotate() + tenantAnnotation + `"$(az account show --query tenantId --output tsv)"`
+}
+
+func enableClient(f facts) string {
+	return "az ad sp update --id " + quote(f.clientID) + " --set accountEnabled=true"
+}
+
+// createResource installs the resource's application in the tenant.
+func createResource(f facts) string {
+	if len(f.resource) > maxShown {
+		return ""
+	}
+	return "az ad sp create --id " + quote(f.resource)
+}
+
+func listPolicies(facts) string {
+	return "az rest --method get --url " + quote("https://graph.microsoft.com/v1.0/identity/conditionalAccess/policies?$select=displayName,state,conditions")
+}
+
+// quote returns s as one word of a POSIX shell.
+func quote(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,"
+	if s != "" && strings.Trim(s, plain) == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// queryText returns s for a raw string of JMESPath, in which an apostrophe
+// would end it. Neither issuers nor subjects have one.
+func queryText(s string) string {
+	return strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s)
+}

@@ -1,0 +1,134 @@
+package tokens
+
+import (
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+const (
+	// minLeft is what a cached token must have left to be served while a newer
+	// one can be had: clients ask again and again for a token that ends sooner.
+	minLeft = 5 * time.Minute
+	// refreshLead is what a token has left when a new one is fetched ahead of
+	// its end: some clients want a new one from then on.
+	refreshLead = 20 * time.Minute
+	// stepTolerance is how far the clock may stray from elapsed time before it
+	// counts as set: an outage of the time source, but no drift, exceeds it.
+	stepTolerance = time.Minute
+	// maxPods bounds the pods noted per token. Beyond it the notes start
+	// again: an audit line twice is better than none.
+	maxPods = 1024
+	// maxAskers is how many pods' assertions a refresh may try.
+	maxAskers = 4
+)
+
+// entry is a token, and who uses it.
+type entry struct {
+	token     workload.Token // as it was issued
+	issued    instant
+	lifetime  time.Duration
+	refreshAt time.Time // steady
+
+	// Guarded by cache.mu.
+	used   bool                // it was asked for since it was issued
+	askers []workload.Workload // the latest first
+	pods   map[string]struct{} // those that it was issued to
+}
+
+// newEntry returns the entry of a grant that was asked for at that moment: to
+// count from the answer would add the answer's delay to the token's life.
+func newEntry(g grant, clientID string, asked instant) *entry {
+	return &entry{
+		token: workload.Token{
+			Value: g.token, Type: "Bearer", ClientID: clientID,
+			NotBefore: asked.date, ExpiresOn: asked.date.Add(g.lifetime),
+		},
+		issued:    asked,
+		lifetime:  g.lifetime,
+		refreshAt: asked.steady.Add(refreshAfter(g)),
+		pods:      make(map[string]struct{}),
+	}
+}
+
+// refreshAfter returns the age at which a token is to be replaced: what Entra
+// says, else twenty minutes before its end, or at half of a short life. Up to a
+// quarter of that time is put before it by chance, so that the tokens of a
+// node, or of a cluster, that were issued together are not replaced together.
+func refreshAfter(g grant) time.Duration {
+	lead := min(refreshLead, g.lifetime/2)
+	latest := g.lifetime - lead - upTo(lead/4)
+	if g.refreshIn <= 0 || g.refreshIn >= latest {
+		return latest
+	}
+	return min(g.refreshIn+upTo(g.refreshIn/10), latest)
+}
+
+// upTo returns a random duration below d; 0 for none.
+func upTo(d time.Duration) time.Duration {
+	if d <= 0 {
+		return 0
+	}
+	return rand.N(d)
+}
+
+// left returns how long the token still holds by its age, however the clock
+// was set; 0 or less: it has ended. A nil entry has nothing left.
+func (e *entry) left(now instant) time.Duration {
+	if e == nil {
+		return 0
+	}
+	return e.lifetime - now.steady.Sub(e.issued.steady)
+}
+
+// fresh reports whether the token may be served without asking for a newer
+// one. Where the clock was set, the less favourable reading decides.
+func (e *entry) fresh(now instant) bool {
+	if e == nil {
+		return false
+	}
+	left := min(e.left(now), e.token.ExpiresOn.Sub(now.date))
+	return left >= min(minLeft, e.lifetime/2)
+}
+
+// due reports whether a new token is to be fetched ahead: it is time, or the
+// clock was set, so that the token's times say the wrong thing to whoever
+// keeps them. A token that nobody asked for is left to end.
+func (e *entry) due(now instant) bool {
+	return e.used && (!now.steady.Before(e.refreshAt) || e.step(now) != 0)
+}
+
+// step returns by how much the clock was set since the token was issued.
+func (e *entry) step(now instant) time.Duration {
+	step := now.date.Sub(e.issued.date) - now.steady.Sub(e.issued.steady)
+	if step.Abs() < stepTolerance {
+		return 0
+	}
+	return step
+}
+
+// at returns the token with its times as the clock has it now.
+func (e *entry) at(now instant) workload.Token {
+	t, step := e.token, e.step(now)
+	t.NotBefore, t.ExpiresOn = t.NotBefore.Add(step), t.ExpiresOn.Add(step)
+	return t
+}
+
+// serve notes that the workload gets the token, and reports whether its pod
+// gets it for the first time. The caller holds the lock.
+func (e *entry) serve(w workload.Workload) (first bool) {
+	e.used = true
+	e.askers = slices.DeleteFunc(e.askers, func(o workload.Workload) bool { return o.PodUID == w.PodUID })
+	e.askers = slices.Insert(e.askers, 0, w)
+	e.askers = e.askers[:min(len(e.askers), maxAskers)]
+	if _, ok := e.pods[w.PodUID]; ok {
+		return false
+	}
+	if len(e.pods) >= maxPods {
+		clear(e.pods)
+	}
+	e.pods[w.PodUID] = struct{}{}
+	return true
+}
