@@ -39,8 +39,9 @@ var builtin = []struct {
 // route is the decision about a path.
 type route struct {
 	endpoint endpoint
-	status   int  // the refusal's HTTP status; 0 where the path is served
-	post     bool // POST is relayed as well as GET
+	status   int    // the refusal's HTTP status; 0 where the path is served
+	path     string // what the node's IMDS is asked for; empty where it is not asked
+	post     bool   // POST is relayed as well as GET
 }
 
 func refuse(status int) route { return route{endpoint: endpointRefused, status: status} }
@@ -64,35 +65,47 @@ func classify(path string, relay RelaySettings) route {
 	case !plain(path):
 		return refuse(http.StatusForbidden)
 	}
-	return classifyRelayed(strings.TrimSuffix(strings.ToLower(path), "/"), relay)
+	return classifyRelayed(strings.TrimSuffix(path, "/"), relay)
 }
 
-// classifyRelayed decides about a plain, lower-case path outside
-// identityPath.
+// classifyRelayed decides about a plain path outside identityPath.
 func classifyRelayed(path string, relay RelaySettings) route {
-	if !relay.UserData && strings.Contains(path+"/", "/userdata/") {
+	if !relay.UserData && strings.Contains(strings.ToLower(path)+"/", "/userdata/") {
 		return refuse(http.StatusNotFound)
 	}
-	allowed := false
-	for _, a := range relay.Allow {
-		allowed = allowed || under(path, strings.TrimSuffix(strings.ToLower(a), "/"))
+	own, allowed := "", false
+	for _, prefix := range relay.Allow {
+		if p, ok := respell(path, strings.TrimSuffix(prefix, "/")); ok {
+			own, allowed = p, true
+		}
 	}
 	for _, b := range builtin {
-		if !under(path, b.path) {
+		own, ok := respell(path, b.path)
+		if !ok {
 			continue
 		}
 		if b.endpoint == endpointInstance && !relay.Instance && !allowed {
 			return refuse(http.StatusNotFound)
 		}
-		return route{endpoint: b.endpoint, post: allowed}
+		return route{endpoint: b.endpoint, path: own, post: allowed}
 	}
 	if allowed {
-		return route{endpoint: endpointAllowed, post: true}
+		return route{endpoint: endpointAllowed, path: own, post: true}
 	}
 	return refuse(http.StatusForbidden)
 }
 
+// respell returns a plain path with its beginning spelt as prefix is; false if
+// it is not prefix in any case, nor lies below it.
+func respell(path, prefix string) (string, bool) {
+	// A prefix that is not plain has letters whose case changes their length.
+	if !plain(prefix) || !under(strings.ToLower(path), strings.ToLower(prefix)) {
+		return "", false
+	}
+	return prefix + path[len(prefix):], true
+}
+
 // under reports whether path is prefix or lies below it.
 func under(path, prefix string) bool {
-	return prefix != "" && (path == prefix || strings.HasPrefix(path, prefix+"/"))
+	return path == prefix || strings.HasPrefix(path, prefix+"/")
 }

@@ -26,7 +26,7 @@ func (s *Server) HandleConn(c net.Conn, netnsCookie uint64) {
 		return
 	}
 	defer s.fronts.Done()
-	p := s.admit(c, netnsCookie)
+	c, p := s.admit(c, netnsCookie)
 	// Callers that are not proven count as one pod, of UID "".
 	release, ok := s.limits.connect(p.caller.PodUID, connsPerRequest*s.settings.Load().Limits.Concurrent)
 	if !ok {
@@ -41,20 +41,32 @@ func (s *Server) HandleConn(c net.Conn, netnsCookie uint64) {
 	s.handover.deliver(&peerConn{Conn: c, peer: p, release: release})
 }
 
-// admit returns who is at the other end.
-func (s *Server) admit(c net.Conn, netnsCookie uint64) *peer {
+// admit returns who is at the other end, and the connection to go on with.
+func (s *Server) admit(c net.Conn, netnsCookie uint64) (net.Conn, *peer) {
 	conn, err := s.attester.Inspect(c, netnsCookie)
 	if err != nil {
-		return s.refusePeer(conn, err)
+		return c, s.refusePeer(conn, err)
 	}
 	ctx, cancel := context.WithTimeout(s.life, hold)
 	defer cancel()
 	start := s.clock.Now()
-	caller, err := s.attester.Attest(ctx, conn)
-	if err != nil {
-		return s.refusePeer(conn, err)
+	known := make(chan attested, 1)
+	go func() {
+		caller, err := s.attester.Attest(ctx, conn)
+		known <- attested{caller, err}
+	}()
+	timer := s.clock.NewTimer(probeAfter)
+	defer timer.Stop()
+	var who attested
+	select {
+	case who = <-known:
+	case <-timer.C():
+		c, who = s.early(c, known)
 	}
-	return &peer{conn: conn, caller: caller, held: s.clock.Since(start)}
+	if who.err != nil {
+		return c, s.refusePeer(conn, who.err)
+	}
+	return c, &peer{conn: conn, caller: who.caller, held: s.clock.Since(start)}
 }
 
 // refusePeer returns a peer that gets no answer but a refusal: "come again"

@@ -27,7 +27,7 @@ var (
 	testCaller = workload.Caller{PodUID: "pod-1", CgroupID: 11}
 	testPod    = workload.Workload{
 		PodUID: "pod-1", PodName: "web-0", Namespace: "shop", ServiceAccount: "web",
-		ClientID: "client-default", TenantID: "tenant-1",
+		ClientID: "client-default", TenantID: "tenant-1", ServiceAccountSeen: true,
 	}
 	steered = workload.Decision{Verdict: workload.Steer, Access: workload.Identity}
 )
@@ -41,6 +41,7 @@ func (unknownPodError) Unknown() bool { return true }
 // fakeAttester proves every connection to be the pod that it is set to.
 type fakeAttester struct {
 	mu       sync.Mutex
+	before   func(context.Context) // runs while the caller is not known
 	attest   error
 	current  error
 	decision workload.Decision
@@ -56,7 +57,13 @@ func (f *fakeAttester) Inspect(c net.Conn, netnsCookie uint64) (workload.Connect
 	}, nil
 }
 
-func (f *fakeAttester) Attest(_ context.Context, c workload.Connection) (workload.Caller, error) {
+func (f *fakeAttester) Attest(ctx context.Context, c workload.Connection) (workload.Caller, error) {
+	f.mu.Lock()
+	before := f.before
+	f.mu.Unlock()
+	if before != nil {
+		before(ctx)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.conns = append(f.conns, c)

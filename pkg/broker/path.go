@@ -119,11 +119,35 @@ func plainSegment(s string) bool {
 	if s == "" || s[0] == '.' || s[len(s)-1] == '.' {
 		return false
 	}
+	return consistsOf(s, "-_.")
+}
+
+// plainQuery returns the parameters of a query that every server reads in the
+// same way, in their order and with nothing encoded; the others are left out.
+// None that IMDS knows needs another character, and a server that takes dots
+// and slashes behind the question mark for a path finds none.
+func plainQuery(raw string) string {
+	var kept []string
+	for pair := range strings.SplitSeq(raw, "&") {
+		name, value, given := strings.Cut(pair, "=")
+		name, value = decode(name), decode(value)
+		if name == "" || !consistsOf(name+value, "-_.~:,") {
+			continue
+		}
+		if given {
+			name += "="
+		}
+		kept = append(kept, name+value)
+	}
+	return strings.Join(kept, "&")
+}
+
+// consistsOf reports whether s has no bytes but ASCII letters, digits and those
+// of others.
+func consistsOf(s, others string) bool {
 	for _, c := range []byte(s) {
-		switch {
-		case '0' <= c && c <= '9', 'a' <= c|0x20 && c|0x20 <= 'z':
-		case c == '-', c == '_', c == '.':
-		default:
+		letter, digit := 'a' <= c|0x20 && c|0x20 <= 'z', '0' <= c && c <= '9'
+		if !letter && !digit && strings.IndexByte(others, c) < 0 {
 			return false
 		}
 	}

@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +15,7 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// Bounds of one relayed request.
+// Bounds of one exchange with the node's IMDS.
 const (
 	relayTimeout = 2 * time.Second
 	maxDocument  = 1 << 20
@@ -28,20 +27,34 @@ type relay struct {
 	address string // of base, for dialling
 	client  *http.Client
 	log     *slog.Logger
-	window  *window
 	flights *flights
 }
 
-// relayRequest is what is sent to the node's IMDS, and all of it: two equal
-// ones have the same answer.
+// relayRequest is what is sent to the node's IMDS, and all of it: nothing goes
+// out in the caller's own spelling but the body and its type, and two equal
+// GETs have the same answer.
 type relayRequest struct {
-	path     string
-	query    string
-	metadata string // the Metadata headers, NUL behind each
+	path     string // as route has it
+	query    string // as plainQuery has it
+	metadata bool   // with "Metadata: true"
 	userData bool   // leave user data in
+	// Of a POST alone.
+	post        bool
+	body        string
+	contentType string
 }
 
-func newRelay(endpoint string, c clock.PassiveClock, log *slog.Logger) (*relay, error) {
+// newRelayRequest returns what of a caller's request is sent, as a GET.
+func newRelayRequest(from *http.Request, to route, userData bool) relayRequest {
+	return relayRequest{
+		path:     to.path,
+		query:    plainQuery(from.URL.RawQuery),
+		metadata: hasMetadata(from),
+		userData: userData,
+	}
+}
+
+func newRelay(endpoint string, c clock.Clock, log *slog.Logger) (*relay, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("IMDS endpoint: %w", err)
@@ -53,71 +66,53 @@ func newRelay(endpoint string, c clock.PassiveClock, log *slog.Logger) (*relay, 
 	if port == "" {
 		port = "80"
 	}
-	window := newWindow(c)
-	return &relay{
+	r := &relay{
 		base:    url.URL{Scheme: u.Scheme, Host: u.Host},
 		address: net.JoinHostPort(u.Hostname(), port),
 		client: &http.Client{
 			// No proxy: IMDS is this machine's own. No compression: what
-			// comes back is read for user data.
+			// comes back is read for user data. No connection is used again:
+			// net/http repeats a request on one that breaks, past the window.
 			Transport: &http.Transport{
 				DisableCompression:     true,
-				IdleConnTimeout:        30 * time.Second,
+				DisableKeepAlives:      true,
 				MaxResponseHeaderBytes: 64 << 10,
 			},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		log:     log,
-		window:  window,
-		flights: newFlights(c, window),
-	}, nil
+		log: log,
+	}
+	r.flights = newFlights(c, r.send)
+	return r, nil
 }
-
-func (r *relay) close() { r.client.CloseIdleConnections() }
 
 // relayed answers a request from the node's IMDS.
 func (s *Server) relayed(w http.ResponseWriter, r *http.Request, c *call) answer {
 	if a := forwardedFor(r); a != nil {
 		return *a
 	}
-	q := relayRequest{
-		path:     rawPath(r.RequestURI),
-		query:    r.URL.RawQuery,
-		userData: c.settings.Relay.UserData,
-	}
-	for _, value := range r.Header.Values("Metadata") {
-		q.metadata += value + "\x00"
-	}
+	q := newRelayRequest(r, c.route, c.settings.Relay.UserData)
 	switch {
 	case r.Method == http.MethodGet:
-		return s.relay.flights.do(r.Context(), q, func(ctx context.Context) answer {
-			return s.relay.send(ctx, q, nil, "")
-		})
 	case r.Method == http.MethodPost && c.route.post:
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
 		if err != nil {
 			return invalidRequest("The request body cannot be read or is too large")
 		}
-		return s.relay.post(r, q, body)
+		q.post, q.body, q.contentType = true, string(body), r.Header.Get("Content-Type")
 	case r.Method == http.MethodPost && c.route.endpoint == endpointScheduledEvents:
 		return forbidden("Pods may not start scheduled events")
 	default:
 		return methodNotAllowed(http.MethodGet)
 	}
+	return s.relay.flights.do(r.Context(), c.peer.caller.PodUID, q)
 }
 
-func (r *relay) post(from *http.Request, q relayRequest, body []byte) answer {
-	if !r.window.take() {
-		return throttled(time.Second)
-	}
-	return r.send(from.Context(), q, body, from.Header.Get("Content-Type"))
-}
-
-// send asks once: by POST where body is not nil, else by GET.
-func (r *relay) send(ctx context.Context, q relayRequest, body []byte, contentType string) answer {
+// send asks once.
+func (r *relay) send(ctx context.Context, q relayRequest) answer {
 	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
 	defer cancel()
-	a, err := r.exchange(r.request(q, body, contentType).WithContext(ctx), q)
+	a, err := r.exchange(r.request(q).WithContext(ctx), q)
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
 			r.log.Warn("node's IMDS gave no usable answer", "path", q.path, "error", err)
@@ -129,21 +124,19 @@ func (r *relay) send(ctx context.Context, q relayRequest, body []byte, contentTy
 	return a
 }
 
-func (r *relay) request(q relayRequest, body []byte, contentType string) *http.Request {
+func (r *relay) request(q relayRequest) *http.Request {
 	target := r.base
 	target.Path, target.RawQuery = q.path, q.query
 	header := http.Header{"User-Agent": {"sidestep-agent"}}
-	for value := range strings.SplitAfterSeq(q.metadata, "\x00") {
-		if value != "" {
-			header.Add("Metadata", strings.TrimSuffix(value, "\x00"))
-		}
+	if q.metadata {
+		header.Set("Metadata", "true")
 	}
 	request := &http.Request{Method: http.MethodGet, URL: &target, Host: target.Host, Header: header}
-	if body != nil {
-		request.Method, request.Body = http.MethodPost, io.NopCloser(bytes.NewReader(body))
-		request.ContentLength = int64(len(body))
-		if contentType != "" {
-			header.Set("Content-Type", contentType)
+	if q.post {
+		request.Method, request.Body = http.MethodPost, io.NopCloser(strings.NewReader(q.body))
+		request.ContentLength = int64(len(q.body))
+		if q.contentType != "" {
+			header.Set("Content-Type", q.contentType)
 		}
 	}
 	return request

@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -43,15 +42,17 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) answer 
 	if c.peer.refused != nil {
 		return *c.peer.refused
 	}
-	if a := s.refresh(c); a != nil {
-		return *a
-	}
 	release, ok := s.limits.request(c.peer.caller.PodUID, c.settings.Limits)
 	if !ok {
 		return throttled(time.Second)
 	}
 	defer release()
+	refusal := s.refresh(c)
 	switch {
+	case isProbe(r): // told the same whoever asks
+		return required()
+	case refusal != nil:
+		return *refusal
 	case c.route.status == http.StatusNotFound:
 		return notFound()
 	case c.route.status != 0:
@@ -109,8 +110,8 @@ func (s *Server) info(r *http.Request, c *call) answer {
 // identityGate returns the refusal of a request on an identity path that
 // lacks what every such request needs; nil if it lacks nothing.
 func identityGate(r *http.Request, access workload.Access) *answer {
-	if !strings.EqualFold(r.Header.Get("Metadata"), "true") {
-		a := invalidRequest("Required metadata header not specified")
+	if !hasMetadata(r) {
+		a := required()
 		return &a
 	}
 	if a := forwardedFor(r); a != nil {

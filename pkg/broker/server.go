@@ -124,7 +124,6 @@ func (s *Server) Run(ctx context.Context) error {
 	s.beginDraining()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
-	defer s.relay.close()
 	if err := s.http.Shutdown(drain); err != nil {
 		_ = s.http.Close()
 		return fmt.Errorf("drain requests: %w", err)

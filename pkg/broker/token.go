@@ -45,6 +45,9 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, c *call) answer {
 	ctx, cancel := context.WithTimeout(r.Context(), max(hold-c.peer.held, exchangeTime))
 	defer cancel()
 	c.peer.held = 0 // requests of a connection come one after another
+	if a := s.awaitAccount(ctx, c); a != nil {
+		return *a
+	}
 	token, err := s.tokens.Token(ctx, c.workload, request)
 	if err != nil {
 		c.err = err
@@ -59,6 +62,32 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, c *call) answer {
 	}
 	c.clientID = token.ClientID
 	return answerJSON(http.StatusOK, renderToken(token, request.Resource, s.clock.Now()))
+}
+
+// accountInterval is how often a pod's service account is looked for that is
+// not known yet.
+const accountInterval = 100 * time.Millisecond
+
+// awaitAccount waits, as long as ctx holds, until the caller's service account
+// is known: without it nobody can say which identity is meant. What is not
+// known in the end is the token engine's to answer.
+func (s *Server) awaitAccount(ctx context.Context, c *call) *answer {
+	if c.workload.ServiceAccountSeen {
+		return nil
+	}
+	tick := s.clock.NewTicker(accountInterval)
+	defer tick.Stop()
+	for !c.workload.ServiceAccountSeen {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C():
+		}
+		if a := s.refresh(c); a != nil {
+			return a
+		}
+	}
+	return nil
 }
 
 // renderToken returns the token as IMDS gives it at that time.
@@ -84,6 +113,12 @@ func tokenFailure(err error, r workload.TokenRequest) answer {
 		return throttled(0)
 	}
 	description := te.Description
+	if te.Meaning != "" {
+		description = te.Code + ": " + te.Meaning + ". (" + te.Description + ")"
+	}
+	if te.Mend != "" {
+		description += " Mend: " + te.Mend
+	}
 	if te.Code != "" && !strings.HasPrefix(description, te.Code) {
 		description = te.Code + ": " + description
 	}

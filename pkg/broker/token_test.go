@@ -141,6 +141,12 @@ func TestTokenFailure(t *testing.T) {
 		"refused": {
 			err: refused, want: reply{400, errorBody("invalid_request", "AADSTS70021: no matching federated credential")},
 		},
+		"refused, diagnosed": {
+			err: &workload.TokenError{
+				Kind: workload.Refused, Code: "AADSTS70021", Description: "AADSTS70021: no matching record", Meaning: "there is none for it", Mend: `az x "$y" <<<z`,
+			},
+			want: reply{400, errorBody("invalid_request", `AADSTS70021: there is none for it. (AADSTS70021: no matching record) Mend: az x \"$y\" <<<z`)},
+		},
 		"refused, identity selected": {
 			err: refused, target: "&client_id=c",
 			want: reply{400, errorBody("invalid_request", "Identity not found: AADSTS70021: no matching federated credential")},
@@ -264,5 +270,37 @@ func TestTokenLogLine(t *testing.T) {
 	}
 	if strings.Contains(log, "secret-token") {
 		t.Errorf("the token is in the log:\n%s", log)
+	}
+}
+
+// A pod whose service account has not come from the API server yet waits for
+// it, and is then asked for as what the account says.
+func TestServiceAccountIsWaitedFor(t *testing.T) {
+	r := newRig(t)
+	r.attester.set(func(f *fakeAttester) { f.pod.ServiceAccountSeen, f.pod.ClientID = false, "" })
+	c := r.dial()
+	answered := make(chan reply)
+	go func() {
+		got, _ := c.send(get(tokenTarget))
+		answered <- got
+	}()
+	for !r.clock.HasWaiters() {
+		time.Sleep(time.Millisecond)
+	}
+	r.clock.Step(accountInterval)
+	if asked := r.tokens.requests(); len(asked) != 0 {
+		t.Fatalf("asked for %v before the account was known", asked)
+	}
+	r.attester.set(func(f *fakeAttester) { f.pod = testPod })
+	for {
+		select {
+		case got := <-answered:
+			if got.Status != 200 || !strings.Contains(got.Body, `"client_id":"client-default"`) {
+				t.Errorf("%+v, want a token of the account's identity", got)
+			}
+			return
+		case <-time.After(time.Millisecond):
+			r.clock.Step(accountInterval)
+		}
 	}
 }

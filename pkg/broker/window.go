@@ -1,7 +1,6 @@
 package broker
 
 import (
-	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -13,26 +12,39 @@ const (
 	windowTime = time.Second
 )
 
-// window lets windowSize requests through in any windowTime. A token bucket
-// of that size would let twice as many through after a rest.
+// window lets exchanges begin so that no more than windowSize of their requests
+// can reach IMDS in any windowTime, however long each is on its way: a place
+// that is taken is free again windowTime after its exchange has ended. It is
+// not safe for concurrent use.
 type window struct {
 	clock clock.PassiveClock
-	mu    sync.Mutex
-	taken [windowSize]time.Time // the last ones, as a ring
-	next  int                   // the oldest of them
+	under int         // exchanges under way
+	ended []time.Time // of those that ended lately, the oldest first
 }
 
-func newWindow(c clock.PassiveClock) *window { return &window{clock: c} }
-
-// take reports whether one more request may go out now, and counts it if so.
+// take reports whether one more exchange may begin now, and counts it in if so.
 func (w *window) take() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := w.clock.Now()
-	if oldest := w.taken[w.next]; !oldest.IsZero() && now.Sub(oldest) < windowTime {
+	for len(w.ended) > 0 && w.clock.Since(w.ended[0]) >= windowTime {
+		w.ended = w.ended[1:]
+	}
+	if w.under+len(w.ended) >= windowSize {
 		return false
 	}
-	w.taken[w.next] = now
-	w.next = (w.next + 1) % windowSize
+	w.under++
 	return true
+}
+
+// release counts out an exchange that has ended.
+func (w *window) release() {
+	w.under--
+	w.ended = append(w.ended, w.clock.Now())
+}
+
+// wait returns how long no exchange can begin for certain, after a take that
+// failed.
+func (w *window) wait() time.Duration {
+	if len(w.ended) == 0 {
+		return windowTime
+	}
+	return windowTime - w.clock.Since(w.ended[0])
 }
