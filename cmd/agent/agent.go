@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"k8s.io/client-go/kubernetes"
+	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/clock"
 
 	"github.com/sidestep-agent/sidestep/pkg/attest"
@@ -30,6 +32,7 @@ type agent struct {
 	registry *prometheus.Registry
 	since    time.Time
 
+	client   kubernetes.Interface
 	watcher  *config.Watcher
 	events   *events
 	pods     *podcache.Cache
@@ -84,13 +87,14 @@ func (a *agent) makeSources() (err error) {
 	if err != nil {
 		return err
 	}
-	client, err := newClient(a.options.kubeconfig)
+	client, custom, err := newClients(a.options.kubeconfig)
 	if err != nil {
 		return err
 	}
+	a.client = client
 	a.events = newEvents(client, a.options.nodeName)
 	a.pods, err = podcache.New(podcache.Options{
-		Client: client, NodeName: a.options.nodeName, Config: a.watcher.Initial(),
+		Client: client, Dynamic: custom, NodeName: a.options.nodeName, Config: a.watcher.Initial(),
 		Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
 	})
 	if err != nil {
@@ -114,30 +118,48 @@ func (a *agent) makeKernel() (err error) {
 		return err
 	}
 	a.registry.MustRegister(a.hooks)
-	at := netip.AddrPort(a.options.listen)
-	if a.node, err = delivery.ListenNode(a.hooks, at, a.log); err != nil {
-		return err
-	}
 	self, _, err := a.tree.Self()
 	if err != nil {
 		return fmt.Errorf("find the agent's own cgroup: %w", err)
 	}
+	if self != 0 {
+		// Programs that an earlier agent attached keep others from the port.
+		if err := a.hooks.SetVerdict(self, delivery.OwnEntry()); err != nil {
+			return err
+		}
+	}
+	at := netip.AddrPort(a.options.listen)
+	if a.node, err = delivery.ListenNode(a.hooks, at, a.log); err != nil {
+		return err
+	}
+	guard, _ := a.options.effectiveGuard()
 	a.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: a.hooks, Pods: a.pods, Cgroups: a.tree, Proc: a.options.proc,
 		Ports:    delivery.PortRange(a.options.ports),
-		NodeOnly: a.options.delivery == deliveryNode,
-		Self:     self,
-		Serve:    a.handleConn,
-		Log:      a.log,
+		NodeOnly: a.options.delivery == deliveryNode, GuardLinks: guard == guardFull,
+		Self:  self,
+		Serve: a.handleConn,
+		Log:   a.log,
 	})
 	return err
 }
 
 func (a *agent) makeTokens() (err error) {
+	apiServer, err := apiServerAddress(a.options.kubeconfig)
+	if err != nil {
+		return err
+	}
+	var accounts corev1.ServiceAccountsGetter
+	if a.options.tokenRequest {
+		accounts = a.client.CoreV1()
+	}
 	a.tokens, err = tokens.New(tokens.Options{
 		KubeletDir: a.options.kubeletDir, TenantID: a.options.tenantID,
 		Cloud: tokens.Cloud(a.options.cloud), AuthorityHost: a.options.authorityHost,
-		Log: a.log, Audit: a.log, Registerer: a.registry,
+		CAFile:          a.options.caFile,
+		ServiceAccounts: accounts, APIServer: apiServer, TokenProxy: a.options.tokenProxy,
+		Notify: a.events.tokenRefused,
+		Log:    a.log, Audit: a.log, Registerer: a.registry,
 	})
 	return err
 }
@@ -157,6 +179,7 @@ func (a *agent) makeServing() (err error) {
 		return err
 	}
 	a.settings = newSettings(a)
+	a.tellGuard()
 	return nil
 }
 

@@ -1,31 +1,43 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	eventsv1 "k8s.io/client-go/tools/events"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// newClient returns a client of the cluster that the kubeconfig names, or of
-// the one that the agent runs in.
-func newClient(kubeconfig string) (kubernetes.Interface, error) {
+// newClients returns clients of the cluster that the kubeconfig names, or of
+// the one that the agent runs in. The second is for kinds of objects that the
+// cluster may not have.
+func newClients(kubeconfig string) (kubernetes.Interface, dynamic.Interface, error) {
 	c, err := clusterConfig(kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("configure the API client: %w", err)
+		return nil, nil, fmt.Errorf("configure the API client: %w", err)
 	}
 	// Each service account in use costs a list and a watch at the start.
 	c.QPS, c.Burst = 50, 100
 	c.UserAgent = "sidestep-agent/" + version
+	custom, err := dynamic.NewForConfig(c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the client of custom resources: %w", err)
+	}
 	c.ContentType = "application/vnd.kubernetes.protobuf"
 	c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	return kubernetes.NewForConfig(c)
+	client, err := kubernetes.NewForConfig(c)
+	return client, custom, err
 }
 
 func clusterConfig(kubeconfig string) (*rest.Config, error) {
@@ -33,6 +45,24 @@ func clusterConfig(kubeconfig string) (*rest.Config, error) {
 		return rest.InClusterConfig()
 	}
 	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+}
+
+// apiServerAddress returns the host and port at which the API server is
+// reached.
+func apiServerAddress(kubeconfig string) (string, error) {
+	c, err := clusterConfig(kubeconfig)
+	if err != nil {
+		return "", fmt.Errorf("configure the API client: %w", err)
+	}
+	at, _, err := rest.DefaultServerUrlFor(c)
+	if err != nil {
+		return "", fmt.Errorf("address of the API server: %w", err)
+	}
+	port := at.Port()
+	if port == "" {
+		port = "443"
+	}
+	return net.JoinHostPort(at.Hostname(), port), nil
 }
 
 // events tells people through the cluster what they should mend.
@@ -62,8 +92,49 @@ func (e *events) Run(ctx context.Context) error {
 	return nil
 }
 
+// guardReduced reports that the node is guarded less than was asked for.
+func (e *events) guardReduced(guard string, reason error) {
+	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "GuardReduced", "Start",
+		"The guard in force is %s: %v", guard, reason)
+}
+
 // configurationRefused reports a bad new configuration; the old one stays.
 func (e *events) configurationRefused(err error) {
 	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "ConfigurationRefused", "Reload",
 		"The agent's configuration was not applied, the last good one stays: %v", err)
+}
+
+// maxNote is how long an event's note may be, in bytes.
+// https://pkg.go.dev/k8s.io/api/events/v1#Event
+const maxNote = 1024
+
+// tokenRefused reports on the pod why it got no token, and what mends that.
+func (e *events) tokenRefused(w workload.Workload, failed *workload.TokenError) {
+	pod := &corev1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: w.Namespace, Name: w.PodName, UID: types.UID(w.PodUID),
+	}
+	// Events of the same action and reason are counted in one: the code keeps
+	// those apart that are mended in different ways.
+	action := cmp.Or(failed.Code, "IssueToken")
+	e.recorder.Eventf(pod, nil, corev1.EventTypeWarning, "TokenRefused", action, "%s", note(failed))
+}
+
+// note returns what an event says of the failure. A command is never cut: half
+// of one may do something else.
+func note(failed *workload.TokenError) string {
+	says := failed.Description
+	if failed.Meaning != "" {
+		says = failed.Code + ": " + failed.Meaning
+	}
+	mend := ""
+	if failed.Mend != "" {
+		mend = ". Mend: " + failed.Mend
+	}
+	if len(says)+len(mend) > maxNote {
+		mend = ". What mends it is in the agent's log, and in the answer to the application."
+	}
+	if most := maxNote - len(mend); len(says) > most {
+		says = strings.ToValidUTF8(says[:most], "")
+	}
+	return says + mend
 }

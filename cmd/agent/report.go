@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/status"
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
@@ -19,6 +20,10 @@ func (a *agent) report() status.Report {
 		r.Ready = false
 		r.Problems = append(r.Problems, "not ready: "+err.Error())
 	}
+	guard, _ := a.options.effectiveGuard()
+	r.Guard = guard
+	r.Problems = append(r.Problems, a.guardProblems()...)
+	r.Problems = append(r.Problems, circuitProblems(a.tokens.Circuits())...)
 	connects, err := a.hooks.Connects()
 	if err != nil {
 		r.Problems = append(r.Problems, err.Error())
@@ -86,8 +91,26 @@ func (a *agent) addServiceAccounts(r *status.Report) {
 		e := exchanges[key]
 		account := status.ServiceAccount{
 			Namespace: p.Namespace, Name: p.ServiceAccount, ClientID: w.ClientID, TenantID: w.TenantID,
-			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: e.Error,
+			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: lastError(e), Mend: e.Mend,
 		}
 		r.ServiceAccounts = append(r.ServiceAccounts, account)
 	}
+}
+
+// lastError returns the error in plain words where they are known.
+func lastError(e tokens.Exchange) string {
+	if e.Meaning != "" {
+		return e.ErrorCode + ": " + e.Meaning
+	}
+	return e.Error
+}
+
+// circuitProblems says whom Entra does not answer for.
+func circuitProblems(circuits []tokens.Circuit) []string {
+	var problems []string
+	for _, c := range circuits {
+		problems = append(problems, fmt.Sprintf("no tokens of tenant %s from %s since %s: %d failures in a row, circuit %s, next try %s",
+			c.Tenant, c.Authority, c.Since.UTC().Format(time.RFC3339), c.Failures, c.State, c.Until.UTC().Format(time.RFC3339)))
+	}
+	return problems
 }

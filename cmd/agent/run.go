@@ -23,11 +23,15 @@ type runOptions struct {
 	kubeconfig     string
 	config         string
 	delivery       string
+	guard          string
 	listen         ipv4Endpoint
 	imdsEndpoint   string
 	tenantID       string
 	cloud          string
 	authorityHost  string
+	caFile         string
+	tokenRequest   bool
+	tokenProxy     string
 	ports          portRange
 	metricsAddress string
 	stateDir       string
@@ -76,11 +80,15 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: in-cluster)")
 	flags.StringVar(&o.config, "config", "/etc/sidestep/config.yaml", "the agent's configuration file")
 	addDelivery(flags, &o.delivery)
+	addGuard(flags, &o.guard)
 	flags.Var(&o.listen, "listen", "the node listener, put on the loopback link")
 	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://169.254.169.254", "the node's instance metadata service")
 	flags.StringVar(&o.tenantID, "tenant-id", "", "Entra tenant of workloads that name none")
 	addOneOf(flags, &o.cloud, "cloud", "", "the cloud whose Entra is asked", string(tokens.AzurePublic), string(tokens.AzureUSGovernment), string(tokens.AzureChina))
 	flags.StringVar(&o.authorityHost, "authority-host", "", "Entra's URL, in place of the cloud's")
+	flags.StringVar(&o.caFile, "ca-file", "", "PEM file of CAs that Entra's certificate may be of, besides the system's; followed while the agent runs")
+	flags.BoolVar(&o.tokenRequest, "token-request", false, "ask the API server for the service account tokens of pods that have none for Entra")
+	flags.StringVar(&o.tokenProxy, "token-proxy", "", "URL of a proxy for identity bindings, besides the API server's")
 	flags.Var(&o.ports, "port-range", "ports for listeners in pods")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
 	addStateDir(flags, &o.stateDir)

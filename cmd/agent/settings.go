@@ -62,7 +62,8 @@ func (s *settings) attach(kubepods uint64) error {
 	if err := s.agent.hooks.Configure(s.kernel()); err != nil {
 		return err
 	}
-	return s.agent.hooks.Attach(s.agent.options.kubepodsCgroup)
+	guard, _ := s.agent.options.effectiveGuard()
+	return s.agent.hooks.Attach(s.agent.options.kubepodsCgroup, guard != guardOff)
 }
 
 // mode returns the mode in force.
@@ -83,6 +84,7 @@ func (s *settings) kernel() intercept.Settings {
 		Audit:                  s.config.Mode == config.ModeAudit,
 		UnknownPass:            s.config.Unknown == config.UnknownPass,
 		UnknownHostNetworkPass: s.config.UnknownHostNetwork == config.UnknownPass,
+		DenyWireServer:         s.config.WireServer == config.WireServerDeny,
 		Quota:                  connectionQuota,
 	}
 }

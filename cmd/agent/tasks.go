@@ -27,6 +27,8 @@ func (a *agent) run(ctx context.Context) error {
 		"node listener": func(ctx context.Context) error { return a.node.Run(ctx, a.handleConn) },
 		"broker":        a.broker.Run,
 		"warm-up":       a.warm,
+		"refresh":       a.tokens.Run,
+		"accounts":      a.followAccounts,
 		"metrics":       a.serveMetrics,
 		"status":        func(ctx context.Context) error { return status.Serve(ctx, a.options.stateDir, a.report) },
 		"events":        a.events.Run,

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+
+	"github.com/sidestep-agent/sidestep/test/scene"
 )
 
 // sdkResult is the line that test/clients/vaultclient prints.
@@ -18,8 +20,8 @@ type sdkResult struct {
 
 // azidentity gets a token with ManagedIdentityCredential and has azsecrets set,
 // get and delete a secret with it.
-func (s *scene) azidentity(ctx context.Context, w *workload) (answer, error) {
-	cmd := exec.CommandContext(ctx, s.programs.vaultclient, "-vault", vaultURL, "-secret", "demo")
+func (s *stage) azidentity(ctx context.Context, w *workload) (answer, error) {
+	cmd := exec.CommandContext(ctx, s.programs.vaultclient, "-vault", scene.VaultURL, "-secret", "demo")
 	stdout, stderr, err := s.runIn(w, cmd)
 	// It fails for want of a token or of a right, too, and says so on stdout.
 	var exit *exec.ExitError

@@ -119,14 +119,7 @@ func (s *story) successes() []asked {
 }
 
 // clientID returns the client id of an app's identity.
-func (s *story) clientID(name string) string {
-	for _, i := range s.file.Identities {
-		if i.Name == name {
-			return i.ClientID
-		}
-	}
-	return ""
-}
+func (s *story) clientID(name string) string { return clientID(s.file, name) }
 
 // labelled returns the labelled pods.
 func (s *story) labelled() []*workload {

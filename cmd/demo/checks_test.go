@@ -81,14 +81,14 @@ func TestChecksFind(t *testing.T) {
 		{"metadata not relayed", func(s *story) { s.question(s.pods.unlabelled, curlInstance).answer.body = "" }, "under metadata-only"},
 		{"metadata fetched past the broker", func(s *story) {
 			a := s.question(s.pods.unlabelled, curlInstance)
-			a.logs.imds[0].Remote = a.by.pod.Address.String() + ":5"
+			a.logs.imds[0].Remote = a.by.Pod.Address.String() + ":5"
 		}, "under metadata-only"},
 		{"a denied pod's request arrives", func(s *story) {
 			s.last(s.pods.unlabelled).logs.imds = []imds.Entry{{Remote: direct}}
 		}, "are refused at connect()"},
 		{"a pod was held", func(s *story) { s.lived.kernel = append(s.lived.kernel, connects{"unknown", "ipv4", 1}) }, "knew the pod"},
 		{"a token in the log", func(s *story) { s.agentLog += s.question(s.pods.one, curlToken).answer.token }, "no token and no service account token"},
-		{"an assertion in the log", func(s *story) { s.agentLog += s.pods.two.assertion }, "no token and no service account token"},
+		{"an assertion in the log", func(s *story) { s.agentLog += s.pods.two.Assertion }, "no token and no service account token"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -28,16 +28,16 @@ const vaultOK = "ok"
 // environment is all that a client has from the demo. It leads to nothing but
 // the metadata service: there is no AZURE_… variable, no IDENTITY_ENDPOINT and
 // no proxy in it.
-func (s *scene) environment() []string {
-	return []string{"PATH=/usr/bin:/bin", "HOME=" + s.home, "SSL_CERT_FILE=" + s.ca}
+func (s *stage) environment() []string {
+	return []string{"PATH=/usr/bin:/bin", "HOME=" + s.Home, "SSL_CERT_FILE=" + s.CA}
 }
 
 // runIn runs a program in the workload's container.
-func (s *scene) runIn(w *workload, cmd *exec.Cmd) (stdout, stderr []byte, err error) {
+func (s *stage) runIn(w *workload, cmd *exec.Cmd) (stdout, stderr []byte, err error) {
 	var out, errs bytes.Buffer
-	cmd.Env, cmd.Dir = s.environment(), s.home
+	cmd.Env, cmd.Dir = s.environment(), s.Home
 	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := w.pod.Start(cmd); err != nil {
+	if err := w.Pod.Start(cmd); err != nil {
 		return nil, nil, fmt.Errorf("start %s in %s: %w", cmd.Path, w, err)
 	}
 	err = cmd.Wait()
@@ -50,7 +50,7 @@ const arcAgent = "/opt/azcmagent/bin/himds"
 
 // otherRoads returns whatever could lead a client in the workload's container
 // past the metadata service, as a process there sees it.
-func (s *scene) otherRoads(ctx context.Context, w *workload) ([]string, error) {
+func (s *stage) otherRoads(ctx context.Context, w *workload) ([]string, error) {
 	stdout, _, err := s.runIn(w, exec.CommandContext(ctx, s.programs.env))
 	if err != nil {
 		return nil, err
@@ -65,7 +65,7 @@ func (s *scene) otherRoads(ctx context.Context, w *workload) ([]string, error) {
 	if _, err := os.Stat(arcAgent); err == nil {
 		roads = append(roads, arcAgent)
 	}
-	files, err := os.ReadDir(s.home)
+	files, err := os.ReadDir(s.Home)
 	for _, f := range files {
 		roads = append(roads, "the file "+f.Name()+" at home")
 	}

@@ -33,3 +33,13 @@ func (n names) of(objectID string) string {
 	}
 	return objectID
 }
+
+// clientID returns the client id of an app's identity; none for no identity.
+func clientID(f federation.File, name string) string {
+	for _, i := range f.Identities {
+		if i.Name == name {
+			return i.ClientID
+		}
+	}
+	return ""
+}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/sidestep-agent/sidestep/test/scene"
 )
 
 // connects is how often the kernel decided in one way about connects to the
@@ -26,7 +28,7 @@ const connectsMetric = "sidestep_connects_total"
 
 // kernelCounters reads the kernel's counters from the agent's metrics.
 func kernelCounters(ctx context.Context) ([]connects, error) {
-	resp, err := get(ctx, "http://"+metricsAddress+"/metrics")
+	resp, err := get(ctx, "http://"+scene.MetricsAddress+"/metrics")
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func (l auditLine) text() string {
 
 // auditText is what an audit line of a pod with its own identity says.
 func (s *story) auditText(w *workload) string {
-	return auditLine{Namespace: w.namespace, Pod: w.name, ServiceAccount: w.account, ClientID: s.clientID(w.identity)}.text()
+	return auditLine{Namespace: w.Namespace, Pod: w.Name, ServiceAccount: w.Account, ClientID: s.clientID(w.identity)}.text()
 }
 
 // checkIssued: a token's first issue to a pod is logged once.
@@ -92,7 +92,7 @@ func (s *story) checkExchanges() check {
 		}
 	}
 	for _, w := range s.labelled() {
-		want = append(want, fmt.Sprintf("system:serviceaccount:%s:%s as %s, verified true ", w.namespace, w.account, s.clientID(w.identity)))
+		want = append(want, fmt.Sprintf("system:serviceaccount:%s:%s as %s, verified true ", w.Namespace, w.Account, s.clientID(w.identity)))
 	}
 	c.why = differ("it saw", got, want)
 	return c
@@ -168,7 +168,7 @@ func (s *story) checkCounters() check {
 func (s *story) checkSecrets() check {
 	c := check{text: "no token and no service account token is in the agent's log"}
 	for _, w := range s.pods.all() {
-		if w.assertion != "" && strings.Contains(s.agentLog, w.assertion) {
+		if w.Assertion != "" && strings.Contains(s.agentLog, w.Assertion) {
 			c.why = "that of " + w.String() + " is"
 		}
 	}

@@ -58,16 +58,16 @@ func run(o options, stdout *os.File) int {
 	defer cancel()
 	out := &page{out: stdout, colour: isTerminal(stdout)}
 	out.paragraph(introduction)
-	s, err := openScene(ctx, o)
+	s, err := openStage(ctx, o)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo: set the scene:", err)
 		return 1
 	}
 	failed, err := play(ctx, s, out)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "demo: %v\n%s", err, s.agent.lastWords())
+		fmt.Fprintf(os.Stderr, "demo: %v\n%s", err, s.Agent.LastWords())
 	}
-	if closeErr := s.close(); closeErr != nil {
+	if closeErr := s.Close(); closeErr != nil {
 		fmt.Fprintln(os.Stderr, "demo: clean up:", closeErr)
 		return 1
 	}

@@ -33,15 +33,15 @@ type story struct {
 // theatre is a story while it happens.
 type theatre struct {
 	story
-	scene *scene
+	stage *stage
 	out   *page
 }
 
 // play has all of the questions asked, prints the table and the checks, and
 // returns how many checks failed.
-func play(ctx context.Context, s *scene, out *page) (int, error) {
-	t := &theatre{scene: s, out: out}
-	t.pods, t.file, t.roads = s.pods, s.cloud.identity, map[*workload][]string{}
+func play(ctx context.Context, s *stage, out *page) (int, error) {
+	t := &theatre{stage: s, out: out}
+	t.pods, t.file, t.roads = s.pods, s.Cloud.Federation, map[*workload][]string{}
 	for _, w := range s.pods.all() {
 		roads, err := s.otherRoads(ctx, w)
 		if err != nil {
@@ -49,7 +49,7 @@ func play(ctx context.Context, s *scene, out *page) (int, error) {
 		}
 		t.roads[w] = roads
 	}
-	out.paragraph(fmt.Sprintf("The agent was ready after %d ms.", s.agent.readyAfter.Milliseconds()))
+	out.paragraph(fmt.Sprintf("The agent was ready after %d ms.", s.Agent.ReadyAfter.Milliseconds()))
 	out.header()
 	if err := t.alive(ctx); err != nil {
 		return 0, err
@@ -58,45 +58,45 @@ func play(ctx context.Context, s *scene, out *page) (int, error) {
 		return 0, err
 	}
 	out.heading("Checked against the kernel's counters and everyone's logs:")
-	return out.checks(t.checks(), s.agent.lastWords()), nil
+	return out.checks(t.checks(), s.Agent.LastWords()), nil
 }
 
 // alive asks while the agent runs, under each of the policies for unlabelled
 // pods.
 func (t *theatre) alive(ctx context.Context) (err error) {
 	for _, act := range acts(t.pods) {
-		if err := t.scene.agent.configure(act.policy); err != nil {
+		if err := t.stage.Agent.Configure(act.policy); err != nil {
 			return err
 		}
-		if err := t.scene.agent.waitInForce(ctx, t.pods.unlabelled.pod.UID, act.policy); err != nil {
+		if err := t.stage.Agent.WaitInForce(ctx, t.pods.unlabelled.Pod.UID, act.policy); err != nil {
 			return err
 		}
 		if err := t.ask(ctx, act); err != nil {
 			return err
 		}
 	}
-	t.lived, err = t.scene.logs(ctx)
+	t.lived, err = t.stage.logs(ctx)
 	return err
 }
 
 // dead kills the agent and asks again.
 func (t *theatre) dead(ctx context.Context) error {
-	if err := t.scene.agent.kill(); err != nil {
+	if err := t.stage.Agent.Kill(); err != nil {
 		return fmt.Errorf("kill the agent: %w", err)
 	}
-	t.agentLog = string(t.scene.agent.log.whole())
+	t.agentLog = string(t.stage.Agent.Log.Whole())
 	t.out.heading("The agent is killed (SIGKILL). Its programs stay in the kernel:")
 	return t.ask(ctx, epilogue(t.pods))
 }
 
 func (t *theatre) ask(ctx context.Context, act act) error {
 	for _, q := range act.questions {
-		a, err := t.scene.ask(ctx, q, act.policy)
+		a, err := t.stage.ask(ctx, q, act.policy)
 		if err != nil {
 			return fmt.Errorf("%s, %s: %w", q.by, q.client, err)
 		}
 		t.asked = append(t.asked, a)
-		t.out.row(a.row(t.scene.cloud.names))
+		t.out.row(a.row(t.stage.names))
 	}
 	return nil
 }

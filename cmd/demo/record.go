@@ -3,37 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"slices"
-	"sync"
-
-	"github.com/sidestep-agent/sidestep/test/standins/journal"
 )
-
-// record keeps a log in memory, to be read while it is written.
-type record struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-// Write implements io.Writer.
-func (r *record) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.text = append(r.text, p...)
-	return len(p), nil
-}
-
-// whole returns a copy of the complete lines written so far.
-func (r *record) whole() []byte {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.text[:bytes.LastIndexByte(r.text, '\n')+1])
-}
-
-// entries returns all entries of a stand-in's log.
-func entries[E any](r *record) ([]E, error) {
-	return journal.Read[E](bytes.NewReader(r.whole()))
-}
 
 // auditLine is what the demo reads of a line in the agent's log.
 type auditLine struct {

@@ -24,11 +24,11 @@ func goodStory(t *testing.T) *story {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &story{pods: newCast(), file: file, roads: map[*workload][]string{}, agentLog: `{"msg":"agent starts"}`}
+	s := &story{pods: newCast(file), file: file, roads: map[*workload][]string{}, agentLog: `{"msg":"agent starts"}`}
 	for i, w := range s.pods.all() {
-		w.pod = &lab.Pod{UID: fmt.Sprintf("uid-%d", i), Address: net.IPv4(10, 64, 0, byte(4*i+2))}
+		w.Pod = &lab.Pod{UID: fmt.Sprintf("uid-%d", i), Address: net.IPv4(10, 64, 0, byte(4*i+2))}
 		if w.identity != "" {
-			w.assertion = "assertion-of-" + w.identity
+			w.Assertion = "assertion-of-" + w.identity
 		}
 	}
 	for _, act := range acts(s.pods) {
@@ -69,7 +69,7 @@ func (s *story) answered(a asked) asked {
 	switch p.verdict {
 	case "pass":
 		a.answer.status = http.StatusOK
-		a.logs.imds = []imds.Entry{{Remote: a.by.pod.Address.String() + ":5", Path: "/metadata/identity/oauth2/token", Identity: true}}
+		a.logs.imds = []imds.Entry{{Remote: a.by.Pod.Address.String() + ":5", Path: "/metadata/identity/oauth2/token", Identity: true}}
 	case "steer":
 		s.answeredByBroker(&a)
 	default:
@@ -98,13 +98,13 @@ func (s *story) answeredByBroker(a *asked) {
 		a.logs.audit = append(a.logs.audit, s.line(eventIssued, a.by, 0))
 		a.logs.entra = []entra.Entry{{Kind: entra.Keys}, {
 			Kind: entra.Token, Verified: true, ClientID: s.clientID(a.by.identity),
-			Subject: "system:serviceaccount:" + a.by.namespace + ":" + a.by.account,
+			Subject: "system:serviceaccount:" + a.by.Namespace + ":" + a.by.Account,
 		}}
 	}
 }
 
 func (s *story) line(event string, w *workload, status int) auditLine {
-	l := auditLine{Event: event, Namespace: w.namespace, Pod: w.name, ServiceAccount: w.account, Status: status, ClientID: s.clientID(w.identity)}
+	l := auditLine{Event: event, Namespace: w.Namespace, Pod: w.Name, ServiceAccount: w.Account, Status: status, ClientID: s.clientID(w.identity)}
 	if event == eventRequest {
 		l.Endpoint = "token"
 	}

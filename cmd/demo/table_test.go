@@ -46,7 +46,7 @@ func TestVerdictThatDidNotComeTrue(t *testing.T) {
 	s := goodStory(t)
 	a := s.question(s.pods.one, curlToken)
 	a.logs.imds = s.question(s.pods.exempt, curlToken).logs.imds
-	a.logs.imds[0].Remote = a.by.pod.Address.String() + ":5"
+	a.logs.imds[0].Remote = a.by.Pod.Address.String() + ":5"
 	if got := a.route(); got != (cell{"its broker (in truth the node's IMDS)", red}) {
 		t.Errorf("route %+v", got)
 	}

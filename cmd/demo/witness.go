@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
+	"github.com/sidestep-agent/sidestep/test/scene"
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
 	"github.com/sidestep-agent/sidestep/test/standins/imds"
 	"github.com/sidestep-agent/sidestep/test/standins/vault"
@@ -23,20 +24,20 @@ type logs struct {
 }
 
 // logs reads everything as it stands.
-func (s *scene) logs(ctx context.Context) (l logs, err error) {
-	if s.agent.alive() {
+func (s *stage) logs(ctx context.Context) (l logs, err error) {
+	if s.Agent.Alive() {
 		if l.kernel, err = kernelCounters(ctx); err != nil {
 			return logs{}, err
 		}
 	}
-	l.audit = auditLines(s.agent.log.whole())
-	if l.entra, err = entries[entra.Entry](&s.cloud.logs.entra); err != nil {
+	l.audit = auditLines(s.Agent.Log.Whole())
+	if l.entra, err = scene.Entries[entra.Entry](&s.Cloud.Logs.Entra); err != nil {
 		return logs{}, err
 	}
-	if l.imds, err = entries[imds.Entry](&s.cloud.logs.imds); err != nil {
+	if l.imds, err = scene.Entries[imds.Entry](&s.Cloud.Logs.IMDS); err != nil {
 		return logs{}, err
 	}
-	l.vault, err = entries[vault.Entry](&s.cloud.logs.vault)
+	l.vault, err = scene.Entries[vault.Entry](&s.Cloud.Logs.Vault)
 	return l, err
 }
 
@@ -78,8 +79,8 @@ type asked struct {
 }
 
 // ask has a client ask and gathers what the others saw of it.
-func (s *scene) ask(ctx context.Context, q question, policy config.Unlabeled) (asked, error) {
-	a := asked{question: q, policy: policy, dead: !s.agent.alive()}
+func (s *stage) ask(ctx context.Context, q question, policy config.Unlabeled) (asked, error) {
+	a := asked{question: q, policy: policy, dead: !s.Agent.Alive()}
 	before, err := s.logs(ctx)
 	if err != nil {
 		return asked{}, err
@@ -103,7 +104,7 @@ func (s *scene) ask(ctx context.Context, q question, policy config.Unlabeled) (a
 
 // settled returns what was added to the logs. The broker writes its audit line
 // after the answer, so that it may come a moment later than the client ends.
-func (s *scene) settled(ctx context.Context, before logs, a asked) (logs, error) {
+func (s *stage) settled(ctx context.Context, before logs, a asked) (logs, error) {
 	const aMoment = time.Second
 	deadline := time.Now().Add(aMoment)
 	for {
@@ -138,7 +139,7 @@ func linesOf(lines []auditLine, event string) []auditLine {
 func (a asked) own() []imds.Entry {
 	var own []imds.Entry
 	for _, e := range a.logs.imds {
-		if host, _, err := net.SplitHostPort(e.Remote); err == nil && a.by.pod.Address.Equal(net.ParseIP(host)) {
+		if host, _, err := net.SplitHostPort(e.Remote); err == nil && a.by.Pod.Address.Equal(net.ParseIP(host)) {
 			own = append(own, e)
 		}
 	}

@@ -47,8 +47,8 @@ func printTables(w io.Writer, r Report, wide bool) error {
 	if !r.Ready {
 		ready = "not ready"
 	}
-	fmt.Fprintf(&b, "sidestep-agent %s on %s: %s, up since %s, mode %s, delivery %s\n",
-		cell(r.Version), cell(r.Node), ready, when(r.Since), cell(r.Mode), cell(r.Delivery))
+	fmt.Fprintf(&b, "sidestep-agent %s on %s: %s, up since %s, mode %s, delivery %s, guard %s\n",
+		cell(r.Version), cell(r.Node), ready, when(r.Since), cell(r.Mode), cell(r.Delivery), cell(r.Guard))
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "problem: %s\n", cell(p))
 	}
@@ -56,6 +56,7 @@ func printTables(w io.Writer, r Report, wide bool) error {
 	table(&b, podRows(r.Pods, wide))
 	b.WriteString("\n")
 	table(&b, serviceAccountRows(r.ServiceAccounts, wide))
+	printMends(&b, r.ServiceAccounts)
 	if wide {
 		b.WriteString("\n")
 		table(&b, counterRows(r.Counters))
@@ -94,6 +95,15 @@ func serviceAccountRows(accounts []ServiceAccount, wide bool) [][]string {
 		rows = append(rows, row)
 	}
 	return rows
+}
+
+// printMends writes the commands below the table, whole, to be copied.
+func printMends(b *strings.Builder, accounts []ServiceAccount) {
+	for _, a := range accounts {
+		if a.Mend != "" {
+			fmt.Fprintf(b, "\nto mend %s/%s:\n  %s\n", cell(a.Namespace), cell(a.Name), cell(a.Mend))
+		}
+	}
 }
 
 func counterRows(counters map[string]uint64) [][]string {

@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 func report() Report {
 	start := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 	return Report{
-		Version: "v0.1.0", Node: "aks-pool-0", Since: start, Mode: "enforce", Delivery: "pod", Ready: true,
+		Version: "v0.1.0", Node: "aks-pool-0", Since: start, Mode: "enforce", Delivery: "pod", Guard: "full", Ready: true,
 		Pods: []Pod{
 			{
 				Namespace: "shop", Name: "checkout-7d9c", UID: "1b3c1f6e-8d5a-4b0e-9c57-2f6a7d8e9f01", ServiceAccount: "checkout",
@@ -41,7 +41,8 @@ func report() Report {
 				TenantID:     "22222222-2222-2222-2222-222222222222",
 				LastExchange: start.Add(time.Minute), ExpiresOn: start.Add(time.Hour),
 			},
-			{Namespace: "shop", Name: "default", LastError: "AADSTS70021: no matching\nfederated \x1b[31mcredential"},
+			{Namespace: "shop", Name: "default", LastError: "AADSTS70021: no matching\nfederated \x1b[31mcredential",
+				Mend: "az identity federated-credential create --name 'shop\x1b[31m'"},
 		},
 		Counters: map[string]uint64{"steer": 12, "pass": 3, "deny": 0},
 		Problems: []string{"guard: full cannot be attached, socket is: no NET_ADMIN"},

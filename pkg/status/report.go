@@ -9,6 +9,7 @@ type Report struct {
 	Since    time.Time `json:"since"`    // when the agent started
 	Mode     string    `json:"mode"`     // enforce or audit
 	Delivery string    `json:"delivery"` // pod or node
+	Guard    string    `json:"guard"`    // full, socket or off
 	Ready    bool      `json:"ready"`
 
 	Pods            []Pod            `json:"pods"`
@@ -43,4 +44,5 @@ type ServiceAccount struct {
 	LastExchange time.Time `json:"lastExchange,omitzero"` // zero: none yet
 	ExpiresOn    time.Time `json:"expiresOn,omitzero"`    // of the token it brought
 	LastError    string    `json:"lastError,omitempty"`
+	Mend         string    `json:"mend,omitempty"` // a shell command that mends it
 }

@@ -1,4 +1,4 @@
-package main
+package scene
 
 import (
 	"bytes"
@@ -19,51 +19,57 @@ import (
 	"github.com/sidestep-agent/sidestep/test/lab"
 )
 
-const (
-	metricsAddress = "127.0.0.1:9402"
-	// patience is how long the agent may take for what it does at once.
-	patience = 20 * time.Second
-)
+// MetricsAddress is where the agent serves its metrics, on the node.
+const MetricsAddress = "127.0.0.1:9402"
 
-// agent is the agent's program as a process on the lab's node.
-type agent struct {
-	path       string
-	config     string // its configuration file
-	stateDir   string
-	log        record
-	process    *exec.Cmd
-	ended      chan struct{} // closed when the process is gone
-	started    time.Time
-	readyAfter time.Duration
+// patience is how long the agent may take for what it does at once.
+const patience = 20 * time.Second
+
+// Agent is the agent's program as a process on the lab's node.
+type Agent struct {
+	Log        Record
+	ReadyAfter time.Duration
+
+	path     string
+	config   string // its configuration file
+	stateDir string
+	process  *exec.Cmd
+	ended    chan struct{} // closed when the process is gone
+	started  time.Time
 }
 
 // newAgent writes the first configuration; nothing runs yet.
-func newAgent(path, dir string) (*agent, error) {
-	a := &agent{
+func newAgent(path, dir string) (*Agent, error) {
+	a := &Agent{
 		path: path, config: filepath.Join(dir, "config", "config.yaml"),
 		stateDir: filepath.Join(dir, "state"), ended: make(chan struct{}),
 	}
 	if err := os.Mkdir(filepath.Dir(a.config), 0o755); err != nil {
 		return nil, err
 	}
-	return a, a.configure(config.UnlabeledPass)
+	return a, a.Configure(config.UnlabeledPass)
 }
 
-// start starts the process. It has nothing of the demo's environment.
-func (a *agent) start(node *lab.Node, kubeconfig, ca string) error {
-	const here = "/proc/self/ns/net"
+// start starts the process. It has nothing of this program's environment.
+func (a *Agent) start(s *Scene, kubeconfig string, o Options) error {
+	const here = "/proc/thread-self/ns/net"
 	// The agent itself asks the metadata service for what it relays.
 	if err := lab.CheckIsolated(here, here); err != nil {
 		return err
 	}
 	a.process = exec.CommandContext(context.Background(), a.path, "run",
 		"--node-name", nodeName, "--kubeconfig", kubeconfig, "--config", a.config,
-		"--cgroup-root", node.CgroupRoot, "--kubepods-cgroup", node.Kubepods,
-		"--kubelet-dir", node.KubeletDir, "--bpffs", node.BPFFS,
-		"--authority-host", entraURL, "--tenant-id", tenantID,
-		"--metrics-address", metricsAddress, "--state-dir", a.stateDir)
-	a.process.Env = []string{"SSL_CERT_FILE=" + ca}
-	a.process.Stderr = &a.log
+		"--cgroup-root", s.Node.CgroupRoot, "--kubepods-cgroup", s.Node.Kubepods,
+		"--kubelet-dir", s.Node.KubeletDir, "--bpffs", s.Node.BPFFS,
+		"--authority-host", EntraURL, "--tenant-id", s.Cloud.Federation.Tenants[0],
+		"--metrics-address", MetricsAddress, "--state-dir", a.stateDir)
+	for flag, value := range map[string]string{"--log-level": o.LogLevel, "--guard": o.Guard} {
+		if value != "" {
+			a.process.Args = append(a.process.Args, flag, value)
+		}
+	}
+	a.process.Env = []string{"SSL_CERT_FILE=" + s.CA}
+	a.process.Stderr = &a.Log
 	a.started = time.Now()
 	if err := a.process.Start(); err != nil {
 		return err
@@ -75,8 +81,8 @@ func (a *agent) start(node *lab.Node, kubeconfig, ca string) error {
 	return nil
 }
 
-// kill ends the process as a crash would and waits until it is gone.
-func (a *agent) kill() error {
+// Kill ends the process as a crash would and waits until it is gone.
+func (a *Agent) Kill() error {
 	if a.process == nil {
 		return nil
 	}
@@ -87,21 +93,20 @@ func (a *agent) kill() error {
 	return nil
 }
 
+// Signal sends the process a signal.
+func (a *Agent) Signal(s os.Signal) error { return a.process.Process.Signal(s) }
+
 // waitReady waits until the agent says that pods are served.
-func (a *agent) waitReady(ctx context.Context) error {
+func (a *Agent) waitReady(ctx context.Context) error {
 	err := a.await(ctx, "the agent is ready", func() (bool, error) {
-		resp, err := get(ctx, "http://"+metricsAddress+"/readyz")
-		if err != nil {
-			return false, nil // it does not listen yet
-		}
-		return resp.status == http.StatusOK, nil
+		return answersOK(ctx, "http://"+MetricsAddress+"/readyz"), nil
 	})
-	a.readyAfter = time.Since(a.started)
+	a.ReadyAfter = time.Since(a.started)
 	return err
 }
 
-// configure writes a configuration in place of the last one, at a stroke.
-func (a *agent) configure(unlabeled config.Unlabeled) error {
+// Configure writes a configuration in place of the last one, at a stroke.
+func (a *Agent) Configure(unlabeled config.Unlabeled) error {
 	text := fmt.Sprintf("apiVersion: %s\nkind: %s\nunlabeled: %s\n", config.APIVersion, config.Kind, unlabeled)
 	next := a.config + ".next"
 	if err := os.WriteFile(next, []byte(text), 0o644); err != nil {
@@ -110,9 +115,9 @@ func (a *agent) configure(unlabeled config.Unlabeled) error {
 	return os.Rename(next, a.config)
 }
 
-// waitInForce waits until the agent reports that the configuration's word on
+// WaitInForce waits until the agent reports that the configuration's word on
 // unlabelled pods decides about the pod, and that the kernel acts by it.
-func (a *agent) waitInForce(ctx context.Context, podUID string, unlabeled config.Unlabeled) error {
+func (a *Agent) WaitInForce(ctx context.Context, podUID string, unlabeled config.Unlabeled) error {
 	want := "unlabeled: " + string(unlabeled)
 	return a.await(ctx, want+" is in force", func() (bool, error) {
 		report, err := a.status(ctx)
@@ -127,7 +132,7 @@ func (a *agent) waitInForce(ctx context.Context, podUID string, unlabeled config
 }
 
 // status runs `agent status`.
-func (a *agent) status(ctx context.Context) (status.Report, error) {
+func (a *Agent) status(ctx context.Context) (status.Report, error) {
 	cmd := exec.CommandContext(ctx, a.path, "status", "--state-dir", a.stateDir, "-o", "json")
 	cmd.Env = []string{}
 	var stderr bytes.Buffer
@@ -144,7 +149,7 @@ func (a *agent) status(ctx context.Context) (status.Report, error) {
 }
 
 // await asks until so says yes, the agent ends, or patience does.
-func (a *agent) await(ctx context.Context, what string, so func() (bool, error)) error {
+func (a *Agent) await(ctx context.Context, what string, so func() (bool, error)) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -164,10 +169,10 @@ func (a *agent) await(ctx context.Context, what string, so func() (bool, error))
 	}
 }
 
-// lastWords returns the end of the agent's log for people to read.
-func (a *agent) lastWords() string {
+// LastWords returns the end of the agent's log for people to read.
+func (a *Agent) LastWords() string {
 	const lines = 25
-	all := strings.SplitAfter(string(a.log.whole()), "\n")
+	all := strings.SplitAfter(string(a.Log.Whole()), "\n")
 	all = all[:len(all)-1] // what follows the last line's end
 	if len(all) == 0 {
 		return "the agent wrote no log\n"
@@ -175,12 +180,26 @@ func (a *agent) lastWords() string {
 	return "the end of the agent's log:\n" + strings.Join(all[max(0, len(all)-lines):], "")
 }
 
-// alive reports whether the process runs.
-func (a *agent) alive() bool {
+// Alive reports whether the process runs.
+func (a *Agent) Alive() bool {
 	select {
 	case <-a.ended:
 		return false
 	default:
 		return a.process != nil
 	}
+}
+
+// answersOK reports whether a GET is answered with 200.
+func answersOK(ctx context.Context, url string) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return false
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
 }

@@ -1,4 +1,4 @@
-package main
+package scene
 
 import (
 	"context"
@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -31,31 +33,31 @@ const (
 	entraAddress = "10.63.0.2"
 	vaultAddress = "10.63.0.3"
 
-	apiURL   = "https://" + apiAddress
-	entraURL = "https://" + entraAddress
-	vaultURL = "https://" + vaultAddress
+	// IssuerURL is the API stand-in, which a federation file must name as its
+	// issuer.
+	IssuerURL = "https://" + apiAddress
+	// EntraURL is the Entra stand-in.
+	EntraURL = "https://" + entraAddress
+	// VaultURL is the vault stand-in.
+	VaultURL = "https://" + vaultAddress
 )
 
-const (
-	tenantID  = "3f1c7c1e-6a0b-4d52-9d4e-8f2b5a7c9e01"
-	vaultName = "demo"
-	apiToken  = "of-the-demo's-agent"
-)
+const apiToken = "of-the-scene's-agent"
 
-// cloud is what exists only in Azure, and the Kubernetes API: stand-ins within
+// Cloud is what exists only in Azure, and the Kubernetes API: stand-ins within
 // this process, each with the log that it keeps.
-type cloud struct {
+type Cloud struct {
+	Federation federation.File
+	API        *kubeapi.Server
+	Logs       struct{ Entra, IMDS, Vault Record }
+
 	authority *pki.Authority
-	identity  federation.File
-	names     names
-	api       *kubeapi.Server
-	logs      struct{ entra, imds, vault record }
 	servers   []*http.Server
 }
 
 // openCloud starts the stand-ins. Each listens when it returns.
-func openCloud(ctx context.Context) (_ *cloud, err error) {
-	c := &cloud{}
+func openCloud(ctx context.Context, o Options) (_ *Cloud, err error) {
+	c := &Cloud{Federation: o.Federation}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close())
@@ -64,23 +66,18 @@ func openCloud(ctx context.Context) (_ *cloud, err error) {
 	if c.authority, err = pki.New(); err != nil {
 		return nil, err
 	}
-	if c.identity, err = federation.Parse(federationYAML); err != nil {
-		return nil, err
-	}
-	c.names = namesOf(c.identity)
-	handlers, err := c.handlers()
+	handlers, err := c.handlers(o.VaultName)
 	if err != nil {
 		return nil, err
 	}
-	if err := addAddresses(apiAddress, entraAddress, vaultAddress); err != nil {
-		return nil, err
-	}
-	certificate, err := c.certificate(apiAddress, entraAddress, vaultAddress)
+	maps.Copy(handlers, o.Extra)
+	addresses := slices.Collect(maps.Keys(handlers))
+	certificate, err := c.certificate(addresses...)
 	if err != nil {
 		return nil, err
 	}
 	for address, handler := range handlers {
-		if err := c.serve(ctx, address, handler, certificate); err != nil {
+		if err := c.serve(ctx, address, handler, certificate, o.WrapIMDS); err != nil {
 			return nil, err
 		}
 	}
@@ -88,8 +85,8 @@ func openCloud(ctx context.Context) (_ *cloud, err error) {
 }
 
 // handlers returns the stand-ins by the addresses at which they are served.
-func (c *cloud) handlers() (map[string]http.Handler, error) {
-	directory, err := federation.Fixed(c.identity)
+func (c *Cloud) handlers(vaultName string) (map[string]http.Handler, error) {
+	directory, err := federation.Fixed(c.Federation)
 	if err != nil {
 		return nil, err
 	}
@@ -101,33 +98,32 @@ func (c *cloud) handlers() (map[string]http.Handler, error) {
 	trusting := &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: c.authority.Pool(), MinVersion: tls.VersionTLS12},
 	}}
-	c.api, err = kubeapi.New(kubeapi.Options{Issuer: apiURL, Key: clusterKey, Token: apiToken})
+	c.API, err = kubeapi.New(kubeapi.Options{Issuer: IssuerURL, Key: clusterKey, Token: apiToken})
 	if err != nil {
 		return nil, err
 	}
 	login, err := entra.New(entra.Options{
-		Federation: directory, Key: entraKey, Issuers: trusting, Log: &c.logs.entra,
+		Federation: directory, Key: entraKey, Issuers: trusting, Log: &c.Logs.Entra,
 	})
 	if err != nil {
 		return nil, err
 	}
 	secrets, err := vault.New(vault.Options{
-		Name: vaultName, Federation: directory, Authority: entraURL, Keys: trusting, Log: &c.logs.vault,
+		Name: vaultName, Federation: directory, Authority: EntraURL, Keys: trusting, Log: &c.Logs.Vault,
 	})
 	if err != nil {
 		return nil, err
 	}
-	metadata, err := imds.New(imds.Options{Federation: directory, Signer: entraKey, Log: &c.logs.imds})
+	metadata, err := imds.New(imds.Options{Federation: directory, Signer: entraKey, Log: &c.Logs.IMDS})
 	if err != nil {
 		return nil, err
 	}
 	return map[string]http.Handler{
-		apiAddress + ":443": c.api, entraAddress + ":443": login, vaultAddress + ":443": secrets,
-		lab.IMDS + ":80": metadata,
+		apiAddress: c.API, entraAddress: login, vaultAddress: secrets, lab.IMDS: metadata,
 	}, nil
 }
 
-func (c *cloud) certificate(hosts ...string) (*tls.Config, error) {
+func (c *Cloud) certificate(hosts ...string) (*tls.Config, error) {
 	issued, err := c.authority.Issue(hosts...)
 	if err != nil {
 		return nil, err
@@ -140,26 +136,37 @@ func (c *cloud) certificate(hosts ...string) (*tls.Config, error) {
 }
 
 // serve serves a handler at an address, over TLS but for the metadata service.
-func (c *cloud) serve(ctx context.Context, address string, handler http.Handler, secure *tls.Config) error {
+func (c *Cloud) serve(ctx context.Context, address string, handler http.Handler, secure *tls.Config,
+	wrapIMDS func(net.Listener) net.Listener,
+) error {
+	port := "443"
+	if address == lab.IMDS {
+		port = "80" // and the address is there since lab.NewNode
+	} else if err := addAddress(address); err != nil {
+		return err
+	}
 	var listen net.ListenConfig
-	l, err := listen.Listen(ctx, "tcp4", address)
+	l, err := listen.Listen(ctx, "tcp4", net.JoinHostPort(address, port))
 	if err != nil {
 		return err
 	}
 	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second,
-		// It would tell of every connection that the killed agent leaves behind.
+		// It would tell of every connection that a killed agent leaves behind.
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
-	if address != lab.IMDS+":80" {
+	switch {
+	case address != lab.IMDS:
 		l = tls.NewListener(l, secure)
+	case wrapIMDS != nil:
+		l = wrapIMDS(l)
 	}
 	c.servers = append(c.servers, server)
 	go func() { _ = server.Serve(l) }() // until close
 	return nil
 }
 
-func (c *cloud) close() error {
+func (c *Cloud) close() error {
 	var errs []error
 	for _, s := range c.servers {
 		errs = append(errs, s.Close())
@@ -168,27 +175,25 @@ func (c *cloud) close() error {
 }
 
 // kubeconfig returns the file by which the agent finds the API stand-in.
-func (c *cloud) kubeconfig() []byte {
+func (c *Cloud) kubeconfig() []byte {
 	return fmt.Appendf(nil, `apiVersion: v1
 kind: Config
-current-context: demo
-contexts: [{name: demo, context: {cluster: demo, user: agent}}]
-clusters: [{name: demo, cluster: {server: %s, certificate-authority-data: %s}}]
+current-context: lab
+contexts: [{name: lab, context: {cluster: lab, user: agent}}]
+clusters: [{name: lab, cluster: {server: %s, certificate-authority-data: %s}}]
 users: [{name: agent, user: {token: %q}}]
-`, apiURL, base64.StdEncoding.EncodeToString(c.authority.PEM()), apiToken)
+`, IssuerURL, base64.StdEncoding.EncodeToString(c.authority.PEM()), apiToken)
 }
 
-// addAddresses gives this namespace further addresses of its own.
-func addAddresses(addresses ...string) error {
+// addAddress gives this namespace one more address of its own.
+func addAddress(address string) error {
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
 		return err
 	}
-	for _, a := range addresses {
-		ip := &net.IPNet{IP: net.ParseIP(a).To4(), Mask: net.CIDRMask(32, 32)}
-		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: ip}); err != nil {
-			return fmt.Errorf("put %s on the loopback link: %w", a, err)
-		}
+	ip := &net.IPNet{IP: net.ParseIP(address).To4(), Mask: net.CIDRMask(32, 32)}
+	if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: ip}); err != nil {
+		return fmt.Errorf("put %s on the loopback link: %w", address, err)
 	}
 	return nil
 }

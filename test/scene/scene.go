@@ -1,0 +1,113 @@
+package scene
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/test/lab"
+	"github.com/sidestep-agent/sidestep/test/standins/federation"
+)
+
+// runDir gets a filesystem of the lab's own, so that nothing is left on the
+// machine however the program ends.
+const runDir = "/run"
+
+const nodeName = "lab-node"
+
+// Options say what a scene is made of.
+type Options struct {
+	Agent      string // path of the agent's program
+	LogLevel   string // of the agent; empty: its default
+	Guard      string // likewise
+	Federation federation.File
+	// VaultName is the vault's name in the federation file.
+	VaultName string
+	// Extra is served over TLS beside the stand-ins, by IPv4 address.
+	Extra map[string]http.Handler
+	// WrapIMDS changes the metadata service's listener; nil leaves it alone.
+	WrapIMDS func(net.Listener) net.Listener
+	// Workloads are running before the agent starts.
+	Workloads []*Workload
+}
+
+// Scene is the node with all that takes part.
+type Scene struct {
+	Node  *lab.Node
+	Cloud *Cloud
+	Agent *Agent
+	CA    string // path of the stand-ins' CA certificate
+	Home  string // the clients' home directory, empty at first
+}
+
+// Open makes the node, the stand-ins and the workloads, starts the agent and
+// waits until it is ready. It must be called below lab.Main. The caller closes
+// the scene.
+func Open(ctx context.Context, o Options) (_ *Scene, err error) {
+	if _, err := exec.LookPath(o.Agent); err != nil {
+		return nil, fmt.Errorf("%w: `make build` makes it", err)
+	}
+	if err := unix.Mount("tmpfs", runDir, "tmpfs", 0, "mode=755"); err != nil {
+		return nil, fmt.Errorf("mount a filesystem of the scene's own: %w", err)
+	}
+	s := &Scene{CA: filepath.Join(runDir, "ca.crt"), Home: filepath.Join(runDir, "home")}
+	if s.Node, err = lab.NewNode(runDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if s.Cloud, err = openCloud(ctx, o); err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.WriteFile(s.CA, s.Cloud.authority.PEM(), 0o644), os.Mkdir(s.Home, 0o755)); err != nil {
+		return nil, err
+	}
+	for _, w := range o.Workloads {
+		if err := s.start(w); err != nil {
+			return nil, fmt.Errorf("pod %s: %w", w, err)
+		}
+	}
+	return s, s.startAgent(ctx, o)
+}
+
+func (s *Scene) startAgent(ctx context.Context, o Options) error {
+	kubeconfig := filepath.Join(runDir, "kubeconfig")
+	if err := os.WriteFile(kubeconfig, s.Cloud.kubeconfig(), 0o600); err != nil {
+		return err
+	}
+	a, err := newAgent(o.Agent, runDir)
+	if err != nil {
+		return err
+	}
+	if err := a.start(s, kubeconfig, o); err != nil {
+		return err
+	}
+	s.Agent = a
+	if err := a.waitReady(ctx); err != nil {
+		return fmt.Errorf("%w\n%s", err, a.LastWords())
+	}
+	return nil
+}
+
+// Close ends all that the scene started.
+func (s *Scene) Close() error {
+	var errs []error
+	if s.Agent != nil {
+		errs = append(errs, s.Agent.Kill())
+	}
+	errs = append(errs, s.Node.Close())
+	if s.Cloud != nil {
+		errs = append(errs, s.Cloud.close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,127 @@
+package scene
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sidestep-agent/sidestep/test/lab"
+	"github.com/sidestep-agent/sidestep/test/standins/federation"
+)
+
+// What azure-workload-identity's webhook puts into pods.
+const (
+	tokenVolume = "azure-identity-token"
+	tokenFile   = "azure-identity-token"
+	tokenTTL    = time.Hour
+)
+
+// Labels and annotations that decide about a workload.
+const (
+	UseLabel             = "azure.workload.identity/use"
+	ClientIDAnnotation   = "azure.workload.identity/client-id"
+	IdentitiesAnnotation = "sidestep.dev/identities"
+)
+
+// Workload is one pod with a service account.
+type Workload struct {
+	Namespace, Name string
+	Account         string // its service account
+	Labels          map[string]string
+	Annotations     map[string]string // the service account's
+	Federated       bool              // it has the volume with a token for Entra
+
+	Pod       *lab.Pod
+	Assertion string // the token in the volume; empty: it has none
+}
+
+// String returns namespace and name.
+func (w *Workload) String() string { return w.Namespace + "/" + w.Name }
+
+// start starts the pod and tells the API stand-in of it.
+func (s *Scene) start(w *Workload) (err error) {
+	if w.Pod, err = s.Node.StartPod(lab.PodOptions{}); err != nil {
+		return err
+	}
+	s.Cloud.API.PutServiceAccount(w.accountObject())
+	s.Cloud.API.PutPod(w.podObject())
+	if !w.Federated {
+		return nil
+	}
+	w.Assertion, err = s.Cloud.API.SignServiceAccountToken(w.Namespace, w.Account, w.accountUID(),
+		w.Name, w.Pod.UID, federation.DefaultAudience, tokenTTL)
+	if err != nil {
+		return err
+	}
+	return writeProjected(s.Node.KubeletDir, w.Pod.UID, w.Assertion)
+}
+
+// Annotate replaces the annotations of the workload's service account, as
+// `kubectl annotate` would.
+func (s *Scene) Annotate(w *Workload, annotations map[string]string) {
+	w.Annotations = annotations
+	s.Cloud.API.PutServiceAccount(w.accountObject())
+}
+
+func (w *Workload) accountUID() string { return "account-of-" + w.Pod.UID }
+
+func (w *Workload) accountObject() *corev1.ServiceAccount {
+	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{
+		Namespace: w.Namespace, Name: w.Account, UID: types.UID(w.accountUID()), Annotations: w.Annotations,
+	}}
+}
+
+func (w *Workload) podObject() *corev1.Pod {
+	o := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: w.Namespace, Name: w.Name, UID: types.UID(w.Pod.UID), Labels: w.Labels,
+		},
+		Spec: corev1.PodSpec{
+			NodeName: nodeName, ServiceAccountName: w.Account,
+			Containers: []corev1.Container{{Name: "app", Image: "app"}},
+		},
+		Status: corev1.PodStatus{
+			Phase: corev1.PodRunning,
+			ContainerStatuses: []corev1.ContainerStatus{{
+				Name: "app", ContainerID: "containerd://" + w.Pod.ContainerID,
+			}},
+		},
+	}
+	if w.Federated {
+		o.Spec.Volumes = []corev1.Volume{projectedVolume()}
+	}
+	return o
+}
+
+func projectedVolume() corev1.Volume {
+	seconds := int64(tokenTTL / time.Second)
+	return corev1.Volume{Name: tokenVolume, VolumeSource: corev1.VolumeSource{
+		Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{{
+			ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+				Audience: federation.DefaultAudience, ExpirationSeconds: &seconds, Path: tokenFile,
+			},
+		}}},
+	}}
+}
+
+// writeProjected lays out a projected volume as the kubelet does: the files in
+// a directory named for the time, the links ..data and file beside it
+// (kubernetes pkg/volume/util/atomic_writer.go).
+func writeProjected(kubeletDir, podUID, token string) error {
+	volume := filepath.Join(kubeletDir, "pods", podUID, "volumes/kubernetes.io~projected", tokenVolume)
+	const dated = "..2026_01_01_00_00_00.000000001"
+	if err := os.MkdirAll(filepath.Join(volume, dated), 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(volume, dated, tokenFile), []byte(token), 0o600); err != nil {
+		return err
+	}
+	if err := os.Symlink(dated, filepath.Join(volume, "..data")); err != nil {
+		return err
+	}
+	return os.Symlink(filepath.Join("..data", tokenFile), filepath.Join(volume, tokenFile))
+}
