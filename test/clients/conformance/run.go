@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/sidestep-agent/sidestep/test/scene"
+	"github.com/sidestep-agent/sidestep/test/standins/entra"
+)
+
+// suite is a run of the suite.
+type suite struct {
+	scene *scene.Scene
+	ids   identities
+	pods  map[string]*scene.Workload // by the client's short name
+	table *table
+}
+
+// run runs every case of every client and prints the table. It returns
+// errFailed if one is not OK.
+func run(ctx context.Context, o options, out io.Writer) (err error) {
+	var clients []client
+	for _, c := range catalog(o.clients) {
+		if o.only.MatchString(c.name) {
+			clients = append(clients, c)
+		}
+	}
+	s := &suite{table: newTable(out)}
+	if err := s.open(ctx, o, clients); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.scene.Close()) }()
+	for _, c := range clients {
+		for _, t := range c.cases {
+			if err := s.play(ctx, c, t); err != nil {
+				return fmt.Errorf("%w\n%s", err, s.scene.Agent.LastWords())
+			}
+		}
+	}
+	if err := s.live(ctx, clients); err != nil {
+		return err
+	}
+	return s.table.end(o.only.String() != "")
+}
+
+func (s *suite) open(ctx context.Context, o options, clients []client) error {
+	file, ids, err := openFederation(clients)
+	if err != nil {
+		return err
+	}
+	s.ids, s.pods = ids, map[string]*scene.Workload{}
+	var pods []*scene.Workload
+	for _, c := range clients {
+		s.pods[c.short] = ids.pod(c)
+		pods = append(pods, s.pods[c.short])
+	}
+	s.scene, err = scene.Open(ctx, scene.Options{
+		Agent: o.agent, LogLevel: "debug", Federation: file, VaultName: vaultName, Workloads: pods,
+		Extra: map[string]http.Handler{armAddress: http.HandlerFunc(arm)},
+	})
+	return err
+}
+
+// tries is how often a client may not wait for an answer that was there.
+const tries = 3
+
+// play runs a case and prints what came of it.
+func (s *suite) play(ctx context.Context, c client, t testCase) error {
+	for try := 1; ; try++ {
+		seen, took, err := s.observe(ctx, c, t, s.ids.id(t.by))
+		if err != nil {
+			return err
+		}
+		why := judge(c, t, s.ids[t.by], seen)
+		if why != "" && try < tries && gaveUp(t.budget, seen) {
+			s.table.again(c.name, t.String(), spent(seen.requests), took)
+			continue
+		}
+		s.table.row(c.name, t.String(), spent(seen.requests), took, why)
+		return nil
+	}
+}
+
+// observe runs a client and gathers what all others saw of it.
+func (s *suite) observe(ctx context.Context, c client, t testCase, id string) (observed, time.Duration, error) {
+	pod := s.pods[c.short]
+	known := len(requestsOf(s.scene.Agent, pod.Name))
+	start := time.Now()
+	r, err := ask(ctx, s.scene, pod, c, t, id)
+	took := time.Since(start)
+	if err != nil {
+		r = result{Error: strings.Join(strings.Fields(err.Error()), " ")}
+	}
+	least := 0
+	if r.Error == "" {
+		least = 1
+	}
+	o := observed{result: r, requests: settled(ctx, s.scene.Agent, pod.Name, known, least)}
+	o.entra, err = scene.Entries[entra.Entry](&s.scene.Cloud.Logs.Entra)
+	return o, took, err
+}

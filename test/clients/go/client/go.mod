@@ -1,0 +1,3 @@
+module github.com/sidestep-agent/sidestep/test/clients/go/client
+
+go 1.26.0
