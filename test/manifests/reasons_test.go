@@ -22,7 +22,7 @@ var needReason = []string{
 }
 
 // needReasons are those that need one for each entry.
-var needReasons = []string{"add", "volumes", "rules", "matchExpressions", "tolerations"}
+var needReasons = []string{"add", "volumes", "rules", "matchExpressions", "tolerations", "matchConditions", "validations"}
 
 func TestPrivilegesHaveTheirReasons(t *testing.T) {
 	files := 0

@@ -22,7 +22,7 @@ import (
 const manifests = "../../manifests"
 
 // overlays are those that the project promises.
-var overlays = []string{"audit", "canary", "deny-unlabeled", "metadata-only", "node-delivery"}
+var overlays = []string{"audit", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "token-request"}
 
 // rendered is everything that is rendered, by name, as typed objects.
 func rendered(t *testing.T) map[string][]runtime.Object {
@@ -104,7 +104,18 @@ func TestEverythingPromisedIsRendered(t *testing.T) {
 	}
 }
 
-// An overlay changes the base's objects; it adds and leaves out none.
+// added are the objects that an overlay has besides the base's.
+var added = map[string][]string{
+	"token-request": {
+		"admissionregistration.k8s.io/v1, Kind=ValidatingAdmissionPolicy /sidestep-agent-token-request",
+		"admissionregistration.k8s.io/v1, Kind=ValidatingAdmissionPolicyBinding /sidestep-agent-token-request",
+		"rbac.authorization.k8s.io/v1, Kind=ClusterRole /sidestep-agent-token-request",
+		"rbac.authorization.k8s.io/v1, Kind=ClusterRoleBinding /sidestep-agent-token-request",
+	},
+}
+
+// An overlay changes the base's objects; it leaves out none, and adds those
+// that it is named for alone.
 func TestOverlaysHaveTheBasesObjects(t *testing.T) {
 	all := rendered(t)
 	want := identities(t, all["base"])
@@ -112,6 +123,8 @@ func TestOverlaysHaveTheBasesObjects(t *testing.T) {
 		t.Errorf("the base has %d objects, want 8: %v", len(want), want)
 	}
 	for _, name := range overlays {
+		want := append(slices.Clone(want), added[name]...)
+		slices.Sort(want)
 		if diff := cmp.Diff(want, identities(t, all[name])); diff != "" {
 			t.Errorf("%s (-base +overlay):\n%s", name, diff)
 		}

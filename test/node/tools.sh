@@ -9,8 +9,10 @@ set -euo pipefail
 
 tools=${1%/*}/tools
 mkdir -p "$tools"
-CGO_ENABLED=0 go -C "$tree" build -trimpath -o "$tools/" ./test/node/cmd/... ./test/standins/cmd/standins
-CGO_ENABLED=0 go -C "$tree/test/clients/vaultclient" build -trimpath -o "$tools/" .
+CGO_ENABLED=0 go -C "$tree" build -trimpath -o "$tools/" ./test/node/cmd/... ./test/standins/cmd/standins ./test/standins/cmd/tokenproxy
+for client in vaultclient bindingclient; do
+	CGO_ENABLED=0 go -C "$tree/test/clients/$client" build -trimpath -o "$tools/" .
+done
 
 "$tools/image" -o "$tools/pause.tar" -name sidestep.test/pause:1 \
 	-file "$tools/pause:/pause" -entrypoint /pause -user 65535:65535
@@ -24,5 +26,5 @@ done
 	-file "$busybox:/bin/busybox" "${links[@]}" -dir /tmp:1777 -env PATH=/bin -entrypoint /bin/sh -user 65534:65534
 
 "$tools/image" -o "$tools/clients.tar" -name sidestep.test/clients:1 \
-	-file "$tools/probe:/probe" -file "$tools/vaultclient:/vaultclient" -entrypoint /probe -user 65534:65534
+	-file "$tools/probe:/probe" -file "$tools/vaultclient:/vaultclient" -file "$tools/bindingclient:/bindingclient" -entrypoint /probe -user 65534:65534
 echo "$tools"

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -35,7 +36,12 @@ type answer struct {
 
 // tryGet lets the pod ask with probe.
 func (p pod) tryGet(args ...string) (answer, error) {
-	command := append([]string{"kubectl", "-n", p.namespace, "exec", p.name, "--", "/probe", "get"}, args...)
+	return p.tryProbe(append([]string{"get"}, args...)...)
+}
+
+// tryProbe runs probe in the pod and returns the answer that it prints.
+func (p pod) tryProbe(args ...string) (answer, error) {
+	command := append([]string{"kubectl", "-n", p.namespace, "exec", p.name, "-c", cmp.Or(p.container, "app"), "--", "/probe"}, args...)
 	out, err := tryInNode(nil, command...)
 	if err != nil {
 		return answer{}, err
@@ -61,6 +67,17 @@ func (p pod) get(t *testing.T, args ...string) answer {
 func (p pod) who(t *testing.T, flags ...string) string {
 	t.Helper()
 	return p.get(t, append(flags, tokenPath+url.QueryEscape(vaultURL))...).whose()
+}
+
+// elsewhere is who by a process that probe first moves: "join", FILE or
+// "below", NAME.
+func (p pod) elsewhere(t *testing.T, move ...string) string {
+	t.Helper()
+	a, err := p.tryProbe(append(move, "get", tokenPath+url.QueryEscape(vaultURL))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.whose()
 }
 
 // becomes waits until who returns want.

@@ -20,7 +20,14 @@ func TestChangesReachLivingPods(t *testing.T) {
 			kubectl(t, "-n", teamA, "annotate", "serviceaccount", "app-one", "--overwrite", annotationClient+change)
 		}
 	}
+	skip := func(change string) func() {
+		return func() { kubectl(t, "-n", teamA, "annotate", "pod", living.name, "--overwrite", annotationSkip+change) }
+	}
+	labelAccount := func(change string) func() {
+		return func() { kubectl(t, "-n", teamA, "label", "serviceaccount", "app-one", "--overwrite", labelUse+change) }
+	}
 	t.Cleanup(annotate("=" + one.ClientID))
+	t.Cleanup(labelAccount("-"))
 	for _, step := range []struct {
 		name   string
 		change func()
@@ -36,6 +43,13 @@ func TestChangesReachLivingPods(t *testing.T) {
 		{"the exception goes", func() { configure(t, "exceptions: []\n") }, "app-one"},
 		{"audit: the kill switch", func() { configure(t, "mode: audit\n") }, nodes},
 		{"enforce again", func() { configure(t, "mode: enforce\n") }, "app-one"},
+		{"its one container is skipped", skip("=app"), nodes},
+		{"and is not", skip("-"), "app-one"},
+		{"out of scope", func() { configure(t, "scope: {namespaces: ["+teamB+"]}\n") }, nodes},
+		{"in scope, and either label counts", func() { configure(t, "scope: {namespaces: ["+teamA+"]}\nselect: either\n") }, "app-one"},
+		{"the account's label comes and the pod's goes", func() { labelAccount("=true")(); label("-")() }, "app-one"},
+		{"the account's label goes", labelAccount("-"), nodes},
+		{"the pod's label is back", label("=true"), "app-one"},
 		{"the label goes", label("-"), nodes},
 	} {
 		step.change()

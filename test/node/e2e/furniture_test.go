@@ -11,13 +11,15 @@ import (
 	"github.com/sidestep-agent/sidestep/test/standins/federation"
 )
 
-// Namespaces of the tests. All are restricted but hostNamespace, whose pods are
-// on the node's network.
+// Namespaces of the tests. All are restricted but two: the pods of
+// hostNamespace are on the node's network, and those of edge are of unusual
+// forms.
 const (
 	teamA         = "team-a"
 	teamB         = "team-b"
 	teamC         = "team-c"
 	hostNamespace = "team-host"
+	edge          = "team-edge"
 )
 
 const (
@@ -41,7 +43,7 @@ func furnish() error {
 	one, two := identity("app-one"), identity("app-two")
 	objects := []any{
 		namespace(teamA, "restricted"), namespace(teamB, "restricted"), namespace(teamC, "restricted"),
-		namespace(hostNamespace, "privileged"),
+		namespace(hostNamespace, "privileged"), namespace(edge, "privileged"),
 		account(teamA, "app-one", map[string]string{annotationClient: one.ClientID}),
 		account(teamB, "app-two", map[string]string{annotationClient: two.ClientID}),
 		account(teamA, "nobody", nil),
@@ -51,6 +53,9 @@ func furnish() error {
 		account(teamC, "default", nil),
 		account(hostNamespace, "app-two", map[string]string{annotationClient: two.ClientID}),
 		account(hostNamespace, "default", nil),
+		account(edge, "app-one", map[string]string{annotationClient: one.ClientID}),
+		account(edge, "app-two", map[string]string{annotationClient: two.ClientID}),
+		account(edge, "default", nil),
 	}
 	if _, err := tryApply(objects...); err != nil {
 		return err
@@ -62,7 +67,7 @@ func furnish() error {
 
 // clearUp waits until all is gone, so that the tests may be run again at once.
 func clearUp() {
-	_, err := tryInNode(nil, "kubectl", "delete", "namespace", teamA, teamB, teamC, hostNamespace)
+	_, err := tryInNode(nil, "kubectl", "delete", "namespace", teamA, teamB, teamC, hostNamespace, edge)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "node tests: clear up:", err)
 	}

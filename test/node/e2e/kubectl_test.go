@@ -44,14 +44,23 @@ func kubectl(t *testing.T, args ...string) string {
 	return inNode(t, append([]string{"kubectl"}, args...)...)
 }
 
-// tryApply applies the objects as one list.
-func tryApply(objects ...any) (string, error) {
+// tryList gives the objects as one list to a command of kubectl.
+func tryList(objects []any, command ...string) (string, error) {
 	list, err := json.Marshal(map[string]any{"apiVersion": "v1", "kind": "List", "items": objects})
 	if err != nil {
 		return "", err
 	}
-	return tryInNode(list, "kubectl", "apply", "-f", "-")
+	return tryInNode(list, append(append([]string{"kubectl"}, command...), "-f", "-")...)
 }
+
+func mustList(t *testing.T, objects []any, command ...string) {
+	t.Helper()
+	if _, err := tryList(objects, command...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func tryApply(objects ...any) (string, error) { return tryList(objects, "apply") }
 
 func apply(t *testing.T, objects ...any) string {
 	t.Helper()

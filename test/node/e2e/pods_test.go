@@ -36,16 +36,28 @@ type pod struct {
 	env                      map[string]string
 	args                     []string // of probe; none: wait
 	hostNetwork              bool
+	change                   func(*corev1.Pod) // the last word on its object; may be nil
+	container                string            // that asks; empty: app
+}
+
+// in returns the pod with another container asking.
+func (p pod) in(container string) pod {
+	p.container = container
+	return p
 }
 
 func (p pod) object() *corev1.Pod {
-	return &corev1.Pod{
+	object := &corev1.Pod{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: p.namespace, Name: p.name, Labels: p.allLabels(),
 		},
 		Spec: p.spec(),
 	}
+	if p.change != nil {
+		p.change(object)
+	}
+	return object
 }
 
 func (p pod) allLabels() map[string]string {
@@ -66,7 +78,7 @@ func (p pod) spec() corev1.PodSpec {
 			RunAsNonRoot: ptr.To(true), RunAsUser: ptr.To[int64](65534),
 			SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeRuntimeDefault},
 		},
-		Containers: []corev1.Container{p.container()},
+		Containers: []corev1.Container{p.app()},
 	}
 	if !p.hostNetwork { // the node's /etc/hosts has it
 		spec.HostAliases = []corev1.HostAlias{{IP: "10.224.0.11", Hostnames: []string{vaultHost}}}
@@ -83,7 +95,7 @@ func (p pod) spec() corev1.PodSpec {
 	return spec
 }
 
-func (p pod) container() corev1.Container {
+func (p pod) app() corev1.Container {
 	c := corev1.Container{
 		Name: "app", Image: clientsImage, ImagePullPolicy: corev1.PullNever,
 		Args: p.args,

@@ -9,11 +9,14 @@ import (
 
 const instanceName = imds + "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
 
-// Unlabelled pods under each policy, by the ConfigMap, while they run.
+// Unlabelled pods, static ones among them, and skipped containers under each
+// policy, by the ConfigMap, while they run.
 func TestUnlabelledPods(t *testing.T) {
 	needNode(t)
 	legacy := pod{namespace: teamC, name: "legacy", account: "default"}
-	start(t, legacy)
+	skipping := pod{namespace: teamA, name: "skipping", account: "app-one", labelled: true, token: newVolume, change: withProxy}
+	start(t, legacy, skipping)
+	static := startStatic(t, pod{namespace: teamC, name: "static-legacy"})[0]
 	steered := sinceStart(t)
 	for _, tt := range []struct {
 		policy, token string
@@ -35,6 +38,9 @@ func TestUnlabelledPods(t *testing.T) {
 			if (got.Status == 200 && got.Body != "") != tt.metadata {
 				t.Errorf("the VM's name: %+v, want one: %t", got, tt.metadata)
 			}
+			static.becomes(t, tt.token)
+			skipping.in("proxy").becomes(t, tt.token)
+			skipping.becomes(t, "app-one")
 		})
 	}
 	steered(t)

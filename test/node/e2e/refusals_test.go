@@ -75,9 +75,12 @@ func TestExpiredAssertion(t *testing.T) {
 	t.Parallel() // it may be held
 	late := pod{namespace: teamB, name: "late", account: "bare", labelled: true, token: newVolume}
 	start(t, late)
-	file := fmt.Sprintf("/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s/%s", late.uid(t), late.token.name, late.token.file)
+	volume := fmt.Sprintf("/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s", late.uid(t), late.token.name)
+	file := volume + "/" + late.token.file
 	expired := expire(t, inNode(t, "cat", file))
-	if _, err := tryInNode([]byte(expired), "bash", "-c", "cat >"+file); err != nil {
+	// Read-only, since kubelet would put its own token back while the agent
+	// holds the request.
+	if _, err := tryInNode([]byte(expired), "bash", "-c", `cat >"$0" && mount -o remount,ro "$1"`, file, volume); err != nil {
 		t.Fatal(err)
 	}
 	asked := sinceNow[entra.Entry](t, "entra")

@@ -15,7 +15,7 @@ import (
 func atOnce(p pod) *corev1.Pod {
 	p.args = []string{"get", "-timeout=40s", tokenPath + url.QueryEscape(vaultURL)}
 	object := p.object()
-	first := p.container()
+	first := p.app()
 	first.Name = "init"
 	object.Spec.InitContainers = []corev1.Container{first}
 	object.Spec.RestartPolicy = corev1.RestartPolicyNever

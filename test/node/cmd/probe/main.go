@@ -3,8 +3,12 @@
 //	probe wait                        stays until it is told to end
 //	probe serve 127.0.0.1:8000 TEXT   answers each request with TEXT
 //	probe get [flags] URL             asks once, and prints one JSON object
+//	probe apart COMMAND               the command in a network namespace of its own
+//	probe join FILE COMMAND           the command in the network namespace FILE
+//	probe below NAME COMMAND          the command in a cgroup NAME, made below its own
 //
-// get exits with 0 whatever it was answered: the object says it.
+// get exits with 0 whatever it was answered: the object says it. A command is
+// any of these, so that they can be combined.
 package main
 
 import (
@@ -40,8 +44,14 @@ func run(args []string) error {
 		return serve(ctx, args[1], args[2])
 	case len(args) > 1 && args[0] == "get":
 		return get(ctx, args[1:])
+	case len(args) > 1 && args[0] == "apart":
+		return apart(args[1:])
+	case len(args) > 2 && args[0] == "join":
+		return join(args[1], args[2:])
+	case len(args) > 2 && args[0] == "below":
+		return below(args[1], args[2:])
 	}
-	return fmt.Errorf("%q is none of wait, serve ADDRESS TEXT, get [flags] URL", args)
+	return fmt.Errorf("%q is none of wait, serve ADDRESS TEXT, get [flags] URL, apart, join FILE, below NAME and a command", args)
 }
 
 func serve(ctx context.Context, address, text string) error {
@@ -70,6 +80,7 @@ func get(ctx context.Context, args []string) error {
 	timeout := flags.Duration("timeout", 3*time.Second, "limit for all of it")
 	bare := flags.Bool("bare", false, "without the header Metadata")
 	mapped := flags.Bool("mapped", false, "by an IPv6 socket, to the address as ::ffff:a.b.c.d")
+	every := flags.Duration("every", 0, "ask again after as long, each time on a new connection, until told to end")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -80,14 +91,24 @@ func get(ctx context.Context, args []string) error {
 	if !*bare {
 		request.Header.Set("Metadata", "true")
 	}
-	transport := &http.Transport{}
+	transport := &http.Transport{DisableKeepAlives: true}
 	if *mapped {
 		transport.DialContext = dialMapped
 	}
-	start := time.Now()
-	a := ask(&http.Client{Timeout: *timeout, Transport: transport}, request)
-	a.MS = time.Since(start).Milliseconds()
-	return json.NewEncoder(os.Stdout).Encode(a)
+	client := &http.Client{Timeout: *timeout, Transport: transport}
+	for {
+		start := time.Now()
+		a := ask(client, request)
+		a.MS = time.Since(start).Milliseconds()
+		if err := json.NewEncoder(os.Stdout).Encode(a); err != nil || *every == 0 {
+			return err
+		}
+		select {
+		case <-time.After(*every):
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 func ask(client *http.Client, request *http.Request) answer {
