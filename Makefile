@@ -76,13 +76,47 @@ test-node: node-build ## Real pods on a real Kubernetes node (root)
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
-	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/image ./test/node/image ./test/node/cmd/... ./test/standins/...
+	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/image ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/scene ./test/clients/conformance
 	go -C test/manifests test ./...
 	go -C test/clients/vaultclient test ./...
+	go -C test/clients/bindingclient test ./...
 
 .PHONY: test-kernel
 test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
-	go test -race -timeout 10m -count=1 ./test/lab ./test/kernel
+	go test -race -timeout 10m -count=1 -skip '^TestAttacks$$' ./test/lab ./test/kernel
+
+.PHONY: test-attack
+test-attack: setup ## Attacks on identity, each also without its defence (root)
+	go run ./test/attack
+
+# The faults run at the same time, in real time: as many as there are rows.
+.PHONY: test-outages
+test-outages: setup ## Entra's bad days, networks and secrets: the table of faults (2 minutes)
+	go test -v -count=1 -parallel 32 -timeout 5m ./test/outages | grep -vE '^ *=== '
+
+# The clients are some 400 MB, and Debian's packages as much again.
+.PHONY: test-clients
+test-clients: build ## Every real client in a steered pod: whose token, how many requests (root)
+	@test/clients/install.sh $(CACHE)/clients
+	CGO_ENABLED=0 go build -trimpath -o $(OUT)/ ./test/clients/conformance
+	$(OUT)/conformance --agent $(OUT)/agent --clients $(CACHE)/clients
+
+.PHONY: test-kernels
+test-kernels: setup ## The same on Debian's 6.1 and 6.12 in QEMU, too (root)
+	@test/kernels/setup.sh
+	go run ./test/kernels --cache $(CACHE)/kernels --logs $(OUT)/kernels
+
+.PHONY: bench
+bench: setup ## What the guards cost, as ratios to no program in the same run (root)
+	go test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 10m ./test/kernel
+
+# For how long each fuzz test runs: a time, or a count as in 1000x.
+FUZZTIME ?= 30s
+
+.PHONY: fuzz
+fuzz: export FUZZTIME := $(FUZZTIME)
+fuzz: setup ## Every fuzz test in turn, each for FUZZTIME; ends at a finding
+	@scripts/fuzz.sh
 
 ##@ A real node
 
@@ -115,11 +149,15 @@ node: ## A shell in the node, which is brought up if it is not
 lint: setup $(GOLANGCI_LINT) ## go vet and golangci-lint, with the floors between the packages
 	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
+	cd test/clients/bindingclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/manifests && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	go mod tidy -diff
 	go -C test/clients/vaultclient mod tidy -diff
+	go -C test/clients/bindingclient mod tidy -diff
 	go -C test/manifests mod tidy -diff
-	shellcheck -x scripts/*.sh test/node/*.sh
+	for client in test/clients/go/*/; do go -C $$client vet ./... && go -C $$client mod tidy -diff; done
+	shellcheck -x scripts/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh
+	shellcheck -s sh test/kernels/init
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go files
