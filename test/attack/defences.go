@@ -1,5 +1,7 @@
 package main
 
+import "slices"
+
 const (
 	steering = "bpf/sidestep.c"
 	callers  = "bpf/caller.h"
@@ -10,6 +12,16 @@ const (
 	listener = "pkg/delivery/listener.go"
 	attestor = "pkg/attest/attest.go"
 )
+
+var noNamespace = []edit{
+	{steering, "key->netns_cookie = netns_cookie;", "key->netns_cookie = 0;"},
+	{flowsGo, "NetnsCookie: c.NetnsCookie,", "NetnsCookie: 0,"},
+}
+
+var noClientPort = []edit{
+	{steering, "claim->key.client_port = ctx->local_port;", "claim->key.client_port = 0;"},
+	{flowsGo, "ClientPort:  c.Client.Port(),", "ClientPort:  0,"},
+}
 
 // notAmbiguous has the second claim on a flow go unnoticed.
 var notAmbiguous = edit{steering, "other->ambiguous = 1;", "other->zero = 0;"}
@@ -39,10 +51,7 @@ var defences = []defence{
 	{"bind hooks", []edit{
 		{binds, "return caller.entry && (caller.entry->flags & ENTRY_AGENT);", "return true;"},
 	}},
-	{"netns in the flow's key", []edit{
-		{steering, "key->netns_cookie = netns_cookie;", "key->netns_cookie = 0;"},
-		{flowsGo, "NetnsCookie: c.NetnsCookie,", "NetnsCookie: 0,"},
-	}},
+	{"netns in the flow's key", noNamespace},
 	{"ambiguous flows", []edit{notAmbiguous}},
 	{"flows end with their socket", []edit{
 		{steering, "if (!claim || claim->state != CLAIM_RECORDED)\n\t\treturn;", "if (!claim || claim->state != CLAIM_RECORDED || claim->quota_id)\n\t\treturn;"},
@@ -52,11 +61,8 @@ var defences = []defence{
 	{"bound sockets", []edit{
 		{steering, "if (!sk || sk->bound_dev_if)", "if (!sk)"},
 	}},
-	{"client port in the flow's key", []edit{
-		{steering, "claim->key.client_port = ctx->local_port;", "claim->key.client_port = 0;"},
-		{flowsGo, "ClientPort:  c.Client.Port(),", "ClientPort:  0,"},
-		notAmbiguous,
-	}},
+	{"client port in the flow's key", append(noClientPort, notAmbiguous)},
+	{"namespace and port in the flow's key", slices.Concat(noNamespace, noClientPort, []edit{notAmbiguous})},
 	{"netns of the caller", []edit{
 		{steering, "entry->netns_cookie != netns_cookie)", "entry->netns_cookie == 0)"},
 	}},

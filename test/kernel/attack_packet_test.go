@@ -257,7 +257,7 @@ func wireServer(t *testing.T, guard guardMode) string {
 
 // ownAddress makes the address the lab node's, so that nothing sent to it can
 // leave the lab.
-func ownAddress(t *testing.T, a netip.Addr) {
+func ownAddress(t testing.TB, a netip.Addr) {
 	t.Helper()
 	lo, err := netlink.LinkByName("lo")
 	check(t, err)

@@ -87,7 +87,10 @@ func boundToDevice(t *testing.T, _ guardMode) string {
 	release := n.keepFirst()
 	defer release()
 	tried := make(chan dialed, 1)
-	go func() { tried <- dialFrom(t, attacker, dialing{To: imds, Bind: source, Device: "lo"}) }()
+	go func() {
+		got, _ := lab.Run[dialing, dialed](t.Context(), attacker, "dial", dialing{To: imds, Bind: source, Device: "lo"})
+		tried <- got // the test's end may be its own
+	}()
 	var got dialed
 	eventually(t, "the attacker connects or is refused", func() bool {
 		select {

@@ -78,6 +78,15 @@ func dial(d dialing) (dialed, error) {
 		}
 	}
 	var out dialed
+	var open []int
+	defer func() {
+		if d.Keep {
+			time.Sleep(time.Minute)
+		}
+		for _, fd := range open {
+			unix.Close(fd)
+		}
+	}()
 	if d.Way == wayInherited {
 		return d.inherit()
 	}
@@ -86,7 +95,7 @@ func dial(d dialing) (dialed, error) {
 		if err != nil {
 			return out, err
 		}
-		defer unix.Close(fd)
+		open = append(open, fd)
 		err = d.connect(fd)
 		if errors.As(err, &out.Errno) {
 			return out, nil
@@ -103,9 +112,6 @@ func dial(d dialing) (dialed, error) {
 				return out, err
 			}
 		}
-	}
-	if d.Keep {
-		time.Sleep(time.Minute)
 	}
 	return out, nil
 }

@@ -185,25 +185,6 @@ func (n *node) keepFirst() (release func()) {
 	return sync.OnceFunc(func() { close(kept) })
 }
 
-// keep leaves all connections of a pod without an answer until release is
-// called.
-func (n *node) keep(p *lab.Pod) (release func()) {
-	kept := make(chan struct{})
-	n.instead.Store(func(c net.Conn, cookie uint64) {
-		defer c.Close()
-		caller, err := n.prove(c, cookie)
-		if err != nil {
-			json.NewEncoder(c).Encode(answer{Err: err.Error()})
-			return
-		}
-		if caller.PodUID == p.UID {
-			<-kept
-		}
-		json.NewEncoder(c).Encode(answer{UID: caller.PodUID})
-	})
-	return sync.OnceFunc(func() { close(kept) })
-}
-
 func (n *node) answerItself(c net.Conn, cookie uint64) { n.answerAfter(c, cookie, func() {}) }
 
 // answerAfter has something happen between the proof and the second look, as
@@ -353,7 +334,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func check(t *testing.T, err error) {
+func check(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
