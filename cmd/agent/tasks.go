@@ -32,6 +32,7 @@ func (a *agent) run(ctx context.Context) error {
 		"metrics":       a.serveMetrics,
 		"status":        func(ctx context.Context) error { return status.Serve(ctx, a.options.stateDir, a.report) },
 		"events":        a.events.Run,
+		"taint":         a.removeTaint,
 	} {
 		tasks.Go(func() error {
 			if err := task(ctx); err != nil && ctx.Err() == nil {
