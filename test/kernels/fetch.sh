@@ -8,12 +8,12 @@ set -euo pipefail
 suite=$1 series=$2
 # Another list of programs, in this script, is another folder.
 folder=$3/$series-$(sha256sum "$0" | cut -c -12)
-packages=(busybox-static util-linux libcap-ng0 libselinux1 libpcre2-8-0 libc6)
+packages=(busybox-static coreutils util-linux libcap-ng0 libselinux1 libpcre2-8-0 libc6)
 # What is taken of them and of the kernel's package: busybox, those programs
-# that tests call and that busybox lacks, with their libraries, the kernel and
-# its modules.
+# that tests call and that busybox does not have or cannot be (cat, called by
+# another name), with their libraries, the kernel and its modules.
 wanted=(
-	'*/bin/busybox' '*/bin/setpriv' '*/bin/nsenter'
+	'*/bin/busybox' '*/bin/cat' '*/bin/setpriv' '*/bin/nsenter'
 	'*/libcap-ng.so.0*' '*/libselinux.so.1' '*/libpcre2-8.so.0*' '*/libc.so.6' '*/ld-linux-x86-64.so.2'
 	'./boot/vmlinuz-*' '*/lib/modules/*'
 )
