@@ -78,7 +78,7 @@ func TestMounts(t *testing.T) {
 
 func allowedPath(p string) bool {
 	switch path.Clean(p) {
-	case "/sys/fs/cgroup", "/sys/fs/bpf", "/var/lib/kubelet/pods":
+	case "/sys/fs/cgroup", "/sys/fs/bpf", "/var/lib/kubelet/pods", "/run/sidestep":
 		return true
 	}
 	return false
