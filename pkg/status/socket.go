@@ -56,9 +56,12 @@ func Serve(ctx context.Context, stateDir, instance string, report func() Report)
 	return nil
 }
 
-// Announce makes the instance the one that Fetch asks. Only the agent that
-// serves calls it.
+// Announce makes the instance the one that Fetch asks, and removes the sockets
+// of agents that were killed. Only the agent that serves calls it.
 func Announce(stateDir, instance string) error {
+	if err := sweep(stateDir, instance); err != nil {
+		return err
+	}
 	next := filepath.Join(stateDir, ".next-"+socketOf(instance))
 	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("status: remove a stale link: %w", err)
@@ -68,6 +71,33 @@ func Announce(stateDir, instance string) error {
 	}
 	if err := os.Rename(next, filepath.Join(stateDir, servingName)); err != nil {
 		return fmt.Errorf("status: link to the socket: %w", err)
+	}
+	return nil
+}
+
+// sweptAfter is the age from which a socket that nobody answers on is a dead
+// agent's, and not one about to listen.
+const sweptAfter = time.Minute
+
+func sweep(stateDir, instance string) error {
+	all, err := filepath.Glob(filepath.Join(stateDir, socketOf("*")))
+	if err != nil {
+		return fmt.Errorf("status: %w", err)
+	}
+	for _, path := range all {
+		st, err := os.Lstat(path)
+		if err != nil || filepath.Base(path) == socketOf(instance) || time.Since(st.ModTime()) < sweptAfter {
+			continue
+		}
+		conn, err := dial(context.Background(), path)
+		if err == nil {
+			_ = conn.Close()
+		}
+		if errors.Is(err, unix.ECONNREFUSED) {
+			if err := removeStale(path); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

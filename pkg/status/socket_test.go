@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -142,6 +143,35 @@ func TestServeTakesTheSocketOfADeadAgent(t *testing.T) {
 	dir := stateDir(t)
 	staleSocket(t, dir)
 	serve(t, dir, report)()
+}
+
+// An agent that takes its turn removes what those left that were killed, and
+// neither a living one's socket nor one that is just being made.
+func TestAnnounceRemovesDeadAgentsSockets(t *testing.T) {
+	dir := stateDir(t)
+	staleSocket(t, dir)
+	dead := filepath.Join(dir, socketOf("dead"))
+	for _, name := range []string{"dead", "new"} {
+		if err := os.Rename(filepath.Join(dir, socketOf(instance)), filepath.Join(dir, socketOf(name))); err != nil {
+			t.Fatal(err)
+		}
+		staleSocket(t, dir)
+	}
+	long := time.Now().Add(-2 * sweptAfter)
+	if err := os.Chtimes(dead, long, long); err != nil {
+		t.Fatal(err)
+	}
+	if err := Announce(dir, instance); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the dead agent's socket is still there: %v", err)
+	}
+	for _, name := range []string{"new", instance} {
+		if _, err := os.Stat(filepath.Join(dir, socketOf(name))); err != nil {
+			t.Errorf("the socket of %s: %v", name, err)
+		}
+	}
 }
 
 func TestServeKeepsAFileThatIsNoSocket(t *testing.T) {

@@ -25,6 +25,8 @@ type load struct {
 	Idle    time.Duration // the same, of each fourth worker
 	Client  string        // whose token is right
 	Until   string
+	// Requests ends a worker by itself after so many; 0: Until does.
+	Requests int
 }
 
 // tally is what came of it. Nothing was tried twice.
@@ -79,10 +81,14 @@ func (w *worker) work() {
 		if _, err := os.Stat(w.Until); err == nil {
 			return
 		}
-		w.Requests++
+		w.tally.Requests++
 		if err := w.ask(); err != nil {
 			w.note(err)
 			w.hangUp()
+		}
+		if w.tally.Requests == w.load.Requests {
+			w.hangUp()
+			return
 		}
 		<-tick.C
 	}
@@ -101,21 +107,34 @@ func (w *worker) note(err error) {
 	default:
 		w.Failed++
 	}
-	w.Notes = append(w.Notes, fmt.Sprintf("%s: keep %t: %v", time.Now().Format("15:04:05.000"), w.Keep, err))
+	w.Notes = append(w.Notes, err.Error())
 }
 
 // patience is how long a real client waits for an answer.
 const patience = 30 * time.Second
 
 func (w *worker) ask() error {
-	if w.conn == nil {
-		dialer := net.Dialer{Timeout: patience}
-		c, err := dialer.DialContext(context.Background(), "tcp4", "169.254.169.254:80")
-		if err != nil {
-			return fmt.Errorf("connect: %w", err)
-		}
-		w.conn, w.reader = c, bufio.NewReader(c)
+	if w.conn != nil {
+		return w.exchange()
 	}
+	dialer := net.Dialer{Timeout: patience}
+	c, err := dialer.DialContext(context.Background(), "tcp4", "169.254.169.254:80")
+	if err != nil {
+		return fmt.Errorf("%s: %w", newConnection, err)
+	}
+	w.conn, w.reader = c, bufio.NewReader(c)
+	if err := w.exchange(); err != nil {
+		return fmt.Errorf("%s: %w", newConnection, err)
+	}
+	return nil
+}
+
+// newConnection begins the note of a request that was the first on its
+// connection.
+const newConnection = "new connection"
+
+// exchange asks and reads on the connection that there is.
+func (w *worker) exchange() error {
 	if err := w.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}

@@ -107,6 +107,11 @@ func (a *Agent) End(ctx context.Context) error {
 	if err := a.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
+	return a.WaitEnd(ctx)
+}
+
+// WaitEnd waits until the process has ended.
+func (a *Agent) WaitEnd(ctx context.Context) error {
 	select {
 	case <-a.ended:
 		return nil
@@ -118,8 +123,8 @@ func (a *Agent) End(ctx context.Context) error {
 // Signal sends the process a signal.
 func (a *Agent) Signal(s os.Signal) error { return a.process.Process.Signal(s) }
 
-// waitReady waits until the agent says that pods are served.
-func (a *Agent) waitReady(ctx context.Context) error {
+// WaitReady waits until the agent says that pods are served.
+func (a *Agent) WaitReady(ctx context.Context) error {
 	err := a.await(ctx, "the agent is ready", func() (bool, error) {
 		cmd := exec.CommandContext(ctx, a.path, "status", "--ready", "--state-dir", a.stateDir, "--instance", a.instance)
 		cmd.Env = []string{}

@@ -103,10 +103,28 @@ func (s *Scene) run(ctx context.Context, a *Agent) (*Agent, error) {
 	if err := a.start(s, s.kubeconfig(), s.options); err != nil {
 		return nil, err
 	}
-	if err := a.waitReady(ctx); err != nil {
+	if err := a.WaitReady(ctx); err != nil {
 		return a, fmt.Errorf("%w\n%s", err, a.LastWords())
 	}
 	return a, nil
+}
+
+// Restart starts an agent anew after the one before has ended, and waits until
+// it is ready.
+func (s *Scene) Restart(ctx context.Context) error {
+	s.agents++
+	next, err := s.run(ctx, s.Agent.successor(s.agents))
+	if next != nil {
+		s.Agent = next
+	}
+	return err
+}
+
+// StartBeside starts a further agent, for the caller to end.
+func (s *Scene) StartBeside() (*Agent, error) {
+	s.agents++
+	next := s.Agent.successor(s.agents)
+	return next, next.start(s, s.kubeconfig(), s.options)
 }
 
 // Upgrade starts another process of the agent beside the one that runs, waits
