@@ -208,10 +208,8 @@ func (a *agent) ready() error {
 }
 
 func (a *agent) close() {
-	if a.lease != nil {
-		if err := a.lease.Release(); err != nil {
-			a.log.Warn("cannot release the lease", "err", err)
-		}
+	if err := a.release(); err != nil {
+		a.log.Warn("cannot release the lease", "err", err)
 	}
 	if a.hooks != nil {
 		if err := a.hooks.Close(); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 )
 
 // serveMetrics serves /metrics, /healthz and /readyz from when the listener is
-// there, until ctx ends or a successor serves them.
+// there, until that is closed, ctx ends or a successor serves them.
 func (a *agent) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
@@ -38,8 +39,9 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 			_ = server.Shutdown(ctx) // answers what it was asked
 		}
 	}()
-	if err := server.Serve(a.metrics); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	err := server.Serve(a.metrics)
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
 	}
-	return nil
+	return err
 }

@@ -43,7 +43,9 @@ func (a *agent) serve(ctx, life context.Context) error {
 	err = errors.Join(err, <-closed)
 	a.delivery.Close()
 	if successor == nil {
-		return err
+		// Now, and not when the last request is answered: who comes next need
+		// not wait for that.
+		return errors.Join(err, a.metrics.Close(), a.release())
 	}
 	return a.retire(ctx, life, successor)
 }
@@ -116,6 +118,16 @@ func (a *agent) retire(ctx, life context.Context, successor *handover.Successor)
 	}
 	a.drain(life)
 	return nil
+}
+
+// release gives up the lease, if this agent has it.
+func (a *agent) release() error {
+	if a.lease == nil {
+		return nil
+	}
+	err := a.lease.Release()
+	a.lease = nil
+	return err
 }
 
 // drain waits until no client has a connection, but not for longer than linger.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/sidestep-agent/sidestep/test/lab"
+	"github.com/sidestep-agent/sidestep/test/load"
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
 
@@ -81,7 +82,7 @@ func TestEndWithoutASuccessor(t *testing.T) {
 	}
 	for _, note := range sum.Notes {
 		// Who comes when no agent is left is refused.
-		if !strings.HasPrefix(note, newConnection) {
+		if !strings.HasPrefix(note, load.NewConnection) {
 			t.Error(note)
 		}
 	}
@@ -90,9 +91,9 @@ func TestEndWithoutASuccessor(t *testing.T) {
 // served reports whether the pod gets its token now.
 func served(t *testing.T, w *scene.Workload) bool {
 	t.Helper()
-	sum, err := lab.Run[load, tally](t.Context(), w.Pod, "load", load{
+	sum, err := lab.Run[asking, load.Tally](t.Context(), w.Pod, "load", asking{Load: load.Options{
 		Workers: 1, Every: every, Idle: every, Requests: 1, Client: w.Annotations[scene.ClientIDAnnotation],
-	})
+	}})
 	check(t, err)
-	return sum.Failed+sum.Reset+sum.Wrong == 0
+	return sum.Bad() == 0
 }
