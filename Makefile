@@ -68,7 +68,10 @@ test: setup ## All of the tests; what CI runs
 
 .PHONY: test-without-node
 test-without-node:
-	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover
+	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover test-attack
+
+.PHONY: test-all
+test-all: test test-outages test-kernels test-clients fuzz ## With those that take long
 
 .PHONY: test-node
 test-node: node-build ## Real pods on a real Kubernetes node (root)

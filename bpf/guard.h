@@ -137,6 +137,18 @@ static __always_inline __u32 find_ip(struct __sk_buff *skb)
 	return protocol == bpf_htons(ETH_P_IP) ? offset : 0;
 }
 
+/* Most packets: untagged, their header in one piece, for somebody else. */
+static __always_inline bool plainly_elsewhere(struct __sk_buff *skb)
+{
+	const struct iphdr *ip = (void *)(long)skb->data + sizeof(struct ethhdr);
+
+	if (skb->protocol != bpf_htons(ETH_P_IP))
+		return false;
+	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
+		return false;
+	return ip->daddr != IMDS_ADDR && ip->daddr != WIRESERVER_ADDR;
+}
+
 /* Every packet of a link is its pod's. Which container sent it cannot be
  * seen: where one of them passes, all do. */
 static __always_inline bool may_leave(struct __sk_buff *skb, enum service service)
@@ -167,10 +179,13 @@ static __always_inline bool may_leave(struct __sk_buff *skb, enum service servic
 SEC("tc")
 int sidestep_link(struct __sk_buff *skb)
 {
-	__u32 offset = find_ip(skb);
 	struct iphdr ip;
 	enum service service;
+	__u32 offset;
 
+	if (plainly_elsewhere(skb))
+		return TC_ACT_UNSPEC;
+	offset = find_ip(skb);
 	if (!offset || bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
 		return TC_ACT_UNSPEC;
 	service = service_of(skb, &ip, offset);

@@ -26,7 +26,7 @@ func (f *hostFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.cgroupRoot, "cgroup-root", "/sys/fs/cgroup", "the host's cgroup v2 mount")
 	flags.StringVar(&f.kubepodsCgroup, "kubepods-cgroup", "", "path of the kubepods cgroup (default: found below --cgroup-root)")
 	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory")
-	flags.StringVar(&f.bpffs, "bpffs", "/sys/fs/bpf", "the BPF filesystem to pin to")
+	addBPFFS(flags, &f.bpffs)
 	flags.StringVar(&f.proc, "proc", "/proc", "the host's procfs")
 }
 
@@ -46,6 +46,26 @@ func checkInstance(name string) error {
 		return fmt.Errorf("--instance is %q: it must be a name of 63 characters at most, without a slash", name)
 	}
 	return nil
+}
+
+func addNodeName(flags *pflag.FlagSet, name *string, when string) {
+	flags.StringVar(name, "node-name", "", "the name of this node in the cluster ("+when+")")
+}
+
+func addKubeconfig(flags *pflag.FlagSet, path *string) {
+	flags.StringVar(path, "kubeconfig", "", "kubeconfig file (default: in-cluster)")
+}
+
+// defaultListen is where the node listener is unless a flag says otherwise.
+var defaultListen = ipv4Endpoint(netip.MustParseAddrPort("169.254.169.252:2579"))
+
+func addListen(flags *pflag.FlagSet, at *ipv4Endpoint) {
+	*at = defaultListen
+	flags.Var(at, "listen", "the node listener, put on the loopback link")
+}
+
+func addBPFFS(flags *pflag.FlagSet, path *string) {
+	flags.StringVar(path, "bpffs", "/sys/fs/bpf", "the BPF filesystem to pin to")
 }
 
 // fromEnvironment gives each flag that was not set on the command line the

@@ -19,6 +19,7 @@ import (
 // The agent is given the capabilities that it says it needs, and no other.
 func TestManifestsGiveTheNeededCapabilities(t *testing.T) {
 	containers := manifestContainers(t)
+	delete(containers, "uninstall") // is no agent
 	var node appsv1.DaemonSet
 	readManifest(t, "../../manifests/overlays/node-delivery/daemonset.yaml", &node)
 	containers[deliveryNode] = node.Spec.Template.Spec.Containers[0]
@@ -99,13 +100,15 @@ func commandFlags(t *testing.T, args []string) *pflag.FlagSet {
 
 func manifestContainers(t *testing.T) map[string]corev1.Container {
 	t.Helper()
-	var agent appsv1.DaemonSet
+	var agent, uninstall appsv1.DaemonSet
 	var check batchv1.Job
 	readManifest(t, "../../manifests/base/daemonset.yaml", &agent)
+	readManifest(t, "../../manifests/uninstall/daemonset.yaml", &uninstall)
 	readManifest(t, "../../manifests/check-job.yaml", &check)
 	return map[string]corev1.Container{
 		"daemonset.yaml": agent.Spec.Template.Spec.Containers[0],
 		"check-job.yaml": check.Spec.Template.Spec.Containers[0],
+		"uninstall":      uninstall.Spec.Template.Spec.Containers[0],
 	}
 }
 

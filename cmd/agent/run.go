@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/netip"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -32,6 +31,7 @@ type runOptions struct {
 	caFile         string
 	tokenRequest   bool
 	tokenProxy     string
+	removeTaint    bool
 	ports          portRange
 	metricsAddress string
 	stateDir       string
@@ -52,8 +52,7 @@ func addDelivery(flags *pflag.FlagSet, delivery *string) {
 
 func newRun(env environment) *cobra.Command {
 	o := runOptions{
-		listen: ipv4Endpoint(netip.MustParseAddrPort("169.254.169.252:2579")),
-		ports:  portRange(delivery.PortRange{First: 28000, Last: 29999}),
+		ports: portRange(delivery.PortRange{First: 28000, Last: 29999}),
 	}
 	cmd := &cobra.Command{
 		Use:   "run",
@@ -80,12 +79,12 @@ func newRun(env environment) *cobra.Command {
 
 func (o *runOptions) add(flags *pflag.FlagSet) {
 	o.hostFlags.add(flags)
-	flags.StringVar(&o.nodeName, "node-name", "", "the name of this node in the cluster (required)")
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file (default: in-cluster)")
+	addNodeName(flags, &o.nodeName, "required")
+	addKubeconfig(flags, &o.kubeconfig)
 	flags.StringVar(&o.config, "config", "/etc/sidestep/config.yaml", "the agent's configuration file")
 	addDelivery(flags, &o.delivery)
 	addGuard(flags, &o.guard)
-	flags.Var(&o.listen, "listen", "the node listener, put on the loopback link")
+	addListen(flags, &o.listen)
 	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://169.254.169.254", "the node's instance metadata service")
 	flags.StringVar(&o.tenantID, "tenant-id", "", "Entra tenant of workloads that name none")
 	addOneOf(flags, &o.cloud, "cloud", "", "the cloud whose Entra is asked", string(tokens.AzurePublic), string(tokens.AzureUSGovernment), string(tokens.AzureChina))
@@ -93,6 +92,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.StringVar(&o.caFile, "ca-file", "", "PEM file of CAs that Entra's certificate may be of, besides the system's; followed while the agent runs")
 	flags.BoolVar(&o.tokenRequest, "token-request", false, "ask the API server for the service account tokens of pods that have none for Entra")
 	flags.StringVar(&o.tokenProxy, "token-proxy", "", "URL of a proxy for identity bindings, besides the API server's")
+	addRemoveTaint(flags, &o.removeTaint)
 	flags.Var(&o.ports, "port-range", "ports for listeners in pods")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
 	addStateDir(flags, &o.stateDir)

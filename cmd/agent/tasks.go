@@ -43,6 +43,7 @@ func (a *agent) run(ctx context.Context) error {
 		"accounts":      a.followAccounts,
 		"metrics":       a.serveMetrics,
 		"events":        a.events.Run,
+		"taint":         a.removeTaint,
 		"status": func(ctx context.Context) error {
 			return status.Serve(ctx, a.options.stateDir, a.options.instance, a.report)
 		},

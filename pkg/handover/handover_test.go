@@ -238,6 +238,21 @@ func TestVacant(t *testing.T) {
 	check(t, acquire(t, dir).Release())
 }
 
+func TestLeftovers(t *testing.T) {
+	dir := stateDir(t)
+	check(t, acquire(t, dir).forget()) // as the kernel does when a process ends
+	for _, want := range []int{2, 0} {
+		all, err := Leftovers(dir)
+		check(t, err)
+		if len(all) != want {
+			t.Errorf("%d leftovers, want %d: %+v", len(all), want, all)
+		}
+		for _, l := range all {
+			check(t, l.Remove())
+		}
+	}
+}
+
 func dial(t *testing.T, dir string) *net.UnixConn {
 	t.Helper()
 	c, err := net.Dial(network, filepath.Join(dir, socketName))

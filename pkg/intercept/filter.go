@@ -15,6 +15,7 @@ import (
 const (
 	filterHandle   = 0x51de
 	filterPriority = 1
+	filterName     = "sidestep_link"
 )
 
 func filterAttrs(ifindex int) netlink.FilterAttrs {
@@ -37,7 +38,7 @@ func attachFilter(ifindex int, program *ebpf.Program) error {
 		return fmt.Errorf("add clsact: %w", err)
 	}
 	err = netlink.FilterReplace(&netlink.BpfFilter{
-		FilterAttrs: filterAttrs(ifindex), Fd: program.FD(), Name: "sidestep_link", DirectAction: true,
+		FilterAttrs: filterAttrs(ifindex), Fd: program.FD(), Name: filterName, DirectAction: true,
 	})
 	if err != nil {
 		return fmt.Errorf("add the filter: %w", err)

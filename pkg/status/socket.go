@@ -80,9 +80,9 @@ func Announce(stateDir, instance string) error {
 const sweptAfter = time.Minute
 
 func sweep(stateDir, instance string) error {
-	all, err := filepath.Glob(filepath.Join(stateDir, socketOf("*")))
+	all, err := sockets(stateDir)
 	if err != nil {
-		return fmt.Errorf("status: %w", err)
+		return err
 	}
 	for _, path := range all {
 		st, err := os.Lstat(path)

@@ -16,6 +16,7 @@ import (
 type defence struct {
 	name  string
 	edits []edit
+	agent bool // some attack on it needs the agent's own program
 }
 
 // edit replaces the one place in a file where a text stands.

@@ -27,65 +27,65 @@ var noClientPort = []edit{
 var notAmbiguous = edit{steering, "other->ambiguous = 1;", "other->zero = 0;"}
 
 var defences = []defence{
-	{"connect hooks", []edit{
+	{name: "connect hooks", agent: true, edits: []edit{
 		{steering, "if (!concerns_us(addr) || !is_tcp(ctx))\n\t\treturn ALLOW;\n\tret = on_connect(ctx, addr, FAMILY_IPV4, &key);",
 			"ret = ALLOW;"},
 		{steering, "if (!concerns_us(addr) || !is_tcp(ctx))\n\t\treturn ALLOW;\n\tret = on_connect(ctx, addr, FAMILY_IPV6, &key);",
 			"ret = ALLOW;"},
 	}},
-	{"the claim's destination", []edit{
+	{name: "the claim's destination", edits: []edit{
 		{steering, "return claim && claim->key.server_addr == addr &&\n\t       claim->key.server_port == bpf_ntohs(ctx->user_port);",
 			"return claim != NULL;"},
 	}},
-	{"direct dials", []edit{
+	{name: "direct dials", edits: []edit{
 		{steering, "else if (dials_listener(ctx, s, addr))", "else if (s->kubepods_id == 1)"},
 	}},
-	{"one socket a port", []edit{
+	{name: "one socket a port", edits: []edit{
 		{listener, "netnsCookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)",
 			"netnsCookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)\n" +
 				"\t\t\t_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)"},
 	}},
-	{"listener's tag", []edit{
+	{name: "listener's tag", edits: []edit{
 		{steering, "tagged = bpf_sk_storage_get(&sidestep_tags, sk, NULL, 0) != NULL;", "tagged = true;"},
 	}},
-	{"bind hooks", []edit{
+	{name: "bind hooks", edits: []edit{
 		{binds, "return caller.entry && (caller.entry->flags & ENTRY_AGENT);", "return true;"},
 	}},
-	{"netns in the flow's key", noNamespace},
-	{"ambiguous flows", []edit{notAmbiguous}},
-	{"flows end with their socket", []edit{
+	{name: "netns in the flow's key", edits: noNamespace},
+	{name: "ambiguous flows", edits: []edit{notAmbiguous}},
+	{name: "flows end with their socket", edits: []edit{
 		{steering, "if (!claim || claim->state != CLAIM_RECORDED)\n\t\treturn;", "if (!claim || claim->state != CLAIM_RECORDED || claim->quota_id)\n\t\treturn;"},
 		{flowsGo, "h.objects.SidestepFlows.LookupAndDelete(flowKey(c), &f)", "h.objects.SidestepFlows.Lookup(flowKey(c), &f)"},
 		notAmbiguous,
 	}},
-	{"bound sockets", []edit{
+	{name: "bound sockets", edits: []edit{
 		{steering, "if (!sk || sk->bound_dev_if)", "if (!sk)"},
 	}},
-	{"client port in the flow's key", append(noClientPort, notAmbiguous)},
-	{"namespace and port in the flow's key", slices.Concat(noNamespace, noClientPort, []edit{notAmbiguous})},
-	{"netns of the caller", []edit{
+	{name: "client port in the flow's key", edits: append(noClientPort, notAmbiguous)},
+	{name: "namespace and port in the flow's key", edits: slices.Concat(noNamespace, noClientPort, []edit{notAmbiguous})},
+	{name: "netns of the caller", edits: []edit{
 		{steering, "entry->netns_cookie != netns_cookie)", "entry->netns_cookie == 0)"},
 	}},
-	{"unknown pods are held", []edit{
+	{name: "unknown pods are held", edits: []edit{
 		{steering, "\t\treturn OUTCOME_PASS;\n\t}\n\treturn OUTCOME_UNKNOWN;", "\t\treturn OUTCOME_PASS;\n\t}\n\treturn OUTCOME_PASS;"},
 	}},
-	{"pods must be known", []edit{
+	{name: "pods must be known", edits: []edit{
 		{attestor, "known = ok && decision.Verdict != workload.Unknown", "known = ok || decision.Verdict == workload.Unknown"},
 		secondLook,
 	}},
-	{"second look at the pod", []edit{secondLook}},
-	{"cgroup ids", []edit{
+	{name: "second look at the pod", edits: []edit{secondLook}},
+	{name: "cgroup ids", edits: []edit{
 		{attestor, "ref, err := a.cgroups.Resolve(caller.CgroupID)",
 			"ref, err := workload.CgroupRef{PodUID: caller.PodUID, ContainerID: caller.ContainerID}, error(nil)"},
 	}},
-	{"quota of a pod", []edit{
+	{name: "quota of a pod", edits: []edit{
 		{steering, "return !n || *n < (__s64)s->quota;", "return true;"},
 		{maps, "max_entries, 32768", "max_entries, 64"}, // or it would take long to fill
 	}},
-	{"quota not by own cgroups", []edit{
+	{name: "quota not by own cgroups", edits: []edit{
 		{callers, "caller.quota_id = ancestor_id(skb, level + 2);", "caller.quota_id = ancestor_id(skb, level + 3);"},
 	}},
-	{"pinned links", []edit{
+	{name: "pinned links", agent: true, edits: []edit{
 		{linksGo, "return errors.Join(l.Pin(pin), l.Close())\n}", "unpinned = append(unpinned, l)\n\treturn nil\n}\n\nvar unpinned []link.Link"},
 	}},
 }

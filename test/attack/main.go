@@ -81,7 +81,11 @@ func (s *suite) try(ctx context.Context, d *defence) error {
 		build, agent = append(build, "-overlay", overlay), append(agent, "-overlay", overlay)
 		args, without = append(args, "-attack.without", d.name), d.name
 	}
-	for _, b := range [][]string{append(build, "./test/kernel"), append(agent, "./cmd/agent")} {
+	builds := [][]string{append(build, "./test/kernel")}
+	if d == nil || d.agent {
+		builds = append(builds, append(agent, "./cmd/agent"))
+	}
+	for _, b := range builds {
 		if out, err := exec.CommandContext(ctx, "go", b...).CombinedOutput(); err != nil {
 			return fmt.Errorf("build without %q: %w\n%s", without, err, out)
 		}

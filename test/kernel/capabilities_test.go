@@ -138,10 +138,16 @@ func steerLimited(in limited, id uint64, hooks *intercept.Hooks, tree *cgroups.T
 		if err != nil {
 			return err
 		}
-		if ok && e.Verdict == workload.Steer && (e.Port != 0) != in.NodeOnly {
+		links, err := hooks.GuardedLinks()
+		if err != nil {
+			return err
+		}
+		steered := ok && e.Verdict == workload.Steer && (e.Port != 0) != in.NodeOnly
+		guarded := len(links) > 0 && len(reconciler.Unguarded()) == 0
+		if steered && guarded != in.NodeOnly {
 			return nil
 		}
 		time.Sleep(time.Millisecond)
 	}
-	return fmt.Errorf("the pod is not steered")
+	return fmt.Errorf("the pod is not steered and guarded: %v", reconciler.Unguarded())
 }

@@ -15,6 +15,7 @@ func TestConfigurationIsTheDefaultsAndOneDifference(t *testing.T) {
 	for name, change := range map[string]func(*config.AgentConfiguration){
 		"base":           func(*config.AgentConfiguration) {},
 		"node-delivery":  func(*config.AgentConfiguration) {},
+		"taint":          func(*config.AgentConfiguration) {},
 		"token-request":  func(*config.AgentConfiguration) {},
 		"audit":          func(c *config.AgentConfiguration) { c.Mode = config.ModeAudit },
 		"deny-unlabeled": func(c *config.AgentConfiguration) { c.Unlabeled = config.UnlabeledDeny },

@@ -3,8 +3,8 @@
 //
 //	go -C test/manifests run . -render DIR
 //
-// writes DIR/base.yaml, DIR/check-job.yaml and DIR/<overlay>.yaml for each
-// overlay. Its tests are the reason for the module: they read what is rendered
+// writes DIR/base.yaml, DIR/uninstall.yaml, DIR/check-job.yaml and
+// DIR/<overlay>.yaml for each overlay. Its tests are the reason for the module: they read what is rendered
 // as the API server would.
 package main
 
@@ -48,15 +48,16 @@ func run(from, dir string) error {
 	return nil
 }
 
-// renderAll returns what `kubectl apply -k` would send for the base and for
-// each overlay, and the files that are applied as they are, by name.
+// renderAll returns what `kubectl apply -k` would send for the base, for each
+// overlay and to uninstall, and the files that are applied as they are, by name.
 func renderAll(from string) (map[string][]byte, error) {
 	overlays, err := filepath.Glob(filepath.Join(from, "overlays", "*", "kustomization.yaml"))
 	if err != nil {
 		return nil, err
 	}
 	all := map[string][]byte{}
-	for _, path := range append(overlays, filepath.Join(from, "base", "kustomization.yaml")) {
+	for _, path := range append(overlays,
+		filepath.Join(from, "base", "kustomization.yaml"), filepath.Join(from, "uninstall", "kustomization.yaml")) {
 		dir := filepath.Dir(path)
 		if all[filepath.Base(dir)], err = render(dir); err != nil {
 			return nil, fmt.Errorf("render %s: %w", dir, err)

@@ -38,8 +38,14 @@ func TestPermissions(t *testing.T) {
 			"cluster: create events.events.k8s.io",
 			"default: create,patch events.events.k8s.io",
 		}
-		if name == "token-request" {
+		const taint = "cluster: get,patch nodes."
+		switch name {
+		case "token-request":
 			want = slices.Insert(want, len(want)-1, "cluster: create serviceaccounts/token.")
+		case "taint":
+			want = slices.Insert(want, len(want)-1, taint)
+		case "uninstall":
+			want = []string{taint}
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -96,7 +102,11 @@ func TestNamesAndLabelsFitTogether(t *testing.T) {
 			continue
 		}
 		d := one[*appsv1.DaemonSet](t, objects)
-		if d.Name != "sidestep-agent" || d.Namespace != "sidestep-system" {
+		want := "sidestep-agent"
+		if name == "uninstall" {
+			want = "sidestep-uninstall"
+		}
+		if d.Name != want || d.Namespace != "sidestep-system" {
 			t.Errorf("%s: the DaemonSet is %s/%s", name, d.Namespace, d.Name)
 		}
 		if got := one[*corev1.Namespace](t, objects); got.Name != d.Namespace ||
@@ -111,6 +121,9 @@ func TestNamesAndLabelsFitTogether(t *testing.T) {
 		pod := d.Spec.Template.Spec
 		if pod.ServiceAccountName != one[*corev1.ServiceAccount](t, objects).Name {
 			t.Errorf("%s: service account %s is not among the objects", name, pod.ServiceAccountName)
+		}
+		if name == "uninstall" {
+			continue // it obeys no configuration
 		}
 		if c := one[*corev1.ConfigMap](t, objects); !usesConfigMap(pod, c.Name) || c.Namespace != d.Namespace {
 			t.Errorf("%s: ConfigMap %s/%s is not mounted", name, c.Namespace, c.Name)
@@ -156,7 +169,7 @@ func TestCheckJobIsGivenWhatTheAgentIs(t *testing.T) {
 	want := one[*appsv1.DaemonSet](t, all["base"]).Spec.Template.Spec
 	got := one[*batchv1.Job](t, all["check-job"]).Spec.Template.Spec
 	wantContainer, gotContainer := want.Containers[0], got.Containers[0]
-	own := func(name string) bool { return name == "config" || name == "state" }
+	own := func(name string) bool { return name == "config" || name == "ca" || name == "state" }
 	want.Volumes = slices.DeleteFunc(want.Volumes, func(v corev1.Volume) bool { return own(v.Name) })
 	wantContainer.VolumeMounts = slices.DeleteFunc(wantContainer.VolumeMounts,
 		func(m corev1.VolumeMount) bool { return own(m.Name) })

@@ -14,8 +14,11 @@ func TestPrivileges(t *testing.T) {
 	full := []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"}
 	for name, objects := range rendered(t) {
 		capabilities, hostPID := full, true
-		if name == "node-delivery" {
+		switch name {
+		case "node-delivery":
 			capabilities, hostPID = []corev1.Capability{"BPF", "PERFMON", "NET_ADMIN", "DAC_READ_SEARCH"}, false
+		case "uninstall":
+			capabilities, hostPID = []corev1.Capability{"NET_ADMIN"}, false
 		}
 		templates := podTemplates(objects)
 		if len(templates) != 1 {
@@ -84,8 +87,9 @@ func allowedPath(p string) bool {
 	return false
 }
 
-// The agent is on every Linux node that can run it, and nothing evicts it; a
-// canary on those nodes only that say so.
+// The agent is on every Linux node that can run it, whatever its taints, and
+// nothing evicts it; a canary on those nodes only that say so. What uninstalls
+// it goes wherever an agent may have been.
 func TestNodes(t *testing.T) {
 	for name, objects := range rendered(t) {
 		if name == "check-job" {

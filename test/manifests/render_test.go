@@ -22,7 +22,7 @@ import (
 const manifests = "../../manifests"
 
 // overlays are those that the project promises.
-var overlays = []string{"audit", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "token-request"}
+var overlays = []string{"audit", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "taint", "token-request"}
 
 // rendered is everything that is rendered, by name, as typed objects.
 func rendered(t *testing.T) map[string][]runtime.Object {
@@ -97,7 +97,7 @@ func podTemplates(objects []runtime.Object) []corev1.PodTemplateSpec {
 }
 
 func TestEverythingPromisedIsRendered(t *testing.T) {
-	want := append([]string{"base", "check-job"}, overlays...)
+	want := append([]string{"base", "check-job", "uninstall"}, overlays...)
 	slices.Sort(want)
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(rendered(t)))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
@@ -106,6 +106,12 @@ func TestEverythingPromisedIsRendered(t *testing.T) {
 
 // added are the objects that an overlay has besides the base's.
 var added = map[string][]string{
+	"taint": {
+		"admissionregistration.k8s.io/v1, Kind=ValidatingAdmissionPolicy /sidestep-agent-taint",
+		"admissionregistration.k8s.io/v1, Kind=ValidatingAdmissionPolicyBinding /sidestep-agent-taint",
+		"rbac.authorization.k8s.io/v1, Kind=ClusterRole /sidestep-agent-taint",
+		"rbac.authorization.k8s.io/v1, Kind=ClusterRoleBinding /sidestep-agent-taint",
+	},
 	"token-request": {
 		"admissionregistration.k8s.io/v1, Kind=ValidatingAdmissionPolicy /sidestep-agent-token-request",
 		"admissionregistration.k8s.io/v1, Kind=ValidatingAdmissionPolicyBinding /sidestep-agent-token-request",

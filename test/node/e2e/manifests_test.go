@@ -16,6 +16,7 @@ func TestManifestsAreValid(t *testing.T) {
 	}
 	sources := [][]string{
 		{"-k", manifest(t, "base")},
+		{"-k", manifest(t, "uninstall")},
 		{"-f", manifest(t, "check-job.yaml")},
 	}
 	for _, f := range folders {

@@ -71,10 +71,16 @@ func (r tokenRequest) ask(t *testing.T, bearer string) (int, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := tryInNode(body, "curl", "--silent", "--cacert", "/run/node/pki/ca.crt",
-		"--header", "Authorization: Bearer "+bearer, "--header", "Content-Type: application/json",
-		"--data-binary", "@-", "--write-out", "\n%{http_code}",
-		"https://127.0.0.1:6443/api/v1/namespaces/"+teamA+"/serviceaccounts/app-one/token")
+	return askAPI(t, bearer, "POST", "application/json", "/api/v1/namespaces/"+teamA+"/serviceaccounts/app-one/token", body)
+}
+
+// askAPI sends a request to the API server with the bearer's token, and returns
+// the status and what the API server says.
+func askAPI(t *testing.T, bearer, method, contentType, path string, body []byte) (int, string) {
+	t.Helper()
+	out, err := tryInNode(body, "curl", "--silent", "--cacert", "/run/node/pki/ca.crt", "--request", method,
+		"--header", "Authorization: Bearer "+bearer, "--header", "Content-Type: "+contentType,
+		"--data-binary", "@-", "--write-out", "\n%{http_code}", "https://127.0.0.1:6443"+path)
 	if err != nil {
 		t.Fatal("the API server cannot be asked") // the error has the bearer's token in it
 	}
@@ -88,10 +94,16 @@ func (r tokenRequest) ask(t *testing.T, bearer string) (int, string) {
 	return status, said.Message
 }
 
-func testPolicy(t *testing.T, web, other pod) {
+// tokenOfAgent returns a token for the API server like that of the agent's pod.
+func tokenOfAgent(t *testing.T) string {
+	t.Helper()
 	agent := strings.Fields(kubectl(t, "-n", system, "get", "pods", "-l", agentPods, "-o", "name"))[0]
-	ofPod := kubectl(t, "-n", system, "create", "token", "sidestep-agent",
+	return kubectl(t, "-n", system, "create", "token", "sidestep-agent",
 		"--bound-object-kind", "Pod", "--bound-object-name", strings.TrimPrefix(agent, "pod/"))
+}
+
+func testPolicy(t *testing.T, web, other pod) {
+	ofPod := tokenOfAgent(t)
 	bound := &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: web.name, UID: types.UID(web.uid(t))}
 	good := tokenRequest{audiences: []string{"api://AzureADTokenExchange"}, seconds: 3600, bound: bound}
 	with := func(change func(*tokenRequest)) tokenRequest {

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/handover"
+	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/status"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// errAgentRuns is what uninstall says while there is still somebody who would
+// serve pods with what it takes away.
+var errAgentRuns = errors.New("an agent runs on this node: end it first (kubectl -n sidestep-system delete daemonset sidestep-agent), or say --force")
+
+// uninstallOptions are the flags of `agent uninstall`.
+type uninstallOptions struct {
+	bpffs, stateDir      string
+	listen               ipv4Endpoint
+	nodeName, kubeconfig string
+	removeTaint          bool
+	check, force, stay   bool
+}
+
+func newUninstall(env environment) *cobra.Command {
+	var o uninstallOptions
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove from this node what the agent leaves there when it ends",
+		Long: "Remove what an agent leaves on the node on purpose, so that steered pods stay\n" +
+			"refused while none runs: programs, maps, the node listener's address, the\n" +
+			"status socket. From then on every pod reaches the node's metadata service.\n" +
+			"Says what it removes, a line each; where nothing is left, it does nothing.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {
+				return err
+			}
+			return uninstall(cmd.Context(), env, o)
+		},
+	}
+	o.add(cmd.Flags())
+	cmd.MarkFlagsMutuallyExclusive("check", "stay")
+	return cmd
+}
+
+func (o *uninstallOptions) add(flags *pflag.FlagSet) {
+	addBPFFS(flags, &o.bpffs)
+	addStateDir(flags, &o.stateDir)
+	addListen(flags, &o.listen)
+	addNodeName(flags, &o.nodeName, "for --remove-taint")
+	addKubeconfig(flags, &o.kubeconfig)
+	addRemoveTaint(flags, &o.removeTaint)
+	flags.BoolVar(&o.check, "check", false, "remove nothing; fail if there is something to remove")
+	flags.BoolVar(&o.force, "force", false, "also while an agent runs")
+	flags.BoolVar(&o.stay, "stay", false, "when all is removed, wait to be told to end (for a DaemonSet)")
+}
+
+func uninstall(ctx context.Context, env environment, o uninstallOptions) error {
+	if !o.check && !o.force {
+		if err := noAgentRuns(ctx, o); err != nil {
+			return err
+		}
+	}
+	all, err := leftovers(ctx, o)
+	if o.check {
+		for _, l := range all {
+			fmt.Fprintln(env.stdout, "found", l.What)
+		}
+		if err == nil && len(all) > 0 {
+			return errSilent
+		}
+		return err
+	}
+	if err := errors.Join(err, removeAll(env, all)); err != nil {
+		return err
+	}
+	fmt.Fprintln(env.stdout, "nothing of the agent is left on this node")
+	if o.stay {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// noAgentRuns looks for two signs of an agent, since either can be missed: its
+// socket may be in a directory that is not mounted here, and its node listener
+// elsewhere than at --listen.
+func noAgentRuns(ctx context.Context, o uninstallOptions) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if answers, err := status.Answers(ctx, o.stateDir); answers || err != nil {
+		return errors.Join(whenRunning(answers), err)
+	}
+	listens, err := delivery.NodeListening(netip.AddrPort(o.listen))
+	return errors.Join(whenRunning(listens), err)
+}
+
+func whenRunning(runs bool) error {
+	if runs {
+		return errAgentRuns
+	}
+	return nil
+}
+
+// leftovers returns what there is to remove, in the order in which to do so.
+// One source that cannot be read does not keep the others from being removed.
+// The taint comes last: pods shall come back to a node that is clean.
+func leftovers(ctx context.Context, o uninstallOptions) ([]workload.Leftover, error) {
+	var all []workload.Leftover
+	var errs []error
+	add := func(found []workload.Leftover, err error) {
+		all, errs = append(all, found...), append(errs, err)
+	}
+	add(intercept.Leftovers(o.bpffs))
+	add(delivery.Leftovers(netip.AddrPort(o.listen).Addr()))
+	add(status.Leftovers(o.stateDir))
+	add(handover.Leftovers(o.stateDir))
+	if o.removeTaint {
+		client, _, err := newClients(o.kubeconfig)
+		if err != nil {
+			return all, errors.Join(append(errs, err)...)
+		}
+		add(taintLeftovers(ctx, client, o.nodeName))
+	}
+	return all, errors.Join(errs...)
+}
+
+func removeAll(env environment, all []workload.Leftover) error {
+	var errs []error
+	for _, l := range all {
+		if err := l.Remove(); err != nil {
+			errs = append(errs, fmt.Errorf("remove %s: %w", l.What, err))
+			continue
+		}
+		fmt.Fprintln(env.stdout, "removed", l.What)
+	}
+	return errors.Join(errs...)
+}
