@@ -68,7 +68,7 @@ test: setup ## All of the tests; what CI runs
 
 .PHONY: test-without-node
 test-without-node:
-	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-attack
+	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover test-attack
 
 .PHONY: test-all
 test-all: test test-outages test-kernels test-clients fuzz ## With those that take long
@@ -87,6 +87,10 @@ test-unit: setup ## Tests of single packages, with the race detector
 .PHONY: test-kernel
 test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
 	go test -race -timeout 10m -count=1 -skip '^TestAttacks$$' ./test/lab ./test/kernel
+
+.PHONY: test-handover
+test-handover: build ## Agents replaced under load from clients that never try twice (root)
+	go test -v -count=1 -timeout 5m ./test/handover -handover.agent=$(CURDIR)/$(OUT)/agent
 
 .PHONY: test-attack
 test-attack: setup ## Attacks on identity, each also without its defence (root)

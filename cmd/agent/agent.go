@@ -5,7 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
+	"net"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/podcache"
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
@@ -28,6 +30,7 @@ import (
 // of those that it needs; none of them knows another's package.
 type agent struct {
 	options  runOptions
+	self     uint64 // the cgroup of its own pod; 0: it runs in none
 	log      *slog.Logger
 	registry *prometheus.Registry
 	since    time.Time
@@ -43,7 +46,14 @@ type agent struct {
 	tokens   *tokens.Engine
 	broker   *broker.Server
 	settings *settings
-	attached chan struct{} // closed once the programs are in force
+
+	attached   chan struct{} // closed once the programs are in force
+	attachOnce sync.Once
+
+	lease         *handover.Lease // nil: another agent's, or given away
+	metrics       net.Listener    // nil until it is opened or taken over
+	metricsOpened chan struct{}
+	retired       chan struct{} // closed once a successor serves
 }
 
 // newAgent makes the parts in the order in which they need each other. On an
@@ -52,13 +62,14 @@ func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
 	a := &agent{
 		options: o, log: log, since: time.Now(),
 		registry: newRegistry(), attached: make(chan struct{}),
+		metricsOpened: make(chan struct{}), retired: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
 			a.close()
 		}
 	}()
-	for _, make := range []func() error{a.makeSources, a.makeKernel, a.makeTokens, a.makeServing} {
+	for _, make := range []func() error{a.makeSources, a.acquire, a.makeKernel, a.makeTokens, a.makeServing} {
 		if err := make(); err != nil {
 			return nil, err
 		}
@@ -111,33 +122,21 @@ func (a *agent) makeSources() (err error) {
 	return err
 }
 
-// makeKernel loads the programs and opens the node listener; nothing is
-// attached yet.
+// makeKernel loads the programs; nothing is attached and nothing listens yet.
 func (a *agent) makeKernel() (err error) {
 	if a.hooks, err = intercept.Load(a.options.bpffs, a.log); err != nil {
 		return err
 	}
 	a.registry.MustRegister(a.hooks)
-	self, _, err := a.tree.Self()
-	if err != nil {
+	if a.self, _, err = a.tree.Self(); err != nil {
 		return fmt.Errorf("find the agent's own cgroup: %w", err)
-	}
-	if self != 0 {
-		// Programs that an earlier agent attached keep others from the port.
-		if err := a.hooks.SetVerdict(self, delivery.OwnEntry()); err != nil {
-			return err
-		}
-	}
-	at := netip.AddrPort(a.options.listen)
-	if a.node, err = delivery.ListenNode(a.hooks, at, a.log); err != nil {
-		return err
 	}
 	guard, _ := a.options.effectiveGuard()
 	a.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: a.hooks, Pods: a.pods, Cgroups: a.tree, Proc: a.options.proc,
 		Ports:    delivery.PortRange(a.options.ports),
 		NodeOnly: a.options.delivery == deliveryNode, GuardLinks: guard == guardFull,
-		Self:  self,
+		Self:  a.self,
 		Serve: a.handleConn,
 		Log:   a.log,
 	})
@@ -185,6 +184,11 @@ func (a *agent) makeServing() (err error) {
 
 // ready reports nil when pods are served, else what is missing.
 func (a *agent) ready() error {
+	select {
+	case <-a.retired:
+		return errors.New("another agent has taken over")
+	default:
+	}
 	for _, part := range []struct {
 		what string
 		done <-chan struct{}
@@ -204,6 +208,9 @@ func (a *agent) ready() error {
 }
 
 func (a *agent) close() {
+	if err := a.release(); err != nil {
+		a.log.Warn("cannot release the lease", "err", err)
+	}
 	if a.hooks != nil {
 		if err := a.hooks.Close(); err != nil {
 			a.log.Warn("cannot close the programs", "err", err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -32,7 +33,19 @@ func (f *hostFlags) add(flags *pflag.FlagSet) {
 const stateDirFlag = "state-dir"
 
 func addStateDir(flags *pflag.FlagSet, dir *string) {
-	flags.StringVar(dir, stateDirFlag, "/run/sidestep", "directory of the agent's local sockets")
+	flags.StringVar(dir, stateDirFlag, "/run/sidestep", "directory of the agent's local sockets, which the agents of a node share")
+}
+
+func addInstance(flags *pflag.FlagSet, instance *string) {
+	flags.StringVar(instance, "instance", "agent", "name of this agent among those of the node, as its pod's")
+}
+
+// checkInstance fails unless the name can be part of a file's.
+func checkInstance(name string) error {
+	if name == "" || name != filepath.Base(name) || len(name) > 63 {
+		return fmt.Errorf("--instance is %q: it must be a name of 63 characters at most, without a slash", name)
+	}
+	return nil
 }
 
 func addNodeName(flags *pflag.FlagSet, name *string, when string) {

@@ -12,7 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// serveMetrics serves /metrics, /healthz and /readyz until ctx ends.
+// serveMetrics serves /metrics, /healthz and /readyz from when the listener is
+// there, until that is closed, ctx ends or a successor serves them.
 func (a *agent) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
@@ -24,10 +25,8 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	listen := net.ListenConfig{}
-	l, err := listen.Listen(ctx, "tcp", a.options.metricsAddress)
-	if err != nil {
-		return err
+	if !waitFor(ctx, a.metricsOpened) {
+		return nil
 	}
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second,
@@ -35,8 +34,14 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
+	go func() {
+		if waitFor(ctx, a.retired) {
+			_ = server.Shutdown(ctx) // answers what it was asked
+		}
+	}()
+	err := server.Serve(a.metrics)
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
 	}
-	return nil
+	return err
 }

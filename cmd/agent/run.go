@@ -35,6 +35,7 @@ type runOptions struct {
 	ports          portRange
 	metricsAddress string
 	stateDir       string
+	instance       string
 	logLevel       slog.Level
 	logFormat      string
 }
@@ -66,6 +67,9 @@ func newRun(env environment) *cobra.Command {
 			if o.nodeName == "" {
 				return errors.New("--node-name is required: the name of this node in the cluster")
 			}
+			if err := checkInstance(o.instance); err != nil {
+				return err
+			}
 			return run(cmd.Context(), o, env.stderr)
 		},
 	}
@@ -92,11 +96,13 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.Var(&o.ports, "port-range", "ports for listeners in pods")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
 	addStateDir(flags, &o.stateDir)
+	addInstance(flags, &o.instance)
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	addOneOf(flags, &o.logFormat, "log-format", "", "form of the log", "json", "text")
 }
 
-// run wires the agent and waits until ctx ends or one of its tasks fails.
+// run wires the agent and waits until ctx ends and its clients have been told,
+// or one of its tasks fails.
 func run(ctx context.Context, o runOptions, logs io.Writer) error {
 	log := newLogger(o, logs)
 	a, err := newAgent(o, log)

@@ -22,7 +22,7 @@ type settings struct {
 	reattached prometheus.Counter
 	mu         sync.Mutex
 	config     *config.AgentConfiguration
-	kubepods   uint64 // 0: not attached yet
+	kubepods   uint64 // 0: the kernel's settings are not this agent's to write
 }
 
 func newSettings(a *agent) *settings {
@@ -64,6 +64,14 @@ func (s *settings) attach(kubepods uint64) error {
 	}
 	guard, _ := s.agent.options.effectiveGuard()
 	return s.agent.hooks.Attach(s.agent.options.kubepodsCgroup, guard != guardOff)
+}
+
+// detach leaves the kernel's settings to another agent. What is attached stays
+// so.
+func (s *settings) detach() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kubepods = 0
 }
 
 // mode returns the mode in force.

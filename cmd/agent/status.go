@@ -15,7 +15,7 @@ import (
 const watchInterval = 2 * time.Second
 
 func newStatus(env environment) *cobra.Command {
-	var stateDir, format string
+	var stateDir, instance, format string
 	var watch, ready bool
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -26,15 +26,16 @@ func newStatus(env environment) *cobra.Command {
 				return err
 			}
 			if ready {
-				return status.Ready(cmd.Context(), stateDir)
+				return errors.Join(checkInstance(instance), status.Ready(cmd.Context(), stateDir, instance))
 			}
 			return showStatus(cmd.Context(), env, stateDir, format, watch)
 		},
 	}
 	addStateDir(cmd.Flags(), &stateDir)
+	addInstance(cmd.Flags(), &instance)
 	addOneOf(cmd.Flags(), &format, "output", "o", "form of the report", status.Formats...)
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it anew every two seconds")
-	cmd.Flags().BoolVar(&ready, "ready", false, "show nothing; fail unless the agent is ready (for probes)")
+	cmd.Flags().BoolVar(&ready, "ready", false, "show nothing; fail unless this instance is ready (for probes)")
 	return cmd
 }
 

@@ -13,35 +13,60 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/status"
 )
 
-// run runs every task until ctx ends or one fails.
-func (a *agent) run(ctx context.Context) error {
-	tasks, ctx := errgroup.WithContext(ctx)
-	for name, task := range map[string]func(context.Context) error{
-		"pods":          a.pods.Run,
-		"cgroups":       a.tree.Run,
-		"configuration": a.watchConfig,
-		"delivery":      a.deliver,
-		"kernel":        a.attach,
-		"unknown pods":  a.watchUnknowns,
-		"map sweep":     a.sweep,
-		"node listener": func(ctx context.Context) error { return a.node.Run(ctx, a.handleConn) },
-		"broker":        a.broker.Run,
-		"warm-up":       a.warm,
-		"refresh":       a.tokens.Run,
-		"accounts":      a.followAccounts,
-		"metrics":       a.serveMetrics,
-		"status":        func(ctx context.Context) error { return status.Serve(ctx, a.options.stateDir, a.report) },
-		"events":        a.events.Run,
-		"taint":         a.removeTaint,
-	} {
-		tasks.Go(func() error {
+// taskFunc works until its context ends.
+type taskFunc func(context.Context) error
+
+// start runs the tasks in the group. An error after ctx has ended is none.
+func start(ctx context.Context, group *errgroup.Group, tasks map[string]taskFunc) {
+	for name, task := range tasks {
+		group.Go(func() error {
 			if err := task(ctx); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			return nil
 		})
 	}
+}
+
+// run runs every task until one fails, or ctx ends and the clients have been
+// told to leave.
+func (a *agent) run(ctx context.Context) error {
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	tasks, life := errgroup.WithContext(life)
+	start(life, tasks, map[string]taskFunc{
+		"pods":          a.pods.Run,
+		"cgroups":       a.tree.Run,
+		"configuration": a.watchConfig,
+		"broker":        a.broker.Run,
+		"warm-up":       a.warm,
+		"accounts":      a.followAccounts,
+		"metrics":       a.serveMetrics,
+		"events":        a.events.Run,
+		"taint":         a.removeTaint,
+		"status": func(ctx context.Context) error {
+			return status.Serve(ctx, a.options.stateDir, a.options.instance, a.report)
+		},
+		"service": func(life context.Context) error {
+			err := a.serve(ctx, life)
+			if err == nil {
+				end()
+			}
+			return err
+		},
+	})
 	return tasks.Wait()
+}
+
+// writers are the tasks of the agent that holds the lease.
+func (a *agent) writers() map[string]taskFunc {
+	return map[string]taskFunc{
+		"delivery":     a.deliver,
+		"kernel":       a.attach,
+		"unknown pods": a.watchUnknowns,
+		"map sweep":    a.sweep,
+		"refresh":      a.tokens.Run,
+	}
 }
 
 // handleConn hands an accepted connection to the broker. It is here because
@@ -71,9 +96,7 @@ func (a *agent) attach(ctx context.Context) error {
 			if err := a.settings.attach(id); err != nil {
 				return err
 			}
-			if attachedAt == 0 {
-				close(a.attached)
-			}
+			a.attachOnce.Do(func() { close(a.attached) })
 			attachedAt = id
 		}
 		select {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/status"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -121,6 +122,7 @@ func leftovers(ctx context.Context, o uninstallOptions) ([]workload.Leftover, er
 	add(intercept.Leftovers(o.bpffs))
 	add(delivery.Leftovers(netip.AddrPort(o.listen).Addr()))
 	add(status.Leftovers(o.stateDir))
+	add(handover.Leftovers(o.stateDir))
 	if o.removeTaint {
 		client, _, err := newClients(o.kubeconfig)
 		if err != nil {

@@ -38,7 +38,7 @@ func TestUninstallIsRefusedWhileAnAgentRuns(t *testing.T) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
-	go func() { served <- status.Serve(ctx, dir, func() status.Report { return status.Report{} }) }()
+	go func() { served <- status.Serve(ctx, dir, "agent", func() status.Report { return status.Report{} }) }()
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 		answers, err := status.Answers(ctx, dir)
 		if answers {

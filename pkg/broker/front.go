@@ -25,7 +25,7 @@ func (s *Server) HandleConn(c net.Conn, netnsCookie uint64) {
 		_ = c.Close()
 		return
 	}
-	defer s.fronts.Done()
+	defer s.exit()
 	c, p := s.admit(c, netnsCookie)
 	// Callers that are not proven count as one pod, of UID "".
 	release, ok := s.limits.connect(p.caller.PodUID, connsPerRequest*s.settings.Load().Limits.Concurrent)
@@ -38,7 +38,11 @@ func (s *Server) HandleConn(c net.Conn, netnsCookie uint64) {
 		release()
 		return
 	}
-	s.handover.deliver(&peerConn{Conn: c, peer: p, release: release})
+	s.open.Add(1)
+	s.handover.deliver(&peerConn{Conn: c, peer: p, release: func() {
+		release()
+		s.open.Add(-1)
+	}})
 }
 
 // admit returns who is at the other end, and the connection to go on with.

@@ -32,6 +32,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		settings: settings,
 	}
 	a := s.answer(w, r, c)
+	a.close = a.close || s.leaving.Load()
 	a.write(w)
 	s.record(r.Context(), c, a, s.clock.Since(start))
 }

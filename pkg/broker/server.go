@@ -50,6 +50,9 @@ type Server struct {
 
 	refusals rate.Sometimes // anyone may dial the node listener and fill the log
 
+	leaving atomic.Bool  // answers say that their connection ends
+	open    atomic.Int64 // connections that were accepted and not closed yet
+
 	life    context.Context // ends when draining begins
 	endLife context.CancelFunc
 
@@ -139,6 +142,7 @@ func (s *Server) enter() bool {
 		return false
 	}
 	s.fronts.Add(1)
+	s.open.Add(1)
 	return true
 }
 

@@ -23,12 +23,9 @@ type listener struct {
 // network namespace.
 func listen(kernel Kernel, at netip.AddrPort) (*listener, error) {
 	l := &listener{}
-	config := net.ListenConfig{Control: func(_, _ string, socket syscall.RawConn) error {
-		var err error
-		control := socket.Control(func(fd uintptr) {
-			l.netnsCookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-		})
-		return errors.Join(control, err)
+	config := net.ListenConfig{Control: func(_, _ string, socket syscall.RawConn) (err error) {
+		l.netnsCookie, err = netnsCookie(socket)
+		return err
 	}}
 	// A pod's connect is plain TCP, and MPTCP listeners cannot be looked up by
 	// the kernel side.

@@ -79,13 +79,18 @@ func (r *Reconciler) open(pod workload.Pod, ns *namespace, containers []workload
 		}
 		return nil, err
 	}
-	go p.accept(r.Serve, p.netnsCookie, r.Log)
-	r.listeners[pod.UID] = p
-	r.mu.Lock()
-	r.ports[pod.UID] = p.port()
-	r.mu.Unlock()
+	r.start(pod.UID, p)
 	r.Log.Debug("listener opened", "namespace", pod.Namespace, "pod", pod.Name, "port", p.port())
 	return p, nil
+}
+
+// start makes the listener the pod's and accepts.
+func (r *Reconciler) start(uid string, p *podListener) {
+	go p.accept(r.Serve, p.netnsCookie, r.Log)
+	r.listeners[uid] = p
+	r.mu.Lock()
+	r.ports[uid] = p.port()
+	r.mu.Unlock()
 }
 
 func (r *Reconciler) closeListener(uid string) {

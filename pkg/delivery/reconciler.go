@@ -90,12 +90,10 @@ func (r *Reconciler) Listeners() map[string]uint16 {
 	return all
 }
 
-// Run works until ctx ends, then closes the listeners and returns nil.
-// Verdicts and guards stay: without their listeners, steered pods are refused.
-// Pods and Cgroups must be complete before it starts: what they do not have
-// loses its verdict and is held.
+// Run works until ctx ends, and returns nil. The listeners go on accepting
+// until Close; it may be run again. Pods and Cgroups must be complete before
+// it starts: what they do not have loses its verdict and is held.
 func (r *Reconciler) Run(ctx context.Context) error {
-	defer r.closeAll()
 	if err := r.adopt(); err != nil {
 		return err
 	}

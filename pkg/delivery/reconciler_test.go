@@ -30,7 +30,7 @@ func newReconciler(t *testing.T, k *kernel, n *node, change func(*Options)) *Rec
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(r.closeAll)
+	t.Cleanup(r.Close)
 	return r
 }
 

@@ -142,7 +142,9 @@ func (r *Reconciler) forget(running map[string]bool) {
 	}
 }
 
-func (r *Reconciler) closeAll() {
+// Close closes the listeners; the Reconciler must not run. Verdicts and guards
+// stay: where no agent has the listeners open, steered pods are refused.
+func (r *Reconciler) Close() {
 	for uid := range r.listeners {
 		r.closeListener(uid)
 	}

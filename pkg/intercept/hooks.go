@@ -26,7 +26,8 @@ type Hooks struct {
 
 // Load loads the programs and opens their maps pinned below bpffs, which an
 // earlier agent may have left; it attaches nothing. The caller closes the
-// result; pins stay. A map of another layout is refused, never emptied.
+// result; pins stay. Maps of another layout are refused with a *LayoutError,
+// never emptied.
 func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	if err := checkBPFFS(bpffs); err != nil {
 		return nil, err
@@ -35,14 +36,23 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	if err := os.MkdirAll(h.pins, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pin directory: %w", err)
 	}
-	err := loadKernelObjects(&h.objects, &ebpf.CollectionOptions{
+	found, err := checkLayout(h.pins)
+	if err != nil {
+		return nil, err
+	}
+	err = loadKernelObjects(&h.objects, &ebpf.CollectionOptions{
 		Maps: ebpf.MapOptions{PinPath: h.pins},
 	})
 	if errors.Is(err, ebpf.ErrMapIncompatible) {
-		return nil, fmt.Errorf("maps in %s belong to another version of the agent; remove that directory to start anew (steered pods are refused until then): %w", h.pins, err)
+		return nil, &LayoutError{Directory: h.pins, Found: found, Want: layout, Err: err}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
+	}
+	if found != layout {
+		if err := writeLayout(h.pins); err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
 	}
 	return h, nil
 }

@@ -13,10 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Fetch asks the agent whose state directory is stateDir for its report. If
-// there is none, or it may not be asked, the error says what to do.
+// Fetch asks the agent that serves, of those whose state directory is stateDir,
+// for its report. If there is none, or it may not be asked, the error says what
+// to do.
 func Fetch(ctx context.Context, stateDir string) (Report, error) {
-	resp, err := get(ctx, stateDir, reportPath)
+	resp, err := get(ctx, filepath.Join(stateDir, servingName), reportPath)
 	if err != nil {
 		return Report{}, err
 	}
@@ -31,10 +32,10 @@ func Fetch(ctx context.Context, stateDir string) (Report, error) {
 	return r, nil
 }
 
-// Ready returns nil if the agent whose state directory is stateDir is ready,
-// and ErrNotReady if it answers that it is not.
-func Ready(ctx context.Context, stateDir string) error {
-	resp, err := get(ctx, stateDir, readyPath)
+// Ready returns nil if this instance of the agent is ready, whichever other
+// serves, and ErrNotReady if it answers that it is not.
+func Ready(ctx context.Context, stateDir, instance string) error {
+	resp, err := get(ctx, filepath.Join(stateDir, socketOf(instance)), readyPath)
 	if err != nil {
 		return err
 	}
@@ -46,8 +47,7 @@ func Ready(ctx context.Context, stateDir string) error {
 }
 
 // get sends one request to the agent. The caller closes the answer's body.
-func get(ctx context.Context, stateDir, path string) (*http.Response, error) {
-	socket := filepath.Join(stateDir, socketName)
+func get(ctx context.Context, socket, path string) (*http.Response, error) {
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, socket) },

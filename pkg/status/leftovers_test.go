@@ -13,7 +13,7 @@ func TestLeftovers(t *testing.T) {
 	if all, err := Leftovers(dir); err != nil || len(all) != 0 {
 		t.Errorf("of no agent: %v, %v", all, err)
 	}
-	path := filepath.Join(dir, socketName)
+	path := filepath.Join(dir, socketOf(instance))
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		t.Fatal(err)

@@ -23,25 +23,30 @@ var ErrInUse = errors.New("status: another agent answers on this socket")
 var ErrNotReady = errors.New("status: the agent is not ready")
 
 const (
-	socketName  = "status.sock"
+	servingName = "status.sock" // a link to the socket of the agent that serves
 	reportPath  = "/status"
 	readyPath   = "/readyz"
 	ioTimeout   = 5 * time.Second
 	dialTimeout = time.Second
 )
 
+// socketOf returns the name of an agent's own socket.
+func socketOf(instance string) string { return "status-" + instance + ".sock" }
+
 // Serve answers with what report returns, on a socket in stateDir that only
-// the agent's own user can open; the directory is made if it is missing. It removes a socket that nobody answers on,
-// and returns ErrInUse if somebody does. It returns nil when ctx is done, with
-// the socket removed.
-func Serve(ctx context.Context, stateDir string, report func() Report) error {
+// the agent's own user can open and that is this instance's alone: during a
+// hand-over a node has two agents. The directory is made if it is missing. It
+// removes a socket that nobody answers on, and returns ErrInUse if somebody
+// does. It returns nil when ctx is done, with the socket removed.
+func Serve(ctx context.Context, stateDir, instance string, report func() Report) error {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return fmt.Errorf("status: make the state directory: %w", err)
 	}
-	l, err := listen(ctx, filepath.Join(stateDir, socketName))
+	l, err := listen(ctx, filepath.Join(stateDir, socketOf(instance)))
 	if err != nil {
 		return err
 	}
+	defer withdraw(stateDir, instance)
 	srv := &http.Server{Handler: handler(report), ReadTimeout: ioTimeout, WriteTimeout: ioTimeout}
 	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
 	defer stop()
@@ -49,6 +54,60 @@ func Serve(ctx context.Context, stateDir string, report func() Report) error {
 		return fmt.Errorf("status: serve: %w", err)
 	}
 	return nil
+}
+
+// Announce makes the instance the one that Fetch asks, and removes the sockets
+// of agents that were killed. Only the agent that serves calls it.
+func Announce(stateDir, instance string) error {
+	if err := sweep(stateDir, instance); err != nil {
+		return err
+	}
+	next := filepath.Join(stateDir, ".next-"+socketOf(instance))
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("status: remove a stale link: %w", err)
+	}
+	if err := os.Symlink(socketOf(instance), next); err != nil {
+		return fmt.Errorf("status: link to the socket: %w", err)
+	}
+	if err := os.Rename(next, filepath.Join(stateDir, servingName)); err != nil {
+		return fmt.Errorf("status: link to the socket: %w", err)
+	}
+	return nil
+}
+
+// sweptAfter is the age from which a socket that nobody answers on is a dead
+// agent's, and not one about to listen.
+const sweptAfter = time.Minute
+
+func sweep(stateDir, instance string) error {
+	all, err := sockets(stateDir)
+	if err != nil {
+		return err
+	}
+	for _, path := range all {
+		st, err := os.Lstat(path)
+		if err != nil || filepath.Base(path) == socketOf(instance) || time.Since(st.ModTime()) < sweptAfter {
+			continue
+		}
+		conn, err := dial(context.Background(), path)
+		if err == nil {
+			_ = conn.Close()
+		}
+		if errors.Is(err, unix.ECONNREFUSED) {
+			if err := removeStale(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// withdraw takes away what Announce made, unless it is another's by now.
+func withdraw(stateDir, instance string) {
+	link := filepath.Join(stateDir, servingName)
+	if to, err := os.Readlink(link); err == nil && to == socketOf(instance) {
+		_ = os.Remove(link) // a link to nothing is as good as none
+	}
 }
 
 // listen opens the socket, in place of one that a dead agent left.

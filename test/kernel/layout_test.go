@@ -11,3 +11,13 @@ func pinOtherLayout(path string) error {
 	defer m.Close()
 	return m.Pin(path)
 }
+
+// sayLayout has the pinned maps say that they have another layout.
+func sayLayout(path string, layout uint32) error {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	return m.Update(uint32(0), layout, ebpf.UpdateAny)
+}

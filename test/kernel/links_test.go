@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -39,9 +40,34 @@ func TestMapsOfAnotherLayoutAreRefused(t *testing.T) {
 	pins := filepath.Join(l.BPFFS, intercept.PinDirectory)
 	check(t, os.Mkdir(pins, 0o700))
 	check(t, pinOtherLayout(filepath.Join(pins, "sidestep_flows")))
-	if h, err := intercept.Load(l.BPFFS, quiet()); err == nil {
+	wantRefused(t, l.BPFFS, 0)
+}
+
+// Maps whose sizes are ours and whose meaning may not be are refused, too.
+func TestLaterLayoutIsRefused(t *testing.T) {
+	l, err := lab.NewNode(t.TempDir())
+	check(t, err)
+	defer l.Close()
+	h, err := intercept.Load(l.BPFFS, quiet())
+	check(t, err)
+	check(t, h.Close())
+	h, err = intercept.Load(l.BPFFS, quiet()) // its own
+	check(t, err)
+	check(t, h.Close())
+	const later = 1000
+	check(t, sayLayout(filepath.Join(l.BPFFS, intercept.PinDirectory, "sidestep_layout"), later))
+	wantRefused(t, l.BPFFS, later)
+}
+
+func wantRefused(t *testing.T, bpffs string, found uint32) {
+	t.Helper()
+	h, err := intercept.Load(bpffs, quiet())
+	if err == nil {
 		h.Close()
-		t.Error("maps of another layout were taken over")
+	}
+	var refused *intercept.LayoutError
+	if !errors.As(err, &refused) || refused.Found != found {
+		t.Errorf("Load = %v, want a refusal of layout %d", err, found)
 	}
 }
 

@@ -152,6 +152,7 @@ func (n *node) start(t *testing.T, o options) {
 				t.Error(err)
 			}
 		}
+		n.delivery.Close()
 		n.stop = func() {}
 	}
 	t.Cleanup(func() { n.stop() })

@@ -6,12 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
@@ -31,6 +31,7 @@ type Agent struct {
 	ReadyAfter time.Duration
 
 	path     string
+	instance string
 	config   string // its configuration file
 	stateDir string
 	process  *exec.Cmd
@@ -41,13 +42,21 @@ type Agent struct {
 // newAgent writes the first configuration; nothing runs yet.
 func newAgent(path, dir string) (*Agent, error) {
 	a := &Agent{
-		path: path, config: filepath.Join(dir, "config", "config.yaml"),
+		path: path, instance: "agent", config: filepath.Join(dir, "config", "config.yaml"),
 		stateDir: filepath.Join(dir, "state"), ended: make(chan struct{}),
 	}
 	if err := os.Mkdir(filepath.Dir(a.config), 0o755); err != nil {
 		return nil, err
 	}
 	return a, a.Configure(config.UnlabeledPass)
+}
+
+// successor returns an agent of the same settings that does not run yet.
+func (a *Agent) successor(number int) *Agent {
+	return &Agent{
+		path: a.path, instance: fmt.Sprintf("agent-%d", number), config: a.config, stateDir: a.stateDir,
+		ended: make(chan struct{}),
+	}
 }
 
 // start starts the process. It has nothing of this program's environment.
@@ -62,7 +71,7 @@ func (a *Agent) start(s *Scene, kubeconfig string, o Options) error {
 		"--cgroup-root", s.Node.CgroupRoot, "--kubepods-cgroup", s.Node.Kubepods,
 		"--kubelet-dir", s.Node.KubeletDir, "--bpffs", s.Node.BPFFS,
 		"--authority-host", EntraURL, "--tenant-id", s.Cloud.Federation.Tenants[0],
-		"--metrics-address", MetricsAddress, "--state-dir", a.stateDir)
+		"--metrics-address", MetricsAddress, "--state-dir", a.stateDir, "--instance", a.instance)
 	for flag, value := range map[string]string{"--log-level": o.LogLevel, "--guard": o.Guard} {
 		if value != "" {
 			a.process.Args = append(a.process.Args, flag, value)
@@ -93,13 +102,33 @@ func (a *Agent) Kill() error {
 	return nil
 }
 
+// End tells the process to end, as the kubelet does, and waits until it has.
+func (a *Agent) End(ctx context.Context) error {
+	if err := a.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	return a.WaitEnd(ctx)
+}
+
+// WaitEnd waits until the process has ended.
+func (a *Agent) WaitEnd(ctx context.Context) error {
+	select {
+	case <-a.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the agent's end: %w", ctx.Err())
+	}
+}
+
 // Signal sends the process a signal.
 func (a *Agent) Signal(s os.Signal) error { return a.process.Process.Signal(s) }
 
-// waitReady waits until the agent says that pods are served.
-func (a *Agent) waitReady(ctx context.Context) error {
+// WaitReady waits until the agent says that pods are served.
+func (a *Agent) WaitReady(ctx context.Context) error {
 	err := a.await(ctx, "the agent is ready", func() (bool, error) {
-		return answersOK(ctx, "http://"+MetricsAddress+"/readyz"), nil
+		cmd := exec.CommandContext(ctx, a.path, "status", "--ready", "--state-dir", a.stateDir, "--instance", a.instance)
+		cmd.Env = []string{}
+		return cmd.Run() == nil, nil
 	})
 	a.ReadyAfter = time.Since(a.started)
 	return err
@@ -188,18 +217,4 @@ func (a *Agent) Alive() bool {
 	default:
 		return a.process != nil
 	}
-}
-
-// answersOK reports whether a GET is answered with 200.
-func answersOK(ctx context.Context, url string) bool {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return false
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return false
-	}
-	_ = resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
 }

@@ -45,6 +45,9 @@ type Scene struct {
 	Agent *Agent
 	CA    string // path of the stand-ins' CA certificate
 	Home  string // the clients' home directory, empty at first
+
+	options Options
+	agents  int // started so far
 }
 
 // Open makes the node, the stand-ins and the workloads, starts the agent and
@@ -57,7 +60,7 @@ func Open(ctx context.Context, o Options) (_ *Scene, err error) {
 	if err := unix.Mount("tmpfs", runDir, "tmpfs", 0, "mode=755"); err != nil {
 		return nil, fmt.Errorf("mount a filesystem of the scene's own: %w", err)
 	}
-	s := &Scene{CA: filepath.Join(runDir, "ca.crt"), Home: filepath.Join(runDir, "home")}
+	s := &Scene{options: o, CA: filepath.Join(runDir, "ca.crt"), Home: filepath.Join(runDir, "home")}
 	if s.Node, err = lab.NewNode(runDir); err != nil {
 		return nil, err
 	}
@@ -77,24 +80,68 @@ func Open(ctx context.Context, o Options) (_ *Scene, err error) {
 			return nil, fmt.Errorf("pod %s: %w", w, err)
 		}
 	}
-	return s, s.startAgent(ctx, o)
+	return s, s.startAgent(ctx)
 }
 
-func (s *Scene) startAgent(ctx context.Context, o Options) error {
-	kubeconfig := filepath.Join(runDir, "kubeconfig")
-	if err := os.WriteFile(kubeconfig, s.Cloud.kubeconfig(), 0o600); err != nil {
+func (s *Scene) startAgent(ctx context.Context) error {
+	if err := os.WriteFile(s.kubeconfig(), s.Cloud.kubeconfig(), 0o600); err != nil {
 		return err
 	}
-	a, err := newAgent(o.Agent, runDir)
+	a, err := newAgent(s.options.Agent, runDir)
 	if err != nil {
 		return err
 	}
-	if err := a.start(s, kubeconfig, o); err != nil {
-		return err
+	s.Agent, err = s.run(ctx, a)
+	return err
+}
+
+func (s *Scene) kubeconfig() string { return filepath.Join(runDir, "kubeconfig") }
+
+// run starts the agent and waits until it is ready. It is returned also with
+// an error, if it runs.
+func (s *Scene) run(ctx context.Context, a *Agent) (*Agent, error) {
+	if err := a.start(s, s.kubeconfig(), s.options); err != nil {
+		return nil, err
 	}
-	s.Agent = a
-	if err := a.waitReady(ctx); err != nil {
-		return fmt.Errorf("%w\n%s", err, a.LastWords())
+	if err := a.WaitReady(ctx); err != nil {
+		return a, fmt.Errorf("%w\n%s", err, a.LastWords())
+	}
+	return a, nil
+}
+
+// Restart starts an agent anew after the one before has ended, and waits until
+// it is ready.
+func (s *Scene) Restart(ctx context.Context) error {
+	s.agents++
+	next, err := s.run(ctx, s.Agent.successor(s.agents))
+	if next != nil {
+		s.Agent = next
+	}
+	return err
+}
+
+// StartBeside starts a further agent, for the caller to end.
+func (s *Scene) StartBeside() (*Agent, error) {
+	s.agents++
+	next := s.Agent.successor(s.agents)
+	return next, next.start(s, s.kubeconfig(), s.options)
+}
+
+// Upgrade starts another process of the agent beside the one that runs, waits
+// until it is ready, and has the first one end: what a DaemonSet does that
+// surges.
+func (s *Scene) Upgrade(ctx context.Context) error {
+	former := s.Agent
+	s.agents++
+	next, err := s.run(ctx, former.successor(s.agents))
+	if next != nil {
+		s.Agent = next
+	}
+	if err != nil {
+		return errors.Join(err, former.Kill())
+	}
+	if err := former.End(ctx); err != nil {
+		return fmt.Errorf("%w\n%s", err, former.LastWords())
 	}
 	return nil
 }

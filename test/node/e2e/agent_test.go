@@ -82,6 +82,20 @@ func install(t *testing.T, overlay string) {
 	t.Helper()
 	start := time.Now()
 	kubectl(t, "apply", "-k", manifest(t, overlay))
-	kubectl(t, "-n", system, "rollout", "status", "daemonset/sidestep-agent", "--timeout=80s")
+	rolledOut(t)
 	t.Logf("%s: ready after %s", overlay, time.Since(start).Round(100*time.Millisecond))
+}
+
+// rolledOut waits until the agent as the DaemonSet has it now is ready, and the
+// one before has ended: its clients may keep connections for a while.
+func rolledOut(t *testing.T) {
+	t.Helper()
+	kubectl(t, "-n", system, "rollout", "status", "daemonset/sidestep-agent", "--timeout=80s")
+	eventually(t, 90*time.Second, func() error {
+		pods := strings.Fields(kubectl(t, "-n", system, "get", "pods", "-l", agentPods, "-o", "name"))
+		if len(pods) != 1 {
+			return fmt.Errorf("agents on the node: %v", pods)
+		}
+		return nil
+	})
 }

@@ -84,7 +84,7 @@ func setTokenProxy(t *testing.T, url string) {
 		change = "SIDESTEP_TOKEN_PROXY-"
 	}
 	kubectl(t, "-n", system, "set", "env", "daemonset/sidestep-agent", change)
-	kubectl(t, "-n", system, "rollout", "status", "daemonset/sidestep-agent", "--timeout=80s")
+	rolledOut(t)
 }
 
 // A pod with an identity binding gets its token through the cluster's proxy,

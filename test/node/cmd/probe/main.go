@@ -3,6 +3,7 @@
 //	probe wait                        stays until it is told to end
 //	probe serve 127.0.0.1:8000 TEXT   answers each request with TEXT
 //	probe get [flags] URL             asks once, and prints one JSON object
+//	probe load [flags] CLIENT-ID      asks all the time, and prints a tally each second
 //	probe apart COMMAND               the command in a network namespace of its own
 //	probe join FILE COMMAND           the command in the network namespace FILE
 //	probe below NAME COMMAND          the command in a cgroup NAME, made below its own
@@ -24,6 +25,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sidestep-agent/sidestep/test/load"
 )
 
 func main() {
@@ -44,6 +47,8 @@ func run(args []string) error {
 		return serve(ctx, args[1], args[2])
 	case len(args) > 1 && args[0] == "get":
 		return get(ctx, args[1:])
+	case len(args) > 1 && args[0] == "load":
+		return askAlways(ctx, args[1:])
 	case len(args) > 1 && args[0] == "apart":
 		return apart(args[1:])
 	case len(args) > 2 && args[0] == "join":
@@ -51,7 +56,7 @@ func run(args []string) error {
 	case len(args) > 2 && args[0] == "below":
 		return below(args[1], args[2:])
 	}
-	return fmt.Errorf("%q is none of wait, serve ADDRESS TEXT, get [flags] URL, apart, join FILE, below NAME and a command", args)
+	return fmt.Errorf("%q is none of wait, serve ADDRESS TEXT, get [flags] URL, load [flags] CLIENT-ID, apart, join FILE, below NAME and a command", args)
 }
 
 func serve(ctx context.Context, address, text string) error {
@@ -64,6 +69,21 @@ func serve(ctx context.Context, address, text string) error {
 		return err
 	}
 	return nil
+}
+
+func askAlways(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("load", flag.ContinueOnError)
+	var o load.Options
+	flags.BoolVar(&o.Keep, "keep", false, "keep connections")
+	flags.IntVar(&o.Workers, "workers", 1, "how many ask at a time")
+	flags.DurationVar(&o.Every, "every", time.Second, "how often each of them asks")
+	flags.DurationVar(&o.Idle, "idle", time.Second, "how often each fourth of them asks")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	o.Client = flags.Arg(0)
+	out := json.NewEncoder(os.Stdout)
+	return out.Encode(load.Run(ctx, o, func(t load.Tally) { _ = out.Encode(t) }))
 }
 
 // answer is what get prints.

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/sidestep-agent/sidestep/pkg/handover"
+)
+
+// linger is how long an agent that was told to end goes on serving, while
+// clients keep connections open that they have not been told to leave. With
+// the 25 s that requests then have it is below the pod's grace period
+// (manifests/base/daemonset.yaml). An idle connection is closed untold after
+// that time only.
+const linger = 30 * time.Second
+
+// errSuccessorGone ends an agent that has handed over to one that has ended
+// since: whoever starts it anew has it serve again.
+var errSuccessorGone = errors.New("the agent that took over has ended")
+
+// serve serves pods until ctx ends and their clients know, or a successor does
+// so. life ends when another of the agent's tasks has failed.
+func (a *agent) serve(ctx, life context.Context) error {
+	until, cancel := context.WithCancel(life)
+	defer cancel()
+	stop := context.AfterFunc(ctx, cancel)
+	defer stop()
+	if err := a.takeOver(until); err != nil {
+		if until.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	accepting, refuse := context.WithCancel(life)
+	defer refuse()
+	closed := make(chan error, 1)
+	go func() { closed <- a.node.Run(accepting, a.handleConn) }()
+	successor, err := a.hold(ctx, life)
+	refuse()
+	err = errors.Join(err, <-closed)
+	a.delivery.Close()
+	if successor == nil {
+		// Now, and not when the last request is answered: who comes next need
+		// not wait for that.
+		return errors.Join(err, a.metrics.Close(), a.release())
+	}
+	return a.retire(ctx, life, successor)
+}
+
+// hold does the lease's work until an agent has taken over, which is returned,
+// or until ctx ends and all clients have been told.
+func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
+	until, cancel := context.WithCancel(life)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		a.broker.Leave()
+		a.drain(life)
+		cancel()
+	})
+	defer stop()
+	for until.Err() == nil {
+		successor, err := a.write(until)
+		if err != nil || successor == nil {
+			return nil, err
+		}
+		err = successor.Offer(a.estate())
+		if err == nil {
+			return successor, nil
+		}
+		a.log.Warn("the hand-over failed; this agent goes on", "err", err)
+		_ = successor.Close()
+	}
+	return nil, nil
+}
+
+// write keeps the kernel's maps until another agent asks for the lease, which
+// is returned, or until ends.
+func (a *agent) write(until context.Context) (*handover.Successor, error) {
+	until, stop := context.WithCancel(until)
+	defer stop()
+	group, until := errgroup.WithContext(until)
+	start(until, group, a.writers())
+	successor, err := a.lease.Successor(until, a.log)
+	if until.Err() != nil {
+		err = nil // the tasks say why
+	}
+	stop()
+	err = errors.Join(err, group.Wait())
+	a.settings.detach()
+	if err != nil && successor != nil {
+		_ = successor.Close()
+	}
+	return successor, err
+}
+
+// retire lets go of what the successor has, and waits until this agent's own
+// connections have ended and it is told to end. It stays until then: a program
+// that ends in a pod is started again.
+func (a *agent) retire(ctx, life context.Context, successor *handover.Successor) error {
+	close(a.retired)
+	a.broker.Leave()
+	err := successor.Release()
+	a.lease = nil
+	if err != nil {
+		a.log.Warn("the successor may not have heard that it has taken over", "err", err)
+	}
+	a.log.Info("another agent has taken over")
+	either, cancel := context.WithCancel(life)
+	defer cancel()
+	stop := context.AfterFunc(ctx, cancel)
+	defer stop()
+	err = handover.Vacant(either, a.options.stateDir)
+	if either.Err() == nil {
+		return errors.Join(errSuccessorGone, err)
+	}
+	a.drain(life)
+	return nil
+}
+
+// release gives up the lease, if this agent has it.
+func (a *agent) release() error {
+	if a.lease == nil {
+		return nil
+	}
+	err := a.lease.Release()
+	a.lease = nil
+	return err
+}
+
+// drain waits until no client has a connection, but not for longer than linger.
+func (a *agent) drain(life context.Context) {
+	ctx, cancel := context.WithTimeout(life, linger)
+	defer cancel()
+	a.log.Info("waiting for clients to leave", "at_most", linger.String())
+	if !a.broker.Quiet(ctx) {
+		a.log.Info("some clients kept idle connections")
+	}
+}

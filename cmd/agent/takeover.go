@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/handover"
+	"github.com/sidestep-agent/sidestep/pkg/status"
+)
+
+// askAgain is the pause after a running agent could not be asked.
+const askAgain = 500 * time.Millisecond
+
+// acquire takes the lease if no other agent has it.
+func (a *agent) acquire() (err error) {
+	a.lease, err = handover.Acquire(a.options.stateDir)
+	if errors.Is(err, handover.ErrHeld) {
+		return nil
+	}
+	return err
+}
+
+// takeOver gets the lease and what belongs to it: from the agent that has
+// them, once this one could serve in its place, or by itself where there is
+// none.
+func (a *agent) takeOver(ctx context.Context) error {
+	var estate *handover.Estate
+	if a.lease == nil {
+		a.log.Info("another agent serves; taking over once all is known")
+		if !waitFor(ctx, a.pods.Ready(), a.tree.Ready()) {
+			return ctx.Err()
+		}
+		var err error
+		if estate, err = a.succeed(ctx); err != nil {
+			return err
+		}
+	}
+	if err := status.Announce(a.options.stateDir, a.options.instance); err != nil {
+		return err
+	}
+	var pods []delivery.Handed
+	if estate != nil {
+		pods = a.inherit(estate)
+	}
+	if err := a.openOwn(ctx); err != nil {
+		return err
+	}
+	a.delivery.Adopt(pods)
+	return nil
+}
+
+// succeed asks the running agent until it hands over, or is gone without
+// having done so. The estate is nil then.
+func (a *agent) succeed(ctx context.Context) (*handover.Estate, error) {
+	for {
+		lease, estate, err := handover.Take(ctx, a.options.stateDir)
+		if err == nil {
+			a.lease = lease
+			return estate, nil
+		}
+		if takeErr := a.acquire(); takeErr != nil || a.lease != nil {
+			return nil, takeErr
+		}
+		a.log.Warn("the running agent has not handed over", "err", err)
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// inherit takes what of the estate this agent would have made, and returns the
+// pods' listeners. The rest is closed.
+func (a *agent) inherit(e *handover.Estate) (pods []delivery.Handed) {
+	for _, l := range e.Listeners {
+		switch {
+		case l.Role == handover.Pod:
+			pods = append(pods, delivery.Handed{PodUID: l.PodUID, Inode: l.Inode, Listener: l.Listener})
+			continue
+		case l.Role == handover.Metrics && l.Address == a.options.metricsAddress:
+			a.metrics = l.Listener
+			continue
+		case l.Role == handover.Node && l.Address == a.options.listen.String():
+			node, err := delivery.AdoptNode(l.Listener, a.log)
+			if err == nil {
+				a.node = node
+				continue
+			}
+			a.log.Warn("the node listener cannot be taken over", "err", err)
+		}
+		_ = l.Close()
+	}
+	inUse := slices.Collect(maps.Values(a.accountsInUse()))
+	known := func(uid string) bool { return slices.Contains(inUse, uid) }
+	tokens, err := a.tokens.Import(e.Tokens, known)
+	if err != nil {
+		a.log.Warn("not all cached tokens were taken over", "err", err)
+	}
+	a.log.Info("taken over from another agent", "pod_listeners", len(pods), "tokens", tokens)
+	return pods
+}
+
+// openOwn opens what was not taken over.
+func (a *agent) openOwn(ctx context.Context) (err error) {
+	if a.self != 0 {
+		// Programs that an earlier agent attached keep others from the port.
+		if err := a.hooks.SetVerdict(a.self, delivery.OwnEntry()); err != nil {
+			return err
+		}
+	}
+	if a.node == nil {
+		if a.node, err = delivery.ListenNode(a.hooks, netip.AddrPort(a.options.listen), a.log); err != nil {
+			return err
+		}
+	}
+	if a.metrics == nil {
+		listen := net.ListenConfig{}
+		if a.metrics, err = listen.Listen(ctx, "tcp", a.options.metricsAddress); err != nil {
+			return err
+		}
+	}
+	close(a.metricsOpened)
+	return nil
+}
+
+// estate returns what a successor gets.
+func (a *agent) estate() handover.Estate {
+	e := handover.Estate{Listeners: []handover.Listener{
+		{Role: handover.Node, Address: a.options.listen.String(), Listener: a.node.Listener()},
+		{Role: handover.Metrics, Address: a.options.metricsAddress, Listener: a.metrics},
+	}}
+	for _, h := range a.delivery.Open() {
+		e.Listeners = append(e.Listeners, handover.Listener{
+			Role: handover.Pod, PodUID: h.PodUID, Inode: h.Inode, Listener: h.Listener,
+		})
+	}
+	var err error
+	if e.Tokens, err = a.tokens.Export(); err != nil {
+		a.log.Warn("the cached tokens are not handed over", "err", err)
+	}
+	return e
+}

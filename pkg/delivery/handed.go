@@ -1,0 +1,79 @@
+package delivery
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Handed is a pod's open listener as one agent hands it to the next.
+type Handed struct {
+	PodUID string
+	Inode  uint64 // of its network namespace; 0: the pod is on the host's network
+	net.Listener
+}
+
+// Open returns the listeners that are open. They stay the Reconciler's, which
+// must not run meanwhile.
+func (r *Reconciler) Open() []Handed {
+	all := make([]Handed, 0, len(r.listeners))
+	for uid, l := range r.listeners {
+		all = append(all, Handed{PodUID: uid, Inode: l.inode, Listener: l.Listener})
+	}
+	return all
+}
+
+// Adopt takes over listeners that another agent opened and tagged, and starts
+// to accept; those that this one would not have opened are closed. It is
+// called before Run, which closes the listeners of pods that ended meanwhile.
+func (r *Reconciler) Adopt(all []Handed) {
+	for _, h := range all {
+		l, err := adoptListener(h.Listener)
+		if err != nil || r.NodeOnly || l.port() < r.Ports.First || l.port() > r.Ports.Last {
+			r.Log.Debug("listener not taken over", "pod_uid", h.PodUID, "err", err)
+			h.Close()
+			continue
+		}
+		r.start(h.PodUID, &podListener{listener: l, inode: h.Inode})
+	}
+}
+
+// AdoptNode takes over the node listener of another agent.
+func AdoptNode(l net.Listener, log *slog.Logger) (*Node, error) {
+	adopted, err := adoptListener(l)
+	if err != nil {
+		return nil, err
+	}
+	return &Node{listener: adopted, log: log}, nil
+}
+
+// Listener returns the node's listener, which stays the Node's.
+func (n *Node) Listener() net.Listener { return n.listener.Listener }
+
+// adoptListener reads from the socket whose namespace it is of. The agent's
+// tag is kept with the socket, whoever has it open.
+func adoptListener(tcp net.Listener) (*listener, error) {
+	from, ok := tcp.(*net.TCPListener)
+	if !ok {
+		return nil, errors.New("not a TCP listener")
+	}
+	socket, err := from.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cookie, err := netnsCookie(socket)
+	if err != nil {
+		return nil, err
+	}
+	return &listener{Listener: tcp, netnsCookie: cookie}, nil
+}
+
+func netnsCookie(socket syscall.RawConn) (cookie uint64, err error) {
+	control := socket.Control(func(fd uintptr) {
+		cookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	})
+	return cookie, errors.Join(control, err)
+}

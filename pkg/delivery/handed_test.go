@@ -1,0 +1,85 @@
+package delivery
+
+import (
+	"net"
+	"testing"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// What one agent opened the next one serves, at the same port and with no
+// other listener opened or tagged.
+func TestListenersAreAdopted(t *testing.T) {
+	k, n := newKernel(), &node{}
+	n.run(1, workload.Pod{UID: "one", HostNetwork: true, Decision: steer})
+	n.run(2, workload.Pod{UID: "ends", HostNetwork: true, Decision: steer})
+	before := newReconciler(t, k, n, nil)
+	before.reconcile(true)
+	entry := k.verdicts[1]
+	var handed []Handed
+	for _, h := range before.Open() {
+		handed = append(handed, Handed{PodUID: h.PodUID, Inode: h.Inode, Listener: copyOf(t, h.Listener)})
+	}
+	served := make(chan uint64, 1)
+	after := newReconciler(t, k, n, func(o *Options) {
+		o.Serve = func(c net.Conn, cookie uint64) {
+			c.Close()
+			served <- cookie
+		}
+	})
+	after.Adopt(handed)
+	before.Close()
+	n.cgroups = n.cgroups[:1]
+	after.reconcile(true)
+	if k.tagged != 2 || k.verdicts[1] != entry {
+		t.Errorf("%d listeners tagged and %+v in force, want 2 and %+v", k.tagged, k.verdicts[1], entry)
+	}
+	if _, ok := after.Listeners()["ends"]; ok {
+		t.Error("the listener of a pod that ended is kept")
+	}
+	c, err := net.DialTCP("tcp4", nil, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: int(entry.Port)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if cookie := <-served; cookie != entry.NetnsCookie {
+		t.Errorf("served with cookie %d, want %d", cookie, entry.NetnsCookie)
+	}
+}
+
+// An agent with other settings closes what it would not have opened.
+func TestListenersOutOfPlaceAreNotAdopted(t *testing.T) {
+	k, n := newKernel(), &node{}
+	n.run(1, workload.Pod{UID: "one", HostNetwork: true, Decision: steer})
+	before := newReconciler(t, k, n, nil)
+	before.reconcile(true)
+	for name, change := range map[string]func(*Options){
+		"other ports":   func(o *Options) { o.Ports = PortRange{First: 27000, Last: 27999} },
+		"node delivery": func(o *Options) { o.NodeOnly = true },
+	} {
+		l := copyOf(t, before.Open()[0].Listener)
+		after := newReconciler(t, k, n, change)
+		after.Adopt([]Handed{{PodUID: "one", Listener: l}})
+		if len(after.Listeners()) != 0 {
+			t.Errorf("%s: adopted", name)
+		}
+		if err := l.Close(); err == nil {
+			t.Errorf("%s: left open", name)
+		}
+	}
+}
+
+// copyOf returns the listener as another process would have it.
+func copyOf(t *testing.T, l net.Listener) net.Listener {
+	t.Helper()
+	f, err := l.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	twin, err := net.FileListener(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return twin
+}

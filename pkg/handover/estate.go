@@ -1,0 +1,45 @@
+package handover
+
+import (
+	"errors"
+	"net"
+)
+
+// Role says what a listener is for.
+type Role string
+
+// The roles.
+const (
+	Node    Role = "node"
+	Pod     Role = "pod"
+	Metrics Role = "metrics"
+)
+
+// Listener is a listening socket with what the successor must know to use it.
+type Listener struct {
+	Role Role `json:"role"`
+	// Address is the one that was asked for, as it was written.
+	Address string `json:"address,omitempty"`
+	// PodUID and Inode, that of its network namespace, are of a pod's listener;
+	// Inode is 0 for a pod on the host's network.
+	PodUID string `json:"podUid,omitempty"`
+	Inode  uint64 `json:"inode,omitempty"`
+
+	net.Listener `json:"-"`
+}
+
+// Estate is what one agent leaves to the next.
+type Estate struct {
+	Listeners []Listener
+	// Tokens are opaque here, and secret.
+	Tokens [][]byte
+}
+
+// Close closes the listeners.
+func (e *Estate) Close() error {
+	var errs []error
+	for _, l := range e.Listeners {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,124 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrHeld is returned by Acquire while another agent holds the lease.
+var ErrHeld = errors.New("handover: another agent holds the lease")
+
+const (
+	lockName   = "agent.lock"
+	socketName = "handover.sock"
+	// network keeps the messages apart, so that each has its descriptor.
+	network = "unixpacket"
+)
+
+// Lease is the right to write the maps, and the socket at which a successor
+// asks for it. There is one holder in a state directory at a time: the lock is
+// the kernel's (flock(2)), so that it ends with its holder, however that ends.
+type Lease struct {
+	lock   *os.File
+	socket *net.UnixListener
+	path   string
+}
+
+// Acquire takes the lease of the state directory if nobody holds it; else the
+// error is ErrHeld. The directory is made if it is missing. The caller
+// releases the lease, or has a Successor take it.
+func Acquire(stateDir string) (*Lease, error) {
+	lock, err := tryLock(stateDir)
+	if err != nil {
+		return nil, err
+	}
+	l := &Lease{lock: lock, path: filepath.Join(stateDir, socketName)}
+	// Whoever bound it held the lease, and is gone.
+	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		lock.Close()
+		return nil, fmt.Errorf("handover: remove a stale socket: %w", err)
+	}
+	config := net.ListenConfig{Control: ownerOnly}
+	socket, err := config.Listen(context.Background(), network, l.path)
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("handover: listen: %w", err)
+	}
+	l.socket = socket.(*net.UnixListener)
+	// The name stays for the successor, who gets the socket itself.
+	l.socket.SetUnlinkOnClose(false)
+	return l, nil
+}
+
+func tryLock(stateDir string) (*os.File, error) {
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return nil, fmt.Errorf("handover: make the state directory: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(stateDir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("handover: open the lock: %w", err)
+	}
+	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		return lock, nil
+	}
+	lock.Close()
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, ErrHeld
+	}
+	return nil, fmt.Errorf("handover: lock: %w", err)
+}
+
+// ownerOnly sets the mode that bind gives the socket's file, so that there is
+// no moment at which others may connect.
+func ownerOnly(_, _ string, c syscall.RawConn) error {
+	var chmodErr error
+	err := c.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), 0o600) })
+	return errors.Join(err, chmodErr)
+}
+
+// Release gives the lease up; the next agent starts without what this one had.
+func (l *Lease) Release() error {
+	// First the name: once the lock is free it may be another's.
+	err := os.Remove(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, l.forget())
+}
+
+// forget closes this process's copies.
+func (l *Lease) forget() error { return errors.Join(l.socket.Close(), l.lock.Close()) }
+
+// vacancyTick is how often Vacant looks.
+const vacancyTick = time.Second
+
+// Vacant waits until nobody holds the lease; it returns an error if ctx ends
+// first. It does not take the lease.
+func Vacant(ctx context.Context, stateDir string) error {
+	tick := time.NewTicker(vacancyTick)
+	defer tick.Stop()
+	for {
+		lock, err := tryLock(stateDir)
+		if err == nil {
+			return lock.Close()
+		}
+		if !errors.Is(err, ErrHeld) {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package handover
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// version is that of the messages. Either side refuses another.
+const version = 1
+
+const (
+	// maxMessage is more than the longest token with its key, and less than
+	// the kernel's default buffer of a socket (net.core.wmem_default).
+	maxMessage = 160 << 10
+	// stepTimeout bounds each message: an agent that hangs holds up no other.
+	stepTimeout = 10 * time.Second
+)
+
+// kind is what a message says.
+type kind string
+
+const (
+	hello    kind = "hello"    // successor: give me what you hold
+	refusal  kind = "refusal"  // holder: no, and why
+	lock     kind = "lock"     // holder: the lock, as a descriptor
+	socket   kind = "socket"   // holder: this socket's listener, as a descriptor
+	listener kind = "listener" // holder: a listener, as a descriptor
+	token    kind = "token"    // holder: a cached token
+	whole    kind = "whole"    // holder: that was all
+	taken    kind = "taken"    // successor: I have it
+	yours    kind = "yours"    // holder: I have let go of it
+)
+
+type message struct {
+	Kind     kind      `json:"kind"`
+	Version  int       `json:"version,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	Listener *Listener `json:"listener,omitempty"`
+	Token    []byte    `json:"token,omitempty"`
+}
+
+// errStranger means that another user is at the other end.
+var errStranger = errors.New("handover: the other end is not the agent's user")
+
+// checkPeer fails unless the process at the other end has this one's user, as
+// the kernel noted when it connected or listened (unix(7), SO_PEERCRED).
+func checkPeer(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("handover: %w", err)
+	}
+	var cred *unix.Ucred
+	var credErr error
+	err = raw.Control(func(fd uintptr) {
+		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	})
+	if err := errors.Join(err, credErr); err != nil {
+		return fmt.Errorf("handover: who is at the other end: %w", err)
+	}
+	if int(cred.Uid) != os.Geteuid() {
+		return errStranger
+	}
+	return nil
+}
+
+// send sends one message, with the descriptor of from if that is not nil.
+func send(c *net.UnixConn, m message, from syscall.Conn) error {
+	text, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("handover: encode: %w", err)
+	}
+	if err := c.SetWriteDeadline(time.Now().Add(stepTimeout)); err != nil {
+		return fmt.Errorf("handover: %w", err)
+	}
+	write := func(rights []byte) error {
+		if _, _, err := c.WriteMsgUnix(text, rights, nil); err != nil {
+			return fmt.Errorf("handover: send %s: %w", m.Kind, err)
+		}
+		return nil
+	}
+	if from == nil {
+		return write(nil)
+	}
+	raw, err := from.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("handover: %w", err)
+	}
+	var writeErr error
+	err = raw.Control(func(fd uintptr) { writeErr = write(unix.UnixRights(int(fd))) })
+	return errors.Join(err, writeErr)
+}
+
+// receive returns the next message, and the descriptor that came with it or
+// nil. The caller closes it.
+func receive(c *net.UnixConn) (m message, file *os.File, err error) {
+	if err := c.SetReadDeadline(time.Now().Add(stepTimeout)); err != nil {
+		return m, nil, fmt.Errorf("handover: %w", err)
+	}
+	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4))
+	n, oobn, flags, _, err := c.ReadMsgUnix(text, rights)
+	if err != nil {
+		return m, nil, fmt.Errorf("handover: receive: %w", err)
+	}
+	if file, err = descriptor(rights[:oobn]); err != nil {
+		return m, nil, err
+	}
+	if flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		err = errors.New("handover: a message was cut off")
+	} else if err = json.Unmarshal(text[:n], &m); err != nil {
+		err = fmt.Errorf("handover: decode: %w", err)
+	}
+	if err != nil && file != nil {
+		file.Close()
+		file = nil
+	}
+	return m, file, err
+}
+
+// descriptor returns the one descriptor in a control message; nil for none.
+func descriptor(rights []byte) (*os.File, error) {
+	if len(rights) == 0 {
+		return nil, nil
+	}
+	messages, err := unix.ParseSocketControlMessage(rights)
+	if err != nil || len(messages) != 1 {
+		return nil, errors.Join(errors.New("handover: unknown control message"), err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errors.Join(errors.New("handover: not one descriptor"), err)
+	}
+	return os.NewFile(uintptr(fds[0]), "handed over"), nil
+}
+
+// expect receives a message that must be of the kind.
+func expect(c *net.UnixConn, want kind) error {
+	m, file, err := receive(c)
+	if err != nil {
+		return err
+	}
+	if file != nil {
+		file.Close()
+	}
+	if m.Kind != want {
+		return fmt.Errorf("handover: the other agent said %q, not %q", m.Kind, want)
+	}
+	return nil
+}

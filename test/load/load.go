@@ -1,0 +1,219 @@
+// Package load asks the metadata service for tokens all the time, as clients
+// do that never try twice, and counts what came of it.
+package load
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Options say how many ask, and how often.
+type Options struct {
+	Keep    bool // keep the connection until told otherwise
+	Workers int
+	Every   time.Duration // between two requests of a worker
+	Idle    time.Duration // the same, of each fourth worker
+	Client  string        // the client id of the right token
+	// Requests ends a worker by itself after so many; 0: it goes on.
+	Requests int
+}
+
+// Tally is what came of it. Nothing was tried twice.
+type Tally struct {
+	Requests, Failed, Reset, Wrong int
+	Told                           int      // answers with Connection: close
+	Notes                          []string // on the first that went wrong
+}
+
+// Bad returns how many requests did not bring the right token.
+func (t *Tally) Bad() int { return t.Failed + t.Reset + t.Wrong }
+
+const maxNotes = 20
+
+// Run asks until ctx ends and returns what came of it. Till then tell, if not
+// nil, is called each second with what has come by then.
+func Run(ctx context.Context, o Options, tell func(Tally)) Tally {
+	s := &sum{}
+	var all sync.WaitGroup
+	for i := range o.Workers {
+		w := worker{Options: o, sum: s}
+		if i%4 == 0 {
+			w.Every = o.Idle
+		}
+		all.Go(func() { w.work(ctx) })
+	}
+	if tell != nil {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			select {
+			case <-tick.C:
+				tell(s.now())
+			case <-ctx.Done():
+			}
+		}
+	}
+	all.Wait()
+	return s.now()
+}
+
+// sum is the tally of all workers.
+type sum struct {
+	mu  sync.Mutex
+	all Tally
+}
+
+func (s *sum) now() Tally {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all
+}
+
+func (s *sum) add(o Tally) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all.Add(o)
+}
+
+// Add adds another tally.
+func (t *Tally) Add(o Tally) {
+	t.Requests += o.Requests
+	t.Failed += o.Failed
+	t.Reset += o.Reset
+	t.Wrong += o.Wrong
+	t.Told += o.Told
+	notes := slices.Concat(t.Notes, o.Notes) // others read the old ones
+	t.Notes = notes[:min(len(notes), maxNotes)]
+}
+
+type worker struct {
+	Options
+	sum    *sum
+	conn   net.Conn
+	reader *bufio.Reader
+}
+
+func (w *worker) work(ctx context.Context) {
+	defer w.hangUp()
+	tick := time.NewTicker(w.Every)
+	defer tick.Stop()
+	for n := 1; ctx.Err() == nil; n++ {
+		told, err := w.ask()
+		t := judge(err)
+		if t.Requests = 1; told {
+			t.Told = 1
+		}
+		w.sum.add(t)
+		if err != nil {
+			w.hangUp()
+		}
+		if n == w.Requests {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// errWrong means that a token came and was another's.
+var errWrong = errors.New("another's token")
+
+// judge counts one request's error.
+func judge(err error) Tally {
+	switch {
+	case err == nil:
+		return Tally{}
+	case errors.Is(err, errWrong):
+		return Tally{Wrong: 1, Notes: []string{err.Error()}}
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
+		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return Tally{Reset: 1, Notes: []string{err.Error()}}
+	default:
+		return Tally{Failed: 1, Notes: []string{err.Error()}}
+	}
+}
+
+// patience is how long a real client waits for an answer.
+const patience = 30 * time.Second
+
+// NewConnection begins the note of a request that was the first on its
+// connection.
+const NewConnection = "new connection"
+
+// ask reports whether the answer said that its connection ends.
+func (w *worker) ask() (told bool, err error) {
+	if w.conn != nil {
+		return w.exchange()
+	}
+	dialer := net.Dialer{Timeout: patience}
+	c, err := dialer.DialContext(context.Background(), "tcp4", "169.254.169.254:80")
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", NewConnection, err)
+	}
+	w.conn, w.reader = c, bufio.NewReader(c)
+	if told, err = w.exchange(); err != nil {
+		err = fmt.Errorf("%s: %w", NewConnection, err)
+	}
+	return told, err
+}
+
+// exchange asks and reads on the connection that there is.
+func (w *worker) exchange() (told bool, err error) {
+	if err := w.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return false, err
+	}
+	_, err = io.WriteString(w.conn, "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net HTTP/1.1\r\n"+
+		"Host: 169.254.169.254\r\nMetadata: true\r\n\r\n")
+	if err != nil {
+		return false, fmt.Errorf("send: %w", err)
+	}
+	resp, err := http.ReadResponse(w.reader, nil)
+	if err != nil {
+		return false, fmt.Errorf("receive: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return resp.Close, fmt.Errorf("receive: %w", err)
+	}
+	if resp.Close || !w.Keep {
+		w.hangUp()
+	}
+	return resp.Close, w.check(resp.StatusCode, body)
+}
+
+func (w *worker) check(status int, body []byte) error {
+	var token struct {
+		ClientID    string `json:"client_id"`
+		AccessToken string `json:"access_token"`
+	}
+	if status != http.StatusOK {
+		return fmt.Errorf("answer %d: %s", status, body)
+	}
+	if err := json.Unmarshal(body, &token); err != nil {
+		return err
+	}
+	if token.ClientID != w.Client || token.AccessToken == "" {
+		return errWrong
+	}
+	return nil
+}
+
+func (w *worker) hangUp() {
+	if w.conn != nil {
+		_ = w.conn.Close()
+		w.conn = nil
+	}
+}
