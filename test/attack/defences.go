@@ -41,9 +41,8 @@ var defences = []defence{
 		{steering, "else if (dials_listener(ctx, s, addr))", "else if (s->kubepods_id == 1)"},
 	}},
 	{name: "one socket a port", edits: []edit{
-		{listener, "netnsCookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)",
-			"netnsCookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)\n" +
-				"\t\t\t_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)"},
+		{listener, "l.netnsCookie, err = netnsCookie(socket)", "l.netnsCookie, err = netnsCookie(socket)\n" +
+			"\t\t_ = socket.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) })"},
 	}},
 	{name: "listener's tag", edits: []edit{
 		{steering, "tagged = bpf_sk_storage_get(&sidestep_tags, sk, NULL, 0) != NULL;", "tagged = true;"},
