@@ -98,12 +98,13 @@ func (w *watch) scan() {
 	}
 	w.addAncestors()
 	w.add(w.tree.kubepods)
+	pods := map[string]workload.PodCgroup{}
+	w.readLevel("", pods)
+	// Read last, so that no pods are told of beside a kubepods that is missing.
 	id, err := ID(w.tree.kubepods)
 	if err != nil {
 		id = 0
 	}
-	pods := map[string]workload.PodCgroup{}
-	w.readLevel("", pods)
 	w.tree.replace(id, pods)
 	if w.missing != nil && !w.told {
 		w.tree.log.Warn("inotify is refused: reading the cgroups every second instead",
