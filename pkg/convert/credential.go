@@ -1,10 +1,11 @@
 package convert
 
 import (
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/sidestep-agent/sidestep/pkg/azcli"
 )
 
 // audience is what Entra wants a token to be for, and what the tokens that the
@@ -17,7 +18,7 @@ func (id *identity) command(issuer string, a *account) string {
 		return id.applicationCommand(issuer, a)
 	}
 	return fmt.Sprintf("az identity federated-credential create --name %s %s \\\n  --issuer %s \\\n  --subject %s \\\n  --audiences %s",
-		quote(credentialName(issuer, a)), id.flags(), quote(issuer), quote(a.subject()), quote(audience))
+		azcli.Word(credentialName(issuer, a)), id.flags(), azcli.Word(issuer), azcli.Word(a.subject()), azcli.Word(audience))
 }
 
 // applicationCommand is the same for an app registration.
@@ -25,7 +26,7 @@ func (id *identity) applicationCommand(issuer string, a *account) string {
 	parameters := jsonText(map[string]any{
 		"name": credentialName(issuer, a), "issuer": issuer, "subject": a.subject(), "audiences": []string{audience},
 	})
-	return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", quote(id.clientID), quote(parameters))
+	return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", azcli.Word(id.clientID), azcli.Word(parameters))
 }
 
 // flags name the managed identity to az.
@@ -34,7 +35,7 @@ func (id *identity) flags() string {
 	if r.id == "" {
 		r.name, r.group, r.subscription = "<identity>", "<resource-group>", "<subscription>"
 	}
-	return fmt.Sprintf("--identity-name %s --resource-group %s --subscription %s", quote(r.name), quote(r.group), quote(r.subscription))
+	return fmt.Sprintf("--identity-name %s --resource-group %s --subscription %s", azcli.Word(r.name), azcli.Word(r.group), azcli.Word(r.subscription))
 }
 
 // complete reports whether the command for the account can be run as it is.
@@ -45,24 +46,17 @@ func (id *identity) complete(a *account) bool {
 // countCommand prints how many federated credentials there are.
 func (id *identity) countCommand() string {
 	if id.application {
-		return "az ad app federated-credential list --id " + quote(id.clientID) + " --query 'length(@)'"
+		return "az ad app federated-credential list --id " + azcli.Word(id.clientID) + " --query 'length(@)'"
 	}
 	return "az identity federated-credential list " + id.flags() + " --query 'length(@)'"
 }
 
-// credentialName returns a name that says whose it is, and that no other issuer
-// and subject has: to create a credential of a name that is taken is to replace
-// it. Entra takes 3 to 120 letters, digits, dashes and underscores.
+// credentialName returns a name of its own for the account's credential.
 func credentialName(issuer string, a *account) string {
 	if !a.filledIn {
 		return "<a name of its own>" // one for all that are filled in would replace each by the next
 	}
-	sum := sha256.Sum256([]byte(issuer + "\x00" + a.subject()))
-	name := strings.ReplaceAll(a.namespace+"-"+a.name, ".", "-")
-	if len(name) > 100 {
-		name = name[:100]
-	}
-	return fmt.Sprintf("%s-%x", name, sum[:4])
+	return azcli.CredentialName(a.namespace, a.name, issuer, a.subject())
 }
 
 // jsonText returns strings and lists of them as JSON on one line, with < and >
@@ -75,13 +69,4 @@ func jsonText(v any) string {
 		panic(err) // neither has a form that JSON lacks
 	}
 	return strings.TrimSuffix(out.String(), "\n")
-}
-
-// quote returns s as one word of a POSIX shell.
-func quote(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

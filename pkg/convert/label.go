@@ -8,6 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/sidestep-agent/sidestep/pkg/azcli"
 )
 
 // useLabel selects pods here, and is what the webhook goes by.
@@ -29,7 +31,7 @@ func (l labelChange) command() (string, bool) {
 	case slices.Contains(patchable, l.kind):
 		patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"labels":{"%s":"true"}}}}}`, useLabel)
 		return fmt.Sprintf("kubectl --namespace %s patch %s %s --type merge --patch %s",
-			quote(l.namespace), l.kind, quote(l.name), quote(patch)), true
+			azcli.Word(l.namespace), l.kind, azcli.Word(l.name), azcli.Word(patch)), true
 	case l.kind == "pod":
 		return where + ": make it anew with the label " + useLabel + `: "true"`, false
 	case l.kind == "job":

@@ -1,10 +1,11 @@
 package tokens
 
 import (
-	"crypto/sha256"
 	"fmt"
 	"regexp"
 	"strings"
+
+	"github.com/sidestep-agent/sidestep/pkg/azcli"
 )
 
 // guid is what may stand inside a query; everything else is an argument of its
@@ -13,21 +14,22 @@ var guid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{1
 
 // createCredential makes the federated credential that the assertion needs.
 func createCredential(f facts) string {
-	return f.withIdentity("az identity federated-credential create --name " + credentialName(f) + f.credential())
+	name := azcli.CredentialName(f.namespace, f.account, f.issuer, f.subject)
+	return f.withIdentity("az identity federated-credential create --name " + azcli.Word(name) + f.credential())
 }
 
 // updateCredential corrects the audience of the credential that is there:
 // Entra takes no second one for the same issuer and subject.
 func updateCredential(f facts) string {
 	find := fmt.Sprintf(`"$(az identity federated-credential list%s --query %s --output tsv)"`, identityFlags,
-		quote(fmt.Sprintf("[?issuer=='%s' && subject=='%s'].name", queryText(f.issuer), queryText(f.subject))))
+		azcli.Word(fmt.Sprintf("[?issuer=='%s' && subject=='%s'].name", queryText(f.issuer), queryText(f.subject))))
 	return f.withIdentity("az identity federated-credential update --name " + find + f.credential())
 }
 
 // credential returns the flags that describe the credential.
 func (f facts) credential() string {
 	return fmt.Sprintf("%s --issuer %s --subject %s --audiences %s",
-		identityFlags, quote(f.issuer), quote(f.subject), quote(f.audience))
+		identityFlags, azcli.Word(f.issuer), azcli.Word(f.subject), azcli.Word(f.audience))
 }
 
 // identityFlags name the managed identity; withIdentity sets the variables.
@@ -38,7 +40,7 @@ const identityFlags = ` --identity-name "$name" --resource-group "$group"`
 // the subscription that az is set to. A client id that is no GUID is nobody's.
 func (f facts) withIdentity(command string) string {
 	if name, group, subscription, ok := parseResourceID(f.resourceID); ok {
-		flags := " --identity-name " + quote(name) + " --resource-group " + quote(group) + " --subscription " + quote(subscription)
+		flags := " --identity-name " + azcli.Word(name) + " --resource-group " + azcli.Word(group) + " --subscription " + azcli.Word(subscription)
 		return strings.ReplaceAll(command, identityFlags, flags)
 	}
 	if !guid.MatchString(f.clientID) {
@@ -58,22 +60,10 @@ func parseResourceID(id string) (name, group, subscription string, ok bool) {
 	return p[8], p[4], p[2], true
 }
 
-// credentialName returns a name that no other credential of the identity has:
-// to create one of a name that is taken is to replace it.
-// It is at most 120 letters, digits and dashes, which is what Entra allows.
-func credentialName(f facts) string {
-	sum := sha256.Sum256([]byte(f.issuer + "\x00" + f.subject))
-	name := strings.ReplaceAll(f.namespace+"-"+f.account, ".", "-")
-	if len(name) > 100 {
-		name = name[:100]
-	}
-	return quote(fmt.Sprintf("%s-%x", name, sum[:4]))
-}
-
 const tenantAnnotation = " azure.workload.identity/tenant-id="
 
 func (f facts) annotate() string {
-	return fmt.Sprintf("kubectl annotate serviceaccount --overwrite --namespace %s %s", quote(f.namespace), quote(f.account))
+	return fmt.Sprintf("kubectl annotate serviceaccount --overwrite --namespace %s %s", azcli.Word(f.namespace), azcli.Word(f.account))
 }
 
 // annotateTenantOfClient sets the tenant in which the identity is.
@@ -90,7 +80,7 @@ func annotateOwnTenant(f facts) string {
 }
 
 func enableClient(f facts) string {
-	return "az ad sp update --id " + quote(f.clientID) + " --set accountEnabled=true"
+	return "az ad sp update --id " + azcli.Word(f.clientID) + " --set accountEnabled=true"
 }
 
 // createResource installs the resource's application in the tenant.
@@ -98,20 +88,11 @@ func createResource(f facts) string {
 	if len(f.resource) > maxShown {
 		return ""
 	}
-	return "az ad sp create --id " + quote(f.resource)
+	return "az ad sp create --id " + azcli.Word(f.resource)
 }
 
 func listPolicies(facts) string {
-	return "az rest --method get --url " + quote("https://graph.microsoft.com/v1.0/identity/conditionalAccess/policies?$select=displayName,state,conditions")
-}
-
-// quote returns s as one word of a POSIX shell.
-func quote(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:@%+,"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+	return "az rest --method get --url " + azcli.Word("https://graph.microsoft.com/v1.0/identity/conditionalAccess/policies?$select=displayName,state,conditions")
 }
 
 // queryText returns s for a raw string of JMESPath, in which an apostrophe

@@ -125,24 +125,6 @@ func TestCommandsRunNothingOfTheFacts(t *testing.T) {
 	}
 }
 
-func TestCredentialNamesDifferAndFit(t *testing.T) {
-	long := strings.Repeat("a", 63)
-	seen := map[string]bool{}
-	for _, f := range []facts{
-		{namespace: "a-b", account: "c", subject: "system:serviceaccount:a-b:c"},
-		{namespace: "a", account: "b-c", subject: "system:serviceaccount:a:b-c"},
-		{namespace: "a", account: "b.c", subject: "system:serviceaccount:a:b.c"},
-		{namespace: "a", account: "b.c", subject: "system:serviceaccount:a:b.c", issuer: "https://other"},
-		{namespace: long, account: long + "." + long},
-	} {
-		name := credentialName(f)
-		if seen[name] || len(name) > 120 || strings.ContainsAny(name, ". '") {
-			t.Errorf("name %q", name)
-		}
-		seen[name] = true
-	}
-}
-
 func TestRefusalIsExplained(t *testing.T) {
 	b := newBench(t)
 	w := b.pod("shop", "cart", "web")
