@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building, testing and the demo need, those
-# that are missing only. Elsewhere than on Debian, or without root, it names
-# them and goes on: what needs one will say so.
+# that are missing only.
 set -euo pipefail
 
 packages=(
@@ -17,13 +16,4 @@ missing=()
 for package in "${packages[@]}"; do
 	dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$package")
 done
-[ "${#missing[@]}" -gt 0 ] || exit 0
-
-if ! command -v apt-get >/dev/null || [ "$(id -u)" -ne 0 ]; then
-	echo "setup: not installed, and not to be installed from here (needs apt-get and root): ${missing[*]}" >&2
-	exit 0
-fi
-echo "setup: installing ${missing[*]}"
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+exec "$(dirname "$0")/apt-install.sh" setup "${missing[@]}"

@@ -25,13 +25,7 @@ for package in "${debian[@]}"; do
 done
 # npm installs the Node.js that the clients run with; any version of it will do.
 command -v npm >/dev/null || missing+=(npm)
-if [ "${#missing[@]}" -gt 0 ]; then
-	echo "clients: installing Debian's ${missing[*]}"
-	export DEBIAN_FRONTEND=noninteractive
-	apt-get update -qq
-	apt-get install -y --no-install-recommends "${missing[@]}" |
-		awk '/^Get:/ { printf "clients: fetched %s\n", $5 } /^Setting up/ { printf "clients: set up %s %s\n", $3, $4 }'
-fi
+../../scripts/apt-install.sh clients "${missing[@]}"
 dpkg-query -W -f 'clients: Debian ${Package} ${Version}\n' "${debian[@]%%=*}"
 
 for module in go/*/main.go; do
