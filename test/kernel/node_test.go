@@ -86,7 +86,7 @@ func newNode(t *testing.T, o options) *node {
 	check(t, err)
 	t.Cleanup(func() { n.tree.Close() })
 	n.attester = n.newAttester()
-	n.serveIMDS(t)
+	n.serve(t, imds, answerAsIMDS)
 	n.start(t, o)
 	return n
 }
@@ -247,9 +247,10 @@ func (a *atomicServe) Load() func(net.Conn, uint64) {
 	return nil
 }
 
-func (n *node) serveIMDS(t *testing.T) {
+// serve has each connection to the address answered, until the test ends.
+func (n *node) serve(t *testing.T, at netip.AddrPort, answer func(net.Conn)) {
 	t.Helper()
-	l, err := net.Listen("tcp4", imds.String())
+	l, err := net.Listen("tcp4", at.String())
 	check(t, err)
 	t.Cleanup(func() { l.Close() })
 	go func() {
@@ -258,7 +259,7 @@ func (n *node) serveIMDS(t *testing.T) {
 			if err != nil {
 				return
 			}
-			go answerAsIMDS(c)
+			go answer(c)
 		}
 	}()
 }
@@ -350,18 +351,7 @@ var nodeListenerOther = netip.AddrPortFrom(nodeListener.Addr(), 8080)
 // listenElsewhere accepts connections there and says nothing.
 func (n *node) listenElsewhere(t *testing.T) {
 	t.Helper()
-	l, err := net.Listen("tcp4", nodeListenerOther.String())
-	check(t, err)
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			t.Cleanup(func() { c.Close() })
-		}
-	}()
+	n.serve(t, nodeListenerOther, func(c net.Conn) { t.Cleanup(func() { c.Close() }) })
 }
 
 func addrPort(ip net.IP, port uint16) netip.AddrPort {
