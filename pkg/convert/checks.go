@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // maxCredentials is how many federated credentials Entra lets a managed
@@ -56,7 +58,7 @@ func (c *converter) checkBindings(selector string) {
 		return
 	}
 	c.warn("selector %s is that of bindings %s: an application that named no client id got the one aad-pod-identity listed first "+
-		"(their weight was not read); here it gets azure.workload.identity/client-id, the first by namespace and name: check that it is the right one",
+		"(their weight was not read); here it gets "+workload.ClientIDAnnotation+", the first by namespace and name: check that it is the right one",
 		selector, strings.Join(names, ", "))
 }
 

@@ -6,11 +6,8 @@ import (
 	"strings"
 
 	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
-
-// audience is what Entra wants a token to be for, and what the tokens that the
-// webhook projects are for.
-const audience = "api://AzureADTokenExchange"
 
 // command returns the one that lets the account use the identity.
 func (id *identity) command(issuer string, a *account) string {
@@ -18,13 +15,13 @@ func (id *identity) command(issuer string, a *account) string {
 		return id.applicationCommand(issuer, a)
 	}
 	return fmt.Sprintf("az identity federated-credential create --name %s %s \\\n  --issuer %s \\\n  --subject %s \\\n  --audiences %s",
-		azcli.Word(credentialName(issuer, a)), id.flags(), azcli.Word(issuer), azcli.Word(a.subject()), azcli.Word(audience))
+		azcli.Word(credentialName(issuer, a)), id.flags(), azcli.Word(issuer), azcli.Word(a.subject()), azcli.Word(workload.TokenAudience))
 }
 
 // applicationCommand is the same for an app registration.
 func (id *identity) applicationCommand(issuer string, a *account) string {
 	parameters := jsonText(map[string]any{
-		"name": credentialName(issuer, a), "issuer": issuer, "subject": a.subject(), "audiences": []string{audience},
+		"name": credentialName(issuer, a), "issuer": issuer, "subject": a.subject(), "audiences": []string{workload.TokenAudience},
 	})
 	return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", azcli.Word(id.clientID), azcli.Word(parameters))
 }

@@ -10,10 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
-
-// useLabel selects pods here, and is what the webhook goes by.
-const useLabel = "azure.workload.identity/use"
 
 // labelChange is a workload whose pods need the label.
 type labelChange struct {
@@ -29,17 +27,17 @@ func (l labelChange) command() (string, bool) {
 	where := fmt.Sprintf("%s %s of namespace %s", l.kind, l.name, l.namespace)
 	switch {
 	case slices.Contains(patchable, l.kind):
-		patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"labels":{"%s":"true"}}}}}`, useLabel)
+		patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"labels":{"%s":"true"}}}}}`, workload.UseLabel)
 		return fmt.Sprintf("kubectl --namespace %s patch %s %s --type merge --patch %s",
 			azcli.Word(l.namespace), l.kind, azcli.Word(l.name), azcli.Word(patch)), true
 	case l.kind == "pod":
-		return where + ": make it anew with the label " + useLabel + `: "true"`, false
+		return where + ": make it anew with the label " + workload.UseLabel + `: "true"`, false
 	case l.kind == "job":
-		return where + ": its template cannot be changed; label that of the CronJob or program that makes it: " + useLabel + `: "true"`, false
+		return where + ": its template cannot be changed; label that of the CronJob or program that makes it: " + workload.UseLabel + `: "true"`, false
 	case l.kind == "":
-		return "pods labelled " + bindingLabel + "=" + l.selector + ": label their template: " + useLabel + `: "true"`, false
+		return "pods labelled " + bindingLabel + "=" + l.selector + ": label their template: " + workload.UseLabel + `: "true"`, false
 	}
-	return where + ": label its pod template: " + useLabel + `: "true"`, false
+	return where + ": label its pod template: " + workload.UseLabel + `: "true"`, false
 }
 
 // findLabels finds the workloads behind the pods that are to get identities.
@@ -47,7 +45,7 @@ func (c *converter) findLabels() {
 	for _, name := range sorted(c.pods) {
 		pod := c.pods[name]
 		account, ok := accountOf(&pod)
-		if !ok || pod.Labels[useLabel] == "true" || !c.isConverted(account, pod.Labels[bindingLabel]) {
+		if !ok || pod.Labels[workload.UseLabel] == "true" || !c.isConverted(account, pod.Labels[bindingLabel]) {
 			continue
 		}
 		change := ownerOf(&pod.ObjectMeta)

@@ -8,6 +8,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // printAccounts writes one document per account.
@@ -41,9 +42,9 @@ func accountComment(i, of int, id *identity) string {
 // object returns the service account with nothing but what is to be set, so
 // that applying it leaves one that exists as it is otherwise.
 func (a *account) object() any {
-	annotations := map[string]string{"azure.workload.identity/client-id": a.identities[0].clientID}
+	annotations := map[string]string{workload.ClientIDAnnotation: a.identities[0].clientID}
 	if tenant := a.identities[0].tenantID; tenant != "" {
-		annotations["azure.workload.identity/tenant-id"] = tenant
+		annotations[workload.TenantIDAnnotation] = tenant
 	}
 	if list := a.mapped(); list != "" {
 		annotations["sidestep.dev/identities"] = list

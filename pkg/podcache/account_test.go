@@ -59,19 +59,19 @@ func TestServiceAccountUsedAgainIsKept(t *testing.T) {
 		t.Error("the account was asked for anew")
 	}
 	c.fake.Step(2 * linger)
-	c.api.put(newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "c"))
+	c.api.put(newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c"))
 	eventually(t, "the annotation", func() bool { return c.workload("u2").ClientID == "c" })
 }
 
 func TestAnnotationChangesOnALivingPod(t *testing.T) {
 	c := newCluster(t, config.Default(),
 		newTestPod("shop", "cart", "u1", "cart", labeled, withEnvironment("AZURE_CLIENT_ID", "from-env")),
-		newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "c1")).start(t)
+		newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c1")).start(t)
 	if w := c.workload("u1"); w.ClientID != "c1" || !w.ChangedAt.Equal(created) {
 		t.Errorf("at first: client %q, changed %v", w.ClientID, w.ChangedAt)
 	}
 	c.fake.SetTime(now.Add(time.Minute))
-	c.api.put(newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "c2", tenantIDAnnotation, "t2"))
+	c.api.put(newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c2", workload.TenantIDAnnotation, "t2"))
 	eventually(t, "the change", func() bool { return c.workload("u1").ClientID == "c2" })
 	if w := c.workload("u1"); w.TenantID != "t2" || !w.ChangedAt.Equal(now.Add(time.Minute)) {
 		t.Errorf("after the change: tenant %q, changed %v", w.TenantID, w.ChangedAt)
@@ -81,14 +81,14 @@ func TestAnnotationChangesOnALivingPod(t *testing.T) {
 }
 
 func TestServiceAccountRecreated(t *testing.T) {
-	sa := newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "c1")
+	sa := newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c1")
 	c := newCluster(t, config.Default(), newTestPod("shop", "cart", "u1", "cart", labeled), sa).start(t)
 	c.api.remove(sa)
 	eventually(t, "the account's end", func() bool { return !c.workload("u1").ServiceAccountSeen })
 	if w := c.workload("u1"); w.ClientID != "" || w.ServiceAccountUID != "" {
 		t.Errorf("a deleted account still gives client %q, UID %q", w.ClientID, w.ServiceAccountUID)
 	}
-	c.api.put(newTestAccount("shop", "cart", "sa2", clientIDAnnotation, "c2"))
+	c.api.put(newTestAccount("shop", "cart", "sa2", workload.ClientIDAnnotation, "c2"))
 	eventually(t, "the new account", func() bool { return c.workload("u1").ServiceAccountUID == "sa2" })
 }
 
@@ -96,7 +96,7 @@ func TestServiceAccountRecreated(t *testing.T) {
 // is seen, its label may be the one that steers.
 func TestUnseenServiceAccountHoldsPodsBack(t *testing.T) {
 	sa := newTestAccount("shop", "cart", "sa1")
-	sa.Labels = map[string]string{useLabel: "true"}
+	sa.Labels = map[string]string{workload.UseLabel: "true"}
 	c := newCluster(t, either, sa, newTestPod("shop", "cart", "u1", "cart"), newTestPod("bank", "teller", "u2", "teller"))
 	c.api.setFail(func(resource string) error {
 		if resource == "serviceaccounts" {
@@ -124,7 +124,7 @@ func TestUnseenServiceAccountHoldsPodsBack(t *testing.T) {
 
 func TestLabelOutlivesADeletedServiceAccount(t *testing.T) {
 	labeledAccount, plain := newTestAccount("shop", "cart", "sa1"), newTestAccount("bank", "teller", "sa2")
-	labeledAccount.Labels = map[string]string{useLabel: "true"}
+	labeledAccount.Labels = map[string]string{workload.UseLabel: "true"}
 	c := newCluster(t, either, labeledAccount, plain,
 		newTestPod("shop", "cart", "u1", "cart"), newTestPod("bank", "teller", "u2", "teller")).start(t)
 	c.api.remove(labeledAccount)
@@ -167,7 +167,7 @@ func TestBrokenIdentitiesAreLoggedOncePerChange(t *testing.T) {
 		t.Fatalf("Identities = %v", got)
 	}
 	for i, client := range []string{"x", "y"} {
-		c.api.put(newTestAccount("shop", "cart", "sa1", identitiesAnnotation, "nonsense", clientIDAnnotation, client))
+		c.api.put(newTestAccount("shop", "cart", "sa1", identitiesAnnotation, "nonsense", workload.ClientIDAnnotation, client))
 		eventually(t, "the change", func() bool { return c.workload("u1").ClientID == client })
 		if n := c.logs.count(line); n != 1 {
 			t.Errorf("change %d: logged %d times in all", i+1, n)
@@ -189,7 +189,7 @@ func TestOtherServiceAccountsAreNotTaken(t *testing.T) {
 	c.mu.RLock()
 	a := c.accounts[types.NamespacedName{Namespace: "shop", Name: "cart"}]
 	c.mu.RUnlock()
-	if err := (accountStore{c.Cache, a}).Replace([]any{newTestAccount("shop", "other", "sa2", clientIDAnnotation, "c2")}, ""); err != nil {
+	if err := (accountStore{c.Cache, a}).Replace([]any{newTestAccount("shop", "other", "sa2", workload.ClientIDAnnotation, "c2")}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if w := c.workload("u1"); w.ServiceAccountSeen || w.ClientID != "" {

@@ -55,7 +55,7 @@ func TestIdentityBinding(t *testing.T) {
 	}{
 		"as injected": {func(*corev1.PodSpec) {}, injected(nothing)},
 		"token for Entra": {func(s *corev1.PodSpec) {
-			s.Volumes[0].Projected.Sources[0].ServiceAccountToken.Audience = tokenAudience
+			s.Volumes[0].Projected.Sources[0].ServiceAccountToken.Audience = workload.TokenAudience
 		}, nil},
 		"no proxy": {app(func(c *corev1.Container) { c.Env[0].Value = "" }), nil},
 		"certificate in the environment": {app(func(c *corev1.Container) {

@@ -19,9 +19,9 @@ func TestPodsAndLookupTellTheWholeWorkload(t *testing.T) {
 		withEnvironment("AZURE_CLIENT_ID", "from-env", "AZURE_TENANT_ID", "tenant-env", "AZURE_AUTHORITY_HOST", "https://login.example/"))
 	p.Spec.Containers[0].Ports = []corev1.ContainerPort{{ContainerPort: 8080}}
 	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: tokenAudience, Path: "token"}}},
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: workload.TokenAudience, Path: "token"}}},
 	}}}}
-	sa := newTestAccount("shop", "cart", "sa1", clientIDAnnotation, "from-annotation",
+	sa := newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "from-annotation",
 		identitiesAnnotation, `[{"clientId":"c2","principalId":"p2"}]`)
 	sa.CreationTimestamp = metav1.NewTime(created.Add(time.Minute))
 	elsewhere := newTestPod("shop", "cart-2", "u2", "cart", labeled)

@@ -58,7 +58,7 @@ func TestIdentityExceptionsExempt(t *testing.T) {
 // Whoever may create such an object must not exempt himself by it.
 func TestIdentityExceptionsAreIgnoredByDefault(t *testing.T) {
 	c := newCluster(t, config.Default(), newTestPod("shop", "cart", "u1", "cart", labeled))
-	c.custom.put(newIdentityException("shop", "mine", useLabel, "true"))
+	c.custom.put(newIdentityException("shop", "mine", workload.UseLabel, "true"))
 	c.start(t)
 	c.api.put(newTestPod("shop", "later", "u2", "cart", labeled))
 	eventually(t, "the later pod", func() bool { return c.verdict("u2") == workload.Steer })

@@ -6,6 +6,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 func resourceOf(o runtime.Object) schema.GroupVersionResource {
@@ -38,7 +40,7 @@ func newTestPod(namespace, name, uid, account string, options ...podOption) *cor
 	return p
 }
 
-func labeled(p *corev1.Pod) { withLabels(useLabel, "true")(p) }
+func labeled(p *corev1.Pod) { withLabels(workload.UseLabel, "true")(p) }
 
 func withLabels(pairs ...string) podOption {
 	return func(p *corev1.Pod) { p.Labels = merged(p.Labels, pairs) }

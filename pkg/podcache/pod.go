@@ -13,16 +13,12 @@ import (
 
 // Labels and annotations of azure-workload-identity and of the kubelet.
 const (
-	useLabel                 = "azure.workload.identity/use"
 	skipContainersAnnotation = "azure.workload.identity/skip-containers"
 	// expirationAnnotation is one of service accounts too; the pod's goes first.
 	expirationAnnotation = "azure.workload.identity/service-account-token-expiration"
 	mirrorAnnotation     = "kubernetes.io/config.mirror"
 	configHashAnnotation = "kubernetes.io/config.hash"
 )
-
-// tokenAudience is what the webhook's projected token is made out to.
-const tokenAudience = "api://AzureADTokenExchange"
 
 // pod is all that the cache keeps of a pod object.
 type pod struct {
@@ -69,7 +65,7 @@ func newPod(o *corev1.Pod) pod {
 		created:        o.CreationTimestamp.Time,
 	}
 	if p.binding, p.projected = identityBinding(&o.Spec); p.binding == nil {
-		p.projected = projectedToken(&o.Spec, tokenAudience)
+		p.projected = projectedToken(&o.Spec, workload.TokenAudience)
 	}
 	// The kubelet names a static pod's cgroup by the hash of its manifest;
 	// the API object is a mirror with a UID of its own.

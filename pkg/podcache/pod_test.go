@@ -37,11 +37,11 @@ func TestProjectedTokenIsFoundByAudience(t *testing.T) {
 		want    *workload.ProjectedToken
 	}{
 		"webhook 1.5": {
-			[]corev1.Volume{volume("kube-api-access", token("", "token")), volume("azure-identity-token", token(tokenAudience, "azure-identity-token"))},
+			[]corev1.Volume{volume("kube-api-access", token("", "token")), volume("azure-identity-token", token(workload.TokenAudience, "azure-identity-token"))},
 			&workload.ProjectedToken{Volume: "azure-identity-token", Path: "azure-identity-token"},
 		},
 		"webhook 1.6": {
-			[]corev1.Volume{volume("azure-workload-identity-reserved-0a", token("x", "x"), token(tokenAudience, "token/azure-identity-token"))},
+			[]corev1.Volume{volume("azure-workload-identity-reserved-0a", token("x", "x"), token(workload.TokenAudience, "token/azure-identity-token"))},
 			&workload.ProjectedToken{Volume: "azure-workload-identity-reserved-0a", Path: "token/azure-identity-token"},
 		},
 		"webhook's name, other audience": {
@@ -50,7 +50,7 @@ func TestProjectedTokenIsFoundByAudience(t *testing.T) {
 		"no projected volume": {[]corev1.Volume{{Name: "data"}}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(tc.want, projectedToken(&corev1.PodSpec{Volumes: tc.volumes}, tokenAudience)); diff != "" {
+			if diff := cmp.Diff(tc.want, projectedToken(&corev1.PodSpec{Volumes: tc.volumes}, workload.TokenAudience)); diff != "" {
 				t.Errorf("projectedToken (-want +got):\n%s", diff)
 			}
 		})

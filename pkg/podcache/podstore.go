@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // podStore takes the node's pods from their reflector. The objects themselves
@@ -101,7 +103,7 @@ func (c *Cache) set(ctx context.Context, o *corev1.Pod) bool {
 			return false
 		}
 		next.changed = old.changed
-		if old.labels[useLabel] != next.labels[useLabel] {
+		if old.labels[workload.UseLabel] != next.labels[workload.UseLabel] {
 			next.changed = c.clock.Now()
 		}
 	}

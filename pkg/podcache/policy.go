@@ -115,7 +115,7 @@ func (p *policy) leftAlone(pod *pod, exempt *identityExceptions) (reason string,
 
 func (p *policy) decideByLabel(pod *pod, account labelState) workload.Decision {
 	steer := workload.Decision{Verdict: workload.Steer, Access: workload.Identity}
-	if pod.labels[useLabel] == "true" {
+	if pod.labels[workload.UseLabel] == "true" {
 		steer.Reason = "label"
 		return steer
 	}

@@ -79,7 +79,7 @@ func TestDecidePods(t *testing.T) {
 	}{
 		"label":                        {config.Default(), "shop", []podOption{labeled}, labelUnknown, steer("label")},
 		"label, audit":                 {audit, "shop", []podOption{labeled}, labelAbsent, steer("label")},
-		"label of another value":       {config.Default(), "shop", []podOption{withLabels(useLabel, "True")}, labelAbsent, pass("unlabeled: pass")},
+		"label of another value":       {config.Default(), "shop", []podOption{withLabels(workload.UseLabel, "True")}, labelAbsent, pass("unlabeled: pass")},
 		"label in host network":        {config.Default(), "shop", []podOption{labeled, func(p *corev1.Pod) { p.Spec.HostNetwork = true }}, labelAbsent, steer("label")},
 		"unlabelled, pass":             {config.Default(), "shop", nil, labelUnknown, pass("unlabeled: pass")},
 		"unlabelled, metadata-only":    {unlabeled(config.UnlabeledMetadataOnly), "shop", nil, labelUnknown, metadataOnly("unlabeled: metadata-only")},

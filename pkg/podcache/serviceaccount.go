@@ -12,12 +12,8 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// Annotations of service accounts.
-const (
-	clientIDAnnotation   = "azure.workload.identity/client-id"
-	tenantIDAnnotation   = "azure.workload.identity/tenant-id"
-	identitiesAnnotation = "sidestep.dev/identities"
-)
+// identitiesAnnotation of a service account maps identities to client ids.
+const identitiesAnnotation = "sidestep.dev/identities"
 
 // serviceAccount is all that the cache keeps of a service account object.
 type serviceAccount struct {
@@ -33,9 +29,9 @@ type serviceAccount struct {
 func newServiceAccount(o *corev1.ServiceAccount) serviceAccount {
 	return serviceAccount{
 		uid:        string(o.UID),
-		labeled:    o.Labels[useLabel] == "true",
-		clientID:   o.Annotations[clientIDAnnotation],
-		tenantID:   o.Annotations[tenantIDAnnotation],
+		labeled:    o.Labels[workload.UseLabel] == "true",
+		clientID:   o.Annotations[workload.ClientIDAnnotation],
+		tenantID:   o.Annotations[workload.TenantIDAnnotation],
 		expiration: o.Annotations[expirationAnnotation],
 		identities: o.Annotations[identitiesAnnotation],
 		created:    o.CreationTimestamp.Time,

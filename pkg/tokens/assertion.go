@@ -10,10 +10,6 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// assertionAudience is the audience that Entra wants in an assertion for
-// workload identity federation.
-const assertionAudience = "api://AzureADTokenExchange"
-
 // AssertionSource gets service account tokens for Entra.
 type AssertionSource interface {
 	// Assertion returns a service account token of the workload's pod. The

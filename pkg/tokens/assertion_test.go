@@ -38,7 +38,7 @@ func TestAssertionIsCheckedBeforeAnythingIsSent(t *testing.T) {
 		mention string
 	}{
 		{"another subject", claim(func(c jwt.MapClaims) { c["sub"] = "system:serviceaccount:kube-system:admin" }), workload.Refused, "system:serviceaccount:shop:cart"},
-		{"another audience", claim(func(c jwt.MapClaims) { c["aud"] = []string{"https://kubernetes.default.svc"} }), workload.Refused, assertionAudience},
+		{"another audience", claim(func(c jwt.MapClaims) { c["aud"] = []string{"https://kubernetes.default.svc"} }), workload.Refused, workload.TokenAudience},
 		{"another pod", claim(func(c jwt.MapClaims) {
 			c["kubernetes.io"] = map[string]any{"pod": map[string]any{"uid": "other"}}
 		}), workload.Refused, "not bound to this pod"},

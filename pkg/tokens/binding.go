@@ -32,7 +32,7 @@ func audienceFor(w workload.Workload) string {
 	if w.Binding != nil {
 		return bindingAudience
 	}
-	return assertionAudience
+	return workload.TokenAudience
 }
 
 // through says by way of which proxy a target's tokens come, and whom to take

@@ -201,7 +201,7 @@ func TestTokenForTheProxyIsNotForEntra(t *testing.T) {
 	w := b.boundPod(p)
 	w.Binding = nil
 	_, err := b.token(w, workload.TokenRequest{Resource: vault})
-	wantTokenError(t, err, workload.Refused, assertionAudience)
+	wantTokenError(t, err, workload.Refused, workload.TokenAudience)
 }
 
 func TestProxiesThatMayBeNamed(t *testing.T) {

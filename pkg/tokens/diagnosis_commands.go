@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // guid is what may stand inside a query; everything else is an argument of its
@@ -60,7 +61,7 @@ func parseResourceID(id string) (name, group, subscription string, ok bool) {
 	return p[8], p[4], p[2], true
 }
 
-const tenantAnnotation = " azure.workload.identity/tenant-id="
+const tenantAnnotation = " " + workload.TenantIDAnnotation + "="
 
 func (f facts) annotate() string {
 	return fmt.Sprintf("kubectl annotate serviceaccount --overwrite --namespace %s %s", azcli.Word(f.namespace), azcli.Word(f.account))

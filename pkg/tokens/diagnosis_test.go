@@ -61,7 +61,7 @@ func TestEachDiagnosisHasItsKindAndItsRowInTheDocs(t *testing.T) {
 }
 
 var someFacts = facts{
-	issuer: "https://oidc.example/tenant/cluster/", subject: "system:serviceaccount:shop:cart", audience: assertionAudience,
+	issuer: "https://oidc.example/tenant/cluster/", subject: "system:serviceaccount:shop:cart", audience: workload.TokenAudience,
 	namespace: "shop", account: "cart", clientID: clientA, tenant: tenantA, resource: vault,
 }
 

@@ -292,7 +292,7 @@ func (b *bench) assertion(w workload.Workload, change func(jwt.MapClaims)) strin
 	claims := jwt.MapClaims{
 		"iss": "https://issuer.example",
 		"sub": w.Subject(),
-		"aud": []string{assertionAudience},
+		"aud": []string{workload.TokenAudience},
 		"exp": b.clock.Now().Add(time.Hour).Unix(),
 		"kubernetes.io": map[string]any{
 			"namespace": w.Namespace,

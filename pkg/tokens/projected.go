@@ -31,7 +31,7 @@ type projected struct {
 func (p projected) Assertion(_ context.Context, w workload.Workload) (string, error) {
 	if w.Projected == nil {
 		return "", refused("the pod has no projected service account token for the audience %s: "+
-			"let the azure-workload-identity webhook add it (install the webhook, then recreate the pod), or add the volume to the pod's spec", assertionAudience)
+			"let the azure-workload-identity webhook add it (install the webhook, then recreate the pod), or add the volume to the pod's spec", workload.TokenAudience)
 	}
 	name, ok := projectedPath(*w.Projected)
 	if !ok || !validComponent(w.PodUID) {

@@ -97,7 +97,7 @@ func selectClient(w workload.Workload, r workload.TokenRequest) (string, error) 
 			return strings.EqualFold(m.ResourceID, r.ResourceID)
 		})
 	case w.ClientID == "":
-		return "", notFound("the service account %s/%s has no annotation azure.workload.identity/client-id", w.Namespace, w.ServiceAccount)
+		return "", notFound("the service account %s/%s has no annotation %s", w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
 	}
 	return w.ClientID, nil
 }
@@ -117,10 +117,12 @@ func (d defaults) selectTenant(w workload.Workload) (string, error) {
 		tenant = d.tenant
 	}
 	if tenant == "" {
-		return "", refused("no tenant is set: annotate the service account %s/%s with azure.workload.identity/tenant-id, or start the agent with --tenant-id", w.Namespace, w.ServiceAccount)
+		return "", refused("no tenant is set: annotate the service account %s/%s with %s, or start the agent with --tenant-id",
+			w.Namespace, w.ServiceAccount, workload.TenantIDAnnotation)
 	}
 	if !validTenant(tenant) {
-		return "", refused("the tenant of the service account %s/%s is neither a GUID nor a domain name: mend its annotation azure.workload.identity/tenant-id", w.Namespace, w.ServiceAccount)
+		return "", refused("the tenant of the service account %s/%s is neither a GUID nor a domain name: mend its annotation %s",
+			w.Namespace, w.ServiceAccount, workload.TenantIDAnnotation)
 	}
 	return tenant, nil
 }

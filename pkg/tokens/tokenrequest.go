@@ -30,7 +30,7 @@ type requested struct {
 // Assertion implements [AssertionSource].
 func (r requested) Assertion(ctx context.Context, w workload.Workload) (string, error) {
 	asked := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-		Audiences:         []string{assertionAudience},
+		Audiences:         []string{workload.TokenAudience},
 		ExpirationSeconds: new(expirationSeconds(w.TokenExpiration)),
 		BoundObjectRef: &authenticationv1.BoundObjectReference{
 			Kind: "Pod", APIVersion: "v1", Name: w.PodName, UID: types.UID(w.PodUID),

@@ -66,7 +66,7 @@ func TestPodWithoutAVolumeGetsATokenFromTheAPIServer(t *testing.T) {
 	want := []*authenticationv1.TokenRequest{{
 		ObjectMeta: metav1.ObjectMeta{UID: types.UID(w.ServiceAccountUID)},
 		Spec: authenticationv1.TokenRequestSpec{
-			Audiences:         []string{assertionAudience},
+			Audiences:         []string{workload.TokenAudience},
 			ExpirationSeconds: new(int64(7200)),
 			BoundObjectRef: &authenticationv1.BoundObjectReference{
 				Kind: "Pod", APIVersion: "v1", Name: w.PodName, UID: types.UID(w.PodUID),
