@@ -27,9 +27,16 @@ help: ## Show this list
 ##@ Building
 
 .PHONY: build
-build: setup ## Build the agent, the demo and its client into out/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/ ./cmd/agent ./cmd/demo
+build: setup ## Build the agent, kubectl's plugin, the demo and its client into out/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/ ./cmd/agent ./cmd/demo ./cmd/kubectl-sidestep
 	CGO_ENABLED=0 go -C test/clients/vaultclient build -trimpath -o $(CURDIR)/$(OUT)/vaultclient .
+
+# Where kubectl finds it, if that is in PATH.
+PLUGIN_DIR ?= $(HOME)/.local/bin
+
+.PHONY: plugin
+plugin: build ## Install kubectl's plugin into PLUGIN_DIR (~/.local/bin)
+	install -D -m 0755 $(OUT)/kubectl-sidestep $(PLUGIN_DIR)/kubectl-sidestep
 
 .PHONY: generate
 generate: setup ## Compile the BPF programs anew (clang $(CLANG_VERSION))

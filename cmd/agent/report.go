@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -13,7 +14,7 @@ import (
 func (a *agent) report() status.Report {
 	r := status.Report{
 		Version: version, Node: a.options.nodeName, Since: a.since,
-		Mode: string(a.settings.mode()), Delivery: a.options.delivery,
+		Mode: string(a.settings.mode()), Delivery: a.options.delivery, TokenRequest: a.options.tokenRequest,
 		Ready: true, Counters: make(map[string]uint64),
 	}
 	if err := a.ready(); err != nil {
@@ -90,7 +91,8 @@ func (a *agent) addServiceAccounts(r *status.Report) {
 		w, _, _ := a.pods.Lookup(workload.CgroupRef{PodUID: p.UID})
 		e := exchanges[key]
 		account := status.ServiceAccount{
-			Namespace: p.Namespace, Name: p.ServiceAccount, ClientID: w.ClientID, TenantID: w.TenantID,
+			Namespace: p.Namespace, Name: p.ServiceAccount, ClientID: w.ClientID,
+			TenantID:     cmp.Or(w.TenantID, a.options.tenantID),
 			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: lastError(e), Mend: e.Mend,
 		}
 		r.ServiceAccounts = append(r.ServiceAccounts, account)

@@ -200,7 +200,7 @@ func TestForgedMirrorPodTakesNobodysCgroup(t *testing.T) {
 }
 
 func TestSkipContainersDecideByContainer(t *testing.T) {
-	skip := withAnnotations(skipContainersAnnotation, "proxy")
+	skip := withAnnotations(workload.SkipContainersAnnotation, "proxy")
 	c := newCluster(t, config.Default(),
 		newTestPod("shop", "cart", "u1", "cart", labeled, skip, withContainer("proxy", ""))).start(t)
 	decision := func(id string) workload.Verdict {
@@ -281,7 +281,7 @@ func TestSubscribe(t *testing.T) {
 func TestMetricCountsPodsByVerdict(t *testing.T) {
 	c := newCluster(t, unlabeled(config.UnlabeledDeny),
 		newTestPod("shop", "a", "u1", "a", labeled),
-		newTestPod("shop", "b", "u2", "b", labeled, withAnnotations(skipContainersAnnotation, "app"), withContainer("x", "id-x")),
+		newTestPod("shop", "b", "u2", "b", labeled, withAnnotations(workload.SkipContainersAnnotation, "app"), withContainer("x", "id-x")),
 		newTestPod("shop", "c", "u3", "c"),
 		newTestPod("kube-system", "d", "u4", "d", aks)).start(t)
 	want := `# HELP sidestep_pods Pods of this node that have not finished, by verdict; a pod with any steered container counts as steer.

@@ -13,7 +13,6 @@ import (
 
 // Labels and annotations of azure-workload-identity and of the kubelet.
 const (
-	skipContainersAnnotation = "azure.workload.identity/skip-containers"
 	// expirationAnnotation is one of service accounts too; the pod's goes first.
 	expirationAnnotation = "azure.workload.identity/service-account-token-expiration"
 	mirrorAnnotation     = "kubernetes.io/config.mirror"
@@ -133,7 +132,7 @@ func containerIDs(s *corev1.PodStatus) map[string]string {
 // lists between semicolons.
 func skippedContainers(annotations map[string]string) []string {
 	var names []string
-	for name := range strings.SplitSeq(annotations[skipContainersAnnotation], ";") {
+	for name := range strings.SplitSeq(annotations[workload.SkipContainersAnnotation], ";") {
 		if name = strings.TrimSpace(name); name != "" {
 			names = append(names, name)
 		}

@@ -100,9 +100,9 @@ func TestDecidePods(t *testing.T) {
 		"in scope, unlabelled":         {scoped, "shop", nil, labelAbsent, deny("unlabeled: deny")},
 		"outside scope":                {scoped, "bank", []podOption{labeled}, labelAbsent, pass("outside scope.namespaces")},
 		"exception before scope":       {scoped, "kube-system", []podOption{aks}, labelAbsent, pass("exception 1")},
-		"skip-containers, not steered": {unlabeled(config.UnlabeledDeny), "shop", []podOption{withAnnotations(skipContainersAnnotation, "app")}, labelAbsent, deny("unlabeled: deny")},
-		"skip-containers, no identity": {unlabeled(config.UnlabeledMetadataOnly), "shop", []podOption{withAnnotations(skipContainersAnnotation, "app")}, labelAbsent, metadataOnly("unlabeled: metadata-only")},
-		"skip-containers, no such one": {config.Default(), "shop", []podOption{labeled, withAnnotations(skipContainersAnnotation, "proxy")}, labelAbsent, steer("label")},
+		"skip-containers, not steered": {unlabeled(config.UnlabeledDeny), "shop", []podOption{withAnnotations(workload.SkipContainersAnnotation, "app")}, labelAbsent, deny("unlabeled: deny")},
+		"skip-containers, no identity": {unlabeled(config.UnlabeledMetadataOnly), "shop", []podOption{withAnnotations(workload.SkipContainersAnnotation, "app")}, labelAbsent, metadataOnly("unlabeled: metadata-only")},
+		"skip-containers, no such one": {config.Default(), "shop", []podOption{labeled, withAnnotations(workload.SkipContainersAnnotation, "proxy")}, labelAbsent, steer("label")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPod(newTestPod(tc.namespace, "p", "u", "sa", tc.pod...))
@@ -119,7 +119,7 @@ func TestDecidePods(t *testing.T) {
 
 func TestDecideSkippedContainers(t *testing.T) {
 	o := newTestPod("shop", "p", "u", "sa", labeled,
-		withAnnotations(skipContainersAnnotation, " proxy ;; debug;later"),
+		withAnnotations(workload.SkipContainersAnnotation, " proxy ;; debug;later"),
 		withContainer("proxy", "id-proxy"), withContainer("later", ""))
 	o.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "setup", ContainerID: "cri-o://id-setup"}}
 	o.Status.EphemeralContainerStatuses = []corev1.ContainerStatus{{Name: "debug", ContainerID: "containerd://id-debug"}}
@@ -156,7 +156,7 @@ func TestNewPolicyRefusesWhatParseWould(t *testing.T) {
 }
 
 func TestDecideDeniesTheWireServer(t *testing.T) {
-	skip := withAnnotations(skipContainersAnnotation, "app")
+	skip := withAnnotations(workload.SkipContainersAnnotation, "app")
 	deny := func(change func(*config.AgentConfiguration)) *config.AgentConfiguration {
 		return with(func(c *config.AgentConfiguration) {
 			c.WireServer = config.WireServerDeny

@@ -48,9 +48,9 @@ func printTables(w io.Writer, r Report, wide bool) error {
 		ready = "not ready"
 	}
 	fmt.Fprintf(&b, "sidestep-agent %s on %s: %s, up since %s, mode %s, delivery %s, guard %s\n",
-		cell(r.Version), cell(r.Node), ready, when(r.Since), cell(r.Mode), cell(r.Delivery), cell(r.Guard))
+		Cell(r.Version), Cell(r.Node), ready, when(r.Since), Cell(r.Mode), Cell(r.Delivery), Cell(r.Guard))
 	for _, p := range r.Problems {
-		fmt.Fprintf(&b, "problem: %s\n", cell(p))
+		fmt.Fprintf(&b, "problem: %s\n", Cell(p))
 	}
 	b.WriteString("\n")
 	table(&b, podRows(r.Pods, wide))
@@ -101,7 +101,7 @@ func serviceAccountRows(accounts []ServiceAccount, wide bool) [][]string {
 func printMends(b *strings.Builder, accounts []ServiceAccount) {
 	for _, a := range accounts {
 		if a.Mend != "" {
-			fmt.Fprintf(b, "\nto mend %s/%s:\n  %s\n", cell(a.Namespace), cell(a.Name), cell(a.Mend))
+			fmt.Fprintf(b, "\nto mend %s/%s:\n  %s\n", Cell(a.Namespace), Cell(a.Name), Cell(a.Mend))
 		}
 	}
 }
@@ -119,7 +119,7 @@ func table(b *strings.Builder, rows [][]string) {
 	tw := tabwriter.NewWriter(b, 0, 0, 3, ' ', 0)
 	for _, row := range rows {
 		for i, c := range row {
-			row[i] = cell(c)
+			row[i] = Cell(c)
 		}
 		// Without a tab at the end there are no spaces at the end either.
 		fmt.Fprintln(tw, strings.Join(row, "\t"))
@@ -127,9 +127,9 @@ func table(b *strings.Builder, rows [][]string) {
 	_ = tw.Flush() // a strings.Builder takes every write
 }
 
-// cell makes s fit one field of one line: some of what is shown came from
+// Cell makes s fit one field of one line: some of what is shown came from
 // other programs, and goes to a terminal.
-func cell(s string) string {
+func Cell(s string) string {
 	if s == "" {
 		return "-"
 	}

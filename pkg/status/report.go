@@ -10,7 +10,9 @@ type Report struct {
 	Mode     string    `json:"mode"`     // enforce or audit
 	Delivery string    `json:"delivery"` // pod or node
 	Guard    string    `json:"guard"`    // full, socket or off
-	Ready    bool      `json:"ready"`
+	// TokenRequest: a pod without a projected token has one asked for.
+	TokenRequest bool `json:"tokenRequest"`
+	Ready        bool `json:"ready"`
 
 	Pods            []Pod            `json:"pods"`
 	ServiceAccounts []ServiceAccount `json:"serviceAccounts"`

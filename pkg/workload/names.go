@@ -8,6 +8,9 @@ const (
 	// ClientIDAnnotation and TenantIDAnnotation are of service accounts.
 	ClientIDAnnotation = "azure.workload.identity/client-id"
 	TenantIDAnnotation = "azure.workload.identity/tenant-id"
+	// SkipContainersAnnotation of a pod names containers, with semicolons
+	// between them, that are not steered.
+	SkipContainersAnnotation = "azure.workload.identity/skip-containers"
 	// TokenAudience is the audience that Entra wants in a service account token
 	// for workload identity federation.
 	TokenAudience = "api://AzureADTokenExchange"

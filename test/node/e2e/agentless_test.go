@@ -21,6 +21,9 @@ func TestWithoutTheAgent(t *testing.T) {
 	t.Cleanup(func() { install(t, "base") })
 	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=60s")
 	start(t, late)
+	if got, want := web.explain(t, plugin(t)), "agent: no agent runs on node "; !strings.HasPrefix(got, want) {
+		t.Errorf("explain says %q, want %q", got, want)
+	}
 	for _, p := range []pod{web, late} {
 		got := p.who(t)
 		if got != refused && !strings.Contains(got, "connection refused") {

@@ -75,14 +75,7 @@ func TestExpiredAssertion(t *testing.T) {
 	t.Parallel() // it may be held
 	late := pod{namespace: teamB, name: "late", account: "bare", labelled: true, token: newVolume}
 	start(t, late)
-	volume := fmt.Sprintf("/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s", late.uid(t), late.token.name)
-	file := volume + "/" + late.token.file
-	expired := expire(t, inNode(t, "cat", file))
-	// Read-only, since kubelet would put its own token back while the agent
-	// holds the request.
-	if _, err := tryInNode([]byte(expired), "bash", "-c", `cat >"$0" && mount -o remount,ro "$1"`, file, volume); err != nil {
-		t.Fatal(err)
-	}
+	late.expireToken(t)
 	asked := sinceNow[entra.Entry](t, "entra")
 	got := late.get(t, holdTime, tokenPath+url.QueryEscape(vaultURL))
 	if got.Status != 429 || got.RetryAfter == "" {
@@ -93,6 +86,19 @@ func TestExpiredAssertion(t *testing.T) {
 		if e.Kind == entra.Token && e.Subject == "system:serviceaccount:team-b:bare" {
 			t.Errorf("Entra was sent it: %+v", e)
 		}
+	}
+}
+
+// expireToken puts a token that has expired in the place of the pod's own.
+func (p pod) expireToken(t *testing.T) {
+	t.Helper()
+	volume := fmt.Sprintf("/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s", p.uid(t), p.token.name)
+	file := volume + "/" + p.token.file
+	expired := expire(t, inNode(t, "cat", file))
+	// Read-only, since kubelet would put its own token back while the agent
+	// holds a request.
+	if _, err := tryInNode([]byte(expired), "bash", "-c", `cat >"$0" && mount -o remount,ro "$1"`, file, volume); err != nil {
+		t.Fatal(err)
 	}
 }
 

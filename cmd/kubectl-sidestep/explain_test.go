@@ -1,0 +1,173 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sidestep-agent/sidestep/pkg/status"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+type (
+	reportOf  = *status.Report
+	podOf     = *status.Pod
+	accountOf = *status.ServiceAccount
+)
+
+// said has the last exchange fail with a code of Entra's.
+func said(code string) func(*scene) {
+	return func(s *scene) {
+		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Mend = code+": in plain words", "az mend" })
+	}
+}
+
+func verdict(verdict, access, reason string) func(reportOf, podOf, accountOf) {
+	return func(_ reportOf, p podOf, _ accountOf) { p.Verdict, p.Access, p.Reason = verdict, access, reason }
+}
+
+// breakage is one way in which a pod gets no token, or a variant that works.
+type breakage struct {
+	breaks func(*scene)
+	links  string // the broken ones
+	detail string // part of the first one's
+	mend   string // part of the first one's
+}
+
+var breakages = map[string]breakage{
+	"nothing": {func(*scene) {}, "", "", ""},
+	"no label": {func(s *scene) {
+		s.pod.Labels = nil
+		s.change(verdict("pass", "", "unlabeled: pass"))
+	}, "label,rules", "the pod has no label", "patch deployment web"},
+	"label on the service account alone": {func(s *scene) {
+		s.pod.Labels, s.account.Labels = nil, s.pod.Labels
+		s.change(verdict("pass", "", "unlabeled: pass"))
+	}, "label,rules", "the service account has the label", "patch deployment web"},
+	"label with another value": {func(s *scene) {
+		s.pod.Labels = map[string]string{workload.UseLabel: "yes"}
+		s.change(verdict("pass", "", "unlabeled: pass"))
+	}, "label,rules", `"yes"`, "patch deployment web"},
+	"label on the service account, which counts": {func(s *scene) {
+		s.pod.Labels, s.account.Labels = nil, s.pod.Labels
+		s.change(verdict("steer", "identity", "label on the service account"))
+	}, "", "", ""},
+	"exception": {func(s *scene) { s.change(verdict("pass", "", "exception 1")) },
+		"rules", "verdict pass by exception 1", "edit configmap"},
+	"audit": {func(s *scene) { s.change(func(r reportOf, _ podOf, _ accountOf) { r.Mode = "audit" }) },
+		"rules", "mode is audit", "edit configmap"},
+	"no listener": {func(s *scene) { s.change(func(_ reportOf, p podOf, _ accountOf) { p.Listener = 0 }) },
+		"listener", "no listener", "logs agent-1"},
+	"node delivery": {func(s *scene) {
+		s.change(func(r reportOf, p podOf, _ accountOf) { p.Listener, r.Delivery = 0, "node" })
+	}, "", "", ""},
+	"no process": {func(s *scene) { s.change(func(_ reportOf, p podOf, _ accountOf) { p.CgroupID = 0 }) },
+		"listener", "no process", "describe pod"},
+	"not known to the agent": {func(s *scene) { s.change(func(_ reportOf, p podOf, _ accountOf) { p.Name = "another" }) },
+		"listener", "does not know", "logs agent-1"},
+	"no token volume": {func(s *scene) { s.pod.Spec.Volumes = nil },
+		"assertion", "no volume", "rollout restart deployment web"},
+	"token for another audience": {func(s *scene) { s.pod.Spec.Volumes = []corev1.Volume{tokenVolume("vault")} },
+		"assertion", "for the audience vault", "rollout restart deployment web"},
+	"token asked for": {func(s *scene) {
+		s.pod.Spec.Volumes = nil
+		s.change(func(r reportOf, _ podOf, _ accountOf) { r.TokenRequest = true })
+	}, "", "", ""},
+	"no client id": {func(s *scene) {
+		s.account.Annotations = nil
+		s.change(func(_ reportOf, p podOf, _ accountOf) { p.ClientID = "" })
+	}, "client id", "no annotation", "annotate"},
+	"no service account": {func(s *scene) { s.account = nil }, "client id", "does not exist", "create serviceaccount web"},
+	"no tenant": {func(s *scene) { s.change(func(_ reportOf, _ podOf, a accountOf) { a.TenantID = "" }) },
+		"tenant", "no tenant", "annotate"},
+	"wrong tenant":  {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az mend"},
+	"no federation": {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az mend"},
+	"only the API server's token": {func(s *scene) { s.pod.Spec.Volumes = []corev1.Volume{tokenVolume("")} },
+		"assertion", "no volume", "rollout restart deployment web"},
+	"nobody asked": {func(s *scene) {
+		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastExchange, a.ExpiresOn = time.Time{}, time.Time{} })
+	}, "", "", ""},
+	"agent not ready": {func(s *scene) {
+		s.change(func(r reportOf, _ podOf, _ accountOf) {
+			r.Ready, r.Problems = false, []string{"not ready: so and so"}
+		})
+	}, "agent", "so and so", "logs agent-1"},
+	"agent down": {func(s *scene) { s.change(func(r reportOf, _ podOf, _ accountOf) { r.Version = "" }) },
+		"agent", "does not answer", "get pods"},
+	"no agent":       {func(s *scene) { s.agents = nil }, "agent", "no agent runs on node node-1", "get daemonset"},
+	"not scheduled":  {func(s *scene) { s.pod.Spec.NodeName = "" }, "agent", "on no node", "describe pod"},
+	"while replaced": {func(s *scene) { s.agents = []string{"agent-0", "agent-1"} }, "", "", ""},
+}
+
+func TestExplainNamesTheBrokenLink(t *testing.T) {
+	for name, tc := range breakages {
+		t.Run(name, func(t *testing.T) {
+			s := newScene()
+			s.reports["agent-0"] = status.Report{Node: "node-1"} // does not answer
+			tc.breaks(s)
+			var out bytes.Buffer
+			err := explain(t.Context(), s.cluster(), &out, "shop", "web-1", "json")
+			if wantErr := tc.links != ""; errors.Is(err, errBroken) != wantErr {
+				t.Errorf("error %v", err)
+			}
+			var got explanation
+			if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+				t.Fatal(err)
+			}
+			var broken []link
+			var names []string
+			for _, l := range got.Links {
+				if l.State == "BROKEN" {
+					broken, names = append(broken, l), append(names, l.Name)
+				}
+			}
+			if strings.Join(names, ",") != tc.links {
+				t.Fatalf("broken: %+v, want %q", broken, tc.links)
+			}
+			if len(broken) > 0 && (!strings.Contains(broken[0].Detail, tc.detail) || !strings.Contains(broken[0].Mend, tc.mend)) {
+				t.Errorf("%+v, want %q and %q", broken[0], tc.detail, tc.mend)
+			}
+		})
+	}
+}
+
+func TestExplainPrints(t *testing.T) {
+	s := newScene()
+	s.change(func(_ *status.Report, _ *status.Pod, a *status.ServiceAccount) {
+		a.LastError, a.Mend = "AADSTS1: a\x1b[31mtrick", "az it"
+	})
+	var table, text bytes.Buffer
+	if err := explain(t.Context(), s.cluster(), &table, "shop", "web-1", "table"); !errors.Is(err, errBroken) {
+		t.Error(err)
+	}
+	for _, want := range []string{
+		"pod shop/web-1 on node node-1, service account web\n",
+		"\nok       label       azure.workload.identity/use: \"true\"\n",
+		"\nBROKEN   exchange    AADSTS1: a [31mtrick",
+		"\nto mend the exchange:\n  az it\n",
+	} {
+		if !strings.Contains(table.String(), want) {
+			t.Errorf("no %q in\n%s", want, &table)
+		}
+	}
+	if err := explain(t.Context(), s.cluster(), &text, "shop", "web-1", "yaml"); !errors.Is(err, errBroken) {
+		t.Error(err)
+	}
+	var e explanation
+	if err := yaml.UnmarshalStrict(text.Bytes(), &e); err != nil || len(e.Links) != 8 {
+		t.Errorf("%v: %s", err, &text)
+	}
+	if err := explain(t.Context(), s.cluster(), &text, "shop", "web-1", "xml"); err == nil || errors.Is(err, errBroken) {
+		t.Errorf("xml: %v", err)
+	}
+	if err := explain(t.Context(), s.cluster(), &text, "shop", "web-2", "table"); err == nil || !strings.Contains(err.Error(), "no pod web-2") {
+		t.Errorf("a pod that is not there: %v", err)
+	}
+}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// judgeAssertion looks for the token that the agent sends to Entra.
+func judgeAssertion(f *facts) link {
+	if name, audience := projection(&f.pod.Spec, workload.TokenAudience); name != "" {
+		return link{State: ok, Detail: fmt.Sprintf("volume %s, audience %s", name, audience)}
+	}
+	if f.agentErr == nil && f.report.TokenRequest {
+		return link{State: ok, Detail: "the agent asks for it (--token-request)"}
+	}
+	restart := "let the azure-workload-identity webhook add the volume, then make the pod anew: " + f.restartCommand()
+	if name, audience := projection(&f.pod.Spec, ""); name != "" {
+		return link{State: broken, Mend: restart,
+			Detail: fmt.Sprintf("the token in volume %s is for the audience %s, not %s", name, audience, workload.TokenAudience)}
+	}
+	return link{State: broken, Detail: "no volume projects a service account token for the audience " + workload.TokenAudience, Mend: restart}
+}
+
+// projection returns the volume of a service account token for the audience,
+// or, where that is "", of one that is not for the API server alone.
+func projection(s *corev1.PodSpec, audience string) (volume, found string) {
+	for _, v := range s.Volumes {
+		if v.Projected == nil {
+			continue
+		}
+		for _, src := range v.Projected.Sources {
+			t := src.ServiceAccountToken
+			if t != nil && t.Audience != "" && (audience == "" || t.Audience == audience) {
+				return v.Name, t.Audience
+			}
+		}
+	}
+	return "", ""
+}
+
+func (f *facts) restartCommand() string {
+	if f.owner.kind == "pod" {
+		return kubectl(f.pod.Namespace, "delete pod %s", azcli.Word(f.pod.Name))
+	}
+	return kubectl(f.pod.Namespace, "rollout restart %s %s", f.owner.kind, azcli.Word(f.owner.name))
+}
+
+func judgeClientID(f *facts) link {
+	if f.account == nil {
+		return link{State: broken, Detail: "the service account " + f.pod.Spec.ServiceAccountName + " does not exist",
+			Mend: kubectl(f.pod.Namespace, "create serviceaccount %s", azcli.Word(f.pod.Spec.ServiceAccountName))}
+	}
+	if id := f.account.Annotations[workload.ClientIDAnnotation]; id != "" {
+		return link{State: ok, Detail: id + ", by the annotation of service account " + f.account.Name}
+	}
+	if f.seen != nil && f.seen.ClientID != "" {
+		return link{State: ok, Detail: f.seen.ClientID + ", by AZURE_CLIENT_ID in the pod's spec"}
+	}
+	return link{State: broken,
+		Detail: "the service account " + f.account.Name + " has no annotation " + workload.ClientIDAnnotation + ": the default identity is not set",
+		Mend:   f.annotate(workload.ClientIDAnnotation, "<the identity's client id>")}
+}
+
+func judgeTenant(f *facts) link {
+	if f.account != nil && f.account.Annotations[workload.TenantIDAnnotation] != "" {
+		return link{State: ok, Detail: f.account.Annotations[workload.TenantIDAnnotation] + ", by the annotation of service account " + f.account.Name}
+	}
+	switch {
+	case f.agentErr != nil:
+		return link{State: unknown, Detail: "the agent does not answer"}
+	case f.exchange.TenantID != "":
+		return link{State: ok, Detail: f.exchange.TenantID}
+	case f.seen == nil:
+		return link{State: unknown, Detail: "the agent does not know the pod"}
+	}
+	return link{State: broken, Detail: "no tenant is set, neither for the service account nor for the agent (--tenant-id)",
+		Mend: f.annotate(workload.TenantIDAnnotation, "<the identity's tenant>")}
+}
+
+func (f *facts) annotate(name, value string) string {
+	return kubectl(f.pod.Namespace, "annotate --overwrite serviceaccount %s %s=%s",
+		azcli.Word(f.pod.Spec.ServiceAccountName), name, azcli.Word(value))
+}
+
+func judgeExchange(f *facts) link {
+	e := f.exchange
+	switch {
+	case f.agentErr != nil:
+		return link{State: unknown, Detail: "the agent does not answer"}
+	case e.LastError != "":
+		return link{State: broken, Detail: e.LastError + " (" + e.LastExchange.UTC().Format(time.RFC3339) + ")",
+			// Without a command the cause is none of the set-up: the agent's log says more.
+			Mend: cmp.Or(e.Mend, kubectl(f.agentNamespace, "logs %s", azcli.Word(f.agent)))}
+	case e.LastExchange.IsZero():
+		return link{State: unknown, Detail: "nobody has asked for a token of service account " + f.pod.Spec.ServiceAccountName + " on this node yet"}
+	}
+	return link{State: ok, Detail: "token at " + e.LastExchange.UTC().Format(time.RFC3339) + ", good until " + e.ExpiresOn.UTC().Format(time.RFC3339)}
+}
