@@ -19,7 +19,7 @@ const linger = time.Minute
 type account struct {
 	name       types.NamespacedName
 	users      map[*record]struct{}
-	stop       context.CancelFunc // ends the watch
+	stop       context.CancelFunc // ends the watch; nil: it is not watched yet
 	synced     bool               // the API told whether it exists
 	object     *serviceAccount    // nil: not seen, or it does not exist
 	lastLabel  labelState         // as it was when the account last existed
@@ -49,29 +49,32 @@ func (a *account) setObject(next *serviceAccount) {
 	}
 }
 
-// use notes that a pod uses its service account, and has it watched if no
-// other pod did. The caller holds the lock, as it does for the functions below.
-func (c *Cache) use(ctx context.Context, r *record) {
+// use notes that a pod uses its service account, and returns that; nil if the
+// pod has none. The caller holds the lock, as it does for the functions below.
+func (c *Cache) use(r *record) *account {
 	name := r.account()
 	if name.Name == "" {
-		return
+		return nil
 	}
 	a := c.accounts[name]
 	if a == nil {
-		a = c.watchAccount(ctx, name)
+		a = &account{name: name, users: map[*record]struct{}{}}
+		c.accounts[name] = a
 	}
 	a.users[r] = struct{}{}
+	return a
 }
 
-func (c *Cache) watchAccount(ctx context.Context, name types.NamespacedName) *account {
-	ctx, stop := context.WithCancel(ctx)
-	a := &account{name: name, users: map[*record]struct{}{}, stop: stop}
-	c.accounts[name] = a
-	accounts := c.client.CoreV1().ServiceAccounts(name.Namespace)
-	lw := listWatch(fields.OneTermEqualSelector("metadata.name", name.Name),
-		c.watchErrorsOf("service account "+name.String()), accounts.List, accounts.Watch)
+// follow has a service account watched, unless it is already or is nil.
+func (c *Cache) follow(ctx context.Context, a *account) {
+	if a == nil || a.stop != nil {
+		return
+	}
+	ctx, a.stop = context.WithCancel(ctx)
+	accounts := c.client.CoreV1().ServiceAccounts(a.name.Namespace)
+	lw := listWatch(fields.OneTermEqualSelector("metadata.name", a.name.Name),
+		c.watchErrorsOf("service account "+a.name.String()), accounts.List, accounts.Watch)
 	go keep(ctx, accountStore{c, a}, "serviceaccount", lw, c.client, &corev1.ServiceAccount{})
-	return a
 }
 
 // release notes that a pod does not use its service account any more.
@@ -104,7 +107,9 @@ func (c *Cache) endUnused(a *account) {
 	if len(a.users) > 0 || c.accounts[a.name] != a {
 		return
 	}
-	a.stop()
+	if a.stop != nil {
+		a.stop()
+	}
 	delete(c.accounts, a.name)
 }
 
@@ -147,11 +152,12 @@ func (c *Cache) setAccount(a *account, objects []any) {
 	if c.accounts[a.name] != a {
 		return // its watch has ended
 	}
-	same := a.synced && equal(a.object, next)
-	if a.synced && !same {
+	known := a.synced || a.object != nil
+	same := equal(a.object, next)
+	if known && !same {
 		a.changed = c.clock.Now()
 	}
-	if !same {
+	if !a.synced || !same {
 		c.readIdentities(a, next)
 		a.setObject(next)
 		for r := range a.users {

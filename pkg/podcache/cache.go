@@ -40,6 +40,8 @@ type Cache struct {
 	clock       clock.Clock
 	watchErrors *rate.Limiter
 	ready       chan struct{}
+	unanswered  chan struct{}
+	giveUp      func()        // closes unanswered
 	switched    chan struct{} // exempt became nil, or ceased to be
 
 	mu          sync.RWMutex
@@ -50,7 +52,8 @@ type Cache struct {
 	accounts    map[types.NamespacedName]*account // those in use, or just out of it
 	entries     map[string]*entry                 // by cgroup UID; what callers are told
 	listed      bool                              // the first list of pods has come
-	pending     map[types.NamespacedName]struct{} // accounts that Ready waits for
+	pending     map[types.NamespacedName]struct{} // accounts that are yet to come
+	asOf        time.Time                         // of the imported state that is gone by; zero: of none
 	subscribers map[chan struct{}]struct{}
 }
 
@@ -60,9 +63,9 @@ type record struct {
 	changed time.Time // when its label was last seen to change; zero: never
 }
 
-// New returns a cache that is empty until Run, and registers the metric
-// sidestep_pods. It fails for a configuration that config.Parse would refuse,
-// and if the metric cannot be registered.
+// New returns a cache that is empty until Run, and registers the metrics
+// sidestep_pods and sidestep_pods_stale. It fails for a configuration that
+// config.Parse would refuse, and if the metrics cannot be registered.
 func New(o Options) (*Cache, error) {
 	p, err := newPolicy(o.Config)
 	if err != nil {
@@ -76,6 +79,7 @@ func New(o Options) (*Cache, error) {
 		clock:       o.Clock,
 		watchErrors: rate.NewLimiter(rate.Every(10*time.Second), 5),
 		ready:       make(chan struct{}),
+		unanswered:  make(chan struct{}),
 		switched:    make(chan struct{}, 1),
 		policy:      p,
 		records:     map[types.NamespacedName]*record{},
@@ -85,6 +89,7 @@ func New(o Options) (*Cache, error) {
 		pending:     map[types.NamespacedName]struct{}{},
 		subscribers: map[chan struct{}]struct{}{},
 	}
+	c.giveUp = sync.OnceFunc(func() { close(c.unanswered) })
 	c.honour(o.Config.AzurePodIdentityExceptions == config.PodIdentityExceptionsHonour)
 	if err := o.Registerer.Register(collector{c}); err != nil {
 		return nil, fmt.Errorf("register pod metrics: %w", err)
@@ -95,7 +100,7 @@ func New(o Options) (*Cache, error) {
 // Ready returns a channel that is closed once the node's pods are listed,
 // every service account that they then used was seen or found missing, and the
 // AzurePodIdentityException objects, if they are honoured, are listed or the
-// cluster was found not to have that kind.
+// cluster was found not to have that kind; or once Import said all that.
 func (c *Cache) Ready() <-chan struct{} { return c.ready }
 
 // Run follows the API until ctx is done, and returns nil then. The cache goes
@@ -105,6 +110,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	lw := listWatch(fields.OneTermEqualSelector("spec.nodeName", c.node), c.watchErrorsOf("pods"), pods.List, pods.Watch)
 	// Not waited for: a reflector that backs off sleeps through its context's end.
 	go keep(ctx, podStore{c, ctx}, "pods", lw, c.client, &corev1.Pod{})
+	go c.awaitAnswer(ctx)
 	c.followIdentityExceptions(ctx)
 	return nil
 }
@@ -137,22 +143,5 @@ func (c *Cache) recompute(which func(*record) bool) {
 	}
 	if changed {
 		c.notify()
-	}
-}
-
-// checkReady closes the ready channel when nothing is waited for any more.
-func (c *Cache) checkReady() {
-	if !c.listed || len(c.pending) > 0 || c.exempt.isAwaited() || c.isReady() {
-		return
-	}
-	close(c.ready)
-}
-
-func (c *Cache) isReady() bool {
-	select {
-	case <-c.ready:
-		return true
-	default:
-		return false
 	}
 }

@@ -290,6 +290,9 @@ sidestep_pods{verdict="deny"} 1
 sidestep_pods{verdict="pass"} 1
 sidestep_pods{verdict="steer"} 2
 sidestep_pods{verdict="unknown"} 0
+# HELP sidestep_pods_stale 1 while pods are as an earlier agent knew them, since the API server has not answered this one yet; else 0.
+# TYPE sidestep_pods_stale gauge
+sidestep_pods_stale 0
 `
 	if err := testutil.GatherAndCompare(c.metrics, strings.NewReader(want)); err != nil {
 		t.Error(err)

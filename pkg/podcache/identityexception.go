@@ -44,8 +44,9 @@ type identityExceptions struct {
 	objects map[string]map[string]podLabels // by namespace and name
 	// awaited says that the cache has not listed them since it started: whom
 	// they exempt is not known.
-	awaited bool
-	absent  bool // the cluster does not have the kind
+	awaited  bool
+	imported bool // they are as an imported state has them
+	absent   bool // the cluster does not have the kind
 }
 
 // exempting returns the name of an object that exempts the pod, or "". Objects
@@ -65,6 +66,9 @@ func (e *identityExceptions) exempting(pod *pod) string {
 
 // isAwaited reports whether an object that is not known yet may exempt pods.
 func (e *identityExceptions) isAwaited() bool { return e != nil && e.awaited }
+
+// isImported reports whether the API has not told yet what there is.
+func (e *identityExceptions) isImported() bool { return e != nil && e.imported }
 
 func (e *identityExceptions) set(namespace, name string, l podLabels) {
 	if e.objects[namespace] == nil {

@@ -199,3 +199,43 @@ func TestClusterWithoutIdentityExceptions(t *testing.T) {
 		t.Errorf("verdict after the kind is gone: %v", v)
 	}
 }
+
+func TestImportedIdentityExceptions(t *testing.T) {
+	before := newCluster(t, honoured, newTestPod("shop", "legacy", "u1", "", labeled, withLabels("app", "legacy")))
+	before.custom.put(newIdentityException("shop", "exempt", "app", "legacy"))
+	go func() { _ = before.Run(t.Context()) }()
+	before.awaitReady(t)
+	withObjects := before.export(t)
+	if err := before.SetConfig(config.Default()); err != nil {
+		t.Fatal(err)
+	}
+	without := before.export(t)
+
+	c := startDown(t, honoured)
+	c.mustImport(t, withObjects)
+	c.awaitReady(t)
+	if c.verdict("u1") != workload.Pass {
+		t.Errorf("an exempted pod: %v", c.verdict("u1"))
+	}
+	c.api.put(newTestPod("shop", "legacy", "u1", "", labeled, withLabels("app", "legacy")))
+	c.api.setFail(nil)
+	eventually(t, "the pods", func() bool { c.mu.RLock(); defer c.mu.RUnlock(); return c.listed })
+	if !c.stale() {
+		t.Error("not stale while whom the objects exempt is an earlier agent's word")
+	}
+	c.custom.setFailure(nil)
+	eventually(t, "the objects' end", func() bool { return !c.stale() && c.verdict("u1") == workload.Steer })
+
+	// Nobody has told whom they exempt: pods are held.
+	c = startDown(t, honoured)
+	c.mustImport(t, without)
+	if c.isReady() || c.verdict("u1") != workload.Unknown {
+		t.Errorf("without the objects: ready %v, verdict %v", c.isReady(), c.verdict("u1"))
+	}
+	if err := c.SetConfig(config.Default()); err != nil {
+		t.Fatal(err)
+	}
+	if !c.isReady() || c.verdict("u1") != workload.Steer {
+		t.Errorf("once they are ignored: ready %v, verdict %v", c.isReady(), c.verdict("u1"))
+	}
+}

@@ -143,7 +143,7 @@ func (s identityExceptionStore) replaceObjects(list []any) {
 		o := item.(*unstructured.Unstructured)
 		s.exceptions.set(o.GetNamespace(), o.GetName(), newPodLabels(o))
 	}
-	s.exceptions.awaited = false
+	s.exceptions.awaited, s.exceptions.imported = false, false
 	s.recompute(func(*record) bool { return true })
 	s.checkReady()
 }

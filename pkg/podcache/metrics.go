@@ -10,13 +10,20 @@ var podsDesc = prometheus.NewDesc("sidestep_pods",
 	"Pods of this node that have not finished, by verdict; a pod with any steered container counts as steer.",
 	[]string{"verdict"}, nil)
 
+var staleDesc = prometheus.NewDesc("sidestep_pods_stale",
+	"1 while pods are as an earlier agent knew them, since the API server has not answered this one yet; else 0.",
+	nil, nil)
+
 // collector counts the cache's pods when metrics are read.
 type collector struct{ cache *Cache }
 
-// Describe sends the one metric's description.
-func (c collector) Describe(ch chan<- *prometheus.Desc) { ch <- podsDesc }
+// Describe sends the metrics' descriptions.
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- podsDesc
+	ch <- staleDesc
+}
 
-// Collect sends the number of pods of each verdict.
+// Collect sends the number of pods of each verdict, and whether they are stale.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	count := map[workload.Verdict]int{workload.Unknown: 0, workload.Pass: 0, workload.Steer: 0, workload.Deny: 0}
 	c.cache.mu.RLock()
@@ -31,4 +38,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for v, n := range count {
 		ch <- prometheus.MustNewConstMetric(podsDesc, prometheus.GaugeValue, float64(n), v.String())
 	}
+	stale := 0.0
+	if _, is := c.cache.Stale(); is {
+		stale = 1
+	}
+	ch <- prometheus.MustNewConstMetric(staleDesc, prometheus.GaugeValue, stale)
 }

@@ -61,7 +61,7 @@ func newPod(o *corev1.Pod) pod {
 		tenantID:       environment(&o.Spec, "AZURE_TENANT_ID"),
 		authorityHost:  environment(&o.Spec, "AZURE_AUTHORITY_HOST"),
 		expiration:     o.Annotations[expirationAnnotation],
-		created:        o.CreationTimestamp.Time,
+		created:        o.CreationTimestamp.UTC(),
 	}
 	if p.binding, p.projected = identityBinding(&o.Spec); p.binding == nil {
 		p.projected = projectedToken(&o.Spec, workload.TokenAudience)

@@ -62,7 +62,7 @@ func (s podStore) Replace(list []any, _ string) error {
 		}
 	}
 	if !s.listed {
-		s.firstListed()
+		s.firstListed(s.ctx)
 	}
 	if changed {
 		s.notify()
@@ -73,10 +73,15 @@ func (s podStore) Replace(list []any, _ string) error {
 // Resync is never asked for.
 func (s podStore) Resync() error { return nil }
 
-// firstListed notes which service accounts Ready waits for.
-func (c *Cache) firstListed() {
+// firstListed notes which service accounts are yet to come, and has those
+// watched that are known from an imported state alone.
+func (c *Cache) firstListed(ctx context.Context) {
 	c.listed = true
 	for name, a := range c.accounts {
+		if len(a.users) == 0 {
+			continue
+		}
+		c.follow(ctx, a)
 		if !a.synced {
 			c.pending[name] = struct{}{}
 		}
@@ -115,11 +120,7 @@ func (c *Cache) set(ctx context.Context, o *corev1.Pod) bool {
 // the lock.
 func (c *Cache) replace(ctx context.Context, old, next *record) {
 	if next != nil {
-		c.records[next.name] = next
-		if next.cgroupUID != "" { // a mirror pod without a hash has no cgroup that it could name
-			c.claims[next.cgroupUID] = append(c.claims[next.cgroupUID], next)
-		}
-		c.use(ctx, next)
+		c.follow(ctx, c.insert(next))
 	}
 	if old != nil {
 		if next == nil {
@@ -132,6 +133,16 @@ func (c *Cache) replace(ctx context.Context, old, next *record) {
 	if next != nil {
 		c.compute(next.cgroupUID)
 	}
+}
+
+// insert notes a pod and returns its service account, nil if it has none; what
+// callers are told is not worked out yet.
+func (c *Cache) insert(r *record) *account {
+	c.records[r.name] = r
+	if r.cgroupUID != "" { // a mirror pod without a hash has no cgroup that it could name
+		c.claims[r.cgroupUID] = append(c.claims[r.cgroupUID], r)
+	}
+	return c.use(r)
 }
 
 func (c *Cache) unclaim(r *record) {

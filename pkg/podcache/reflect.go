@@ -59,8 +59,14 @@ func (c *Cache) watchErrorsOf(what string) func(context.Context, error) {
 // logWatchError logs an error that the reflector will retry, unless it is
 // part of normal life.
 func (c *Cache) logWatchError(ctx context.Context, what string, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	if unreachable(err) {
+		c.giveUp()
+	}
 	expired := apierrors.IsResourceExpired(err) || apierrors.IsGone(err)
-	if ctx.Err() != nil || expired || !c.watchErrors.Allow() {
+	if expired || !c.watchErrors.Allow() {
 		return
 	}
 	c.log.Warn("watching the API failed, trying again", "watched", what, "error", err)

@@ -34,7 +34,7 @@ func newServiceAccount(o *corev1.ServiceAccount) serviceAccount {
 		tenantID:   o.Annotations[workload.TenantIDAnnotation],
 		expiration: o.Annotations[expirationAnnotation],
 		identities: o.Annotations[identitiesAnnotation],
-		created:    o.CreationTimestamp.Time,
+		created:    o.CreationTimestamp.UTC(),
 	}
 }
 
