@@ -49,6 +49,9 @@ func printTables(w io.Writer, r Report, wide bool) error {
 	}
 	fmt.Fprintf(&b, "sidestep-agent %s on %s: %s, up since %s, mode %s, delivery %s, guard %s\n",
 		Cell(r.Version), Cell(r.Node), ready, when(r.Since), Cell(r.Mode), Cell(r.Delivery), Cell(r.Guard))
+	if !r.StaleSince.IsZero() {
+		fmt.Fprintf(&b, "stale: pods and service accounts are as they were at %s, the API server has not answered yet\n", when(r.StaleSince))
+	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "problem: %s\n", Cell(p))
 	}

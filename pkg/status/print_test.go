@@ -20,6 +20,7 @@ func report() Report {
 	start := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 	return Report{
 		Version: "v0.1.0", Node: "aks-pool-0", Since: start, Mode: "enforce", Delivery: "pod", Guard: "full", Ready: true,
+		StaleSince: start.Add(-time.Hour),
 		Pods: []Pod{
 			{
 				Namespace: "shop", Name: "checkout-7d9c", UID: "1b3c1f6e-8d5a-4b0e-9c57-2f6a7d8e9f01", ServiceAccount: "checkout",

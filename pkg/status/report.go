@@ -13,6 +13,10 @@ type Report struct {
 	// TokenRequest: a pod without a projected token has one asked for.
 	TokenRequest bool `json:"tokenRequest"`
 	Ready        bool `json:"ready"`
+	// StaleSince is when the snapshot was taken that pods and service accounts
+	// are from, while the API server has not answered this agent yet. Zero:
+	// they are as the API server says.
+	StaleSince time.Time `json:"staleSince,omitzero"`
 
 	Pods            []Pod            `json:"pods"`
 	ServiceAccounts []ServiceAccount `json:"serviceAccounts"`
