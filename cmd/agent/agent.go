@@ -23,6 +23,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/podcache"
+	"github.com/sidestep-agent/sidestep/pkg/snapshot"
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
 )
 
@@ -39,6 +40,7 @@ type agent struct {
 	watcher  *config.Watcher
 	events   *events
 	pods     *podcache.Cache
+	snapshot *snapshot.File // what is kept of pods
 	tree     *cgroups.Tree
 	hooks    *intercept.Hooks
 	node     *delivery.Node
@@ -109,6 +111,9 @@ func (a *agent) makeSources() (err error) {
 		Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
 	})
 	if err != nil {
+		return err
+	}
+	if a.snapshot, err = newSnapshot(a.options); err != nil {
 		return err
 	}
 	kubepods := a.options.kubepodsCgroup

@@ -33,7 +33,7 @@ func (f *hostFlags) add(flags *pflag.FlagSet) {
 const stateDirFlag = "state-dir"
 
 func addStateDir(flags *pflag.FlagSet, dir *string) {
-	flags.StringVar(dir, stateDirFlag, "/run/sidestep", "directory of the agent's local sockets, which the agents of a node share")
+	flags.StringVar(dir, stateDirFlag, "/run/sidestep", "directory of the agent's local sockets and of its snapshot of pods, which the agents of a node share")
 }
 
 func addInstance(flags *pflag.FlagSet, instance *string) {

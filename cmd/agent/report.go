@@ -21,6 +21,7 @@ func (a *agent) report() status.Report {
 		r.Ready = false
 		r.Problems = append(r.Problems, "not ready: "+err.Error())
 	}
+	r.StaleSince, _ = a.pods.Stale()
 	guard, _ := a.options.effectiveGuard()
 	r.Guard = guard
 	r.Problems = append(r.Problems, a.guardProblems()...)

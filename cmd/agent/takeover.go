@@ -33,8 +33,8 @@ func (a *agent) takeOver(ctx context.Context) error {
 	var estate *handover.Estate
 	if a.lease == nil {
 		a.log.Info("another agent serves; taking over once all is known")
-		if !waitFor(ctx, a.pods.Ready(), a.tree.Ready()) {
-			return ctx.Err()
+		if err := a.awaitTurn(ctx); err != nil {
+			return err
 		}
 		var err error
 		if estate, err = a.succeed(ctx); err != nil {
@@ -53,6 +53,23 @@ func (a *agent) takeOver(ctx context.Context) error {
 	}
 	a.delivery.Adopt(pods)
 	return nil
+}
+
+// awaitTurn waits until all is known that it takes to serve, or nobody serves.
+// While somebody does, a snapshot is not good enough: he knows more than that.
+func (a *agent) awaitTurn(ctx context.Context) error {
+	until, come := context.WithCancel(ctx)
+	defer come()
+	go func() {
+		if waitFor(until, a.pods.Ready(), a.tree.Ready()) {
+			come()
+		}
+	}()
+	err := handover.Vacant(until, a.options.stateDir)
+	if until.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // succeed asks the running agent until it hands over, or is gone without

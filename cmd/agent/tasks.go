@@ -61,6 +61,7 @@ func (a *agent) run(ctx context.Context) error {
 // writers are the tasks of the agent that holds the lease.
 func (a *agent) writers() map[string]taskFunc {
 	return map[string]taskFunc{
+		"snapshot":     a.keepSnapshot,
 		"delivery":     a.deliver,
 		"kernel":       a.attach,
 		"unknown pods": a.watchUnknowns,

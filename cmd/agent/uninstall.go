@@ -13,6 +13,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/snapshot"
 	"github.com/sidestep-agent/sidestep/pkg/status"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -36,8 +37,8 @@ func newUninstall(env environment) *cobra.Command {
 		Use:   "uninstall",
 		Short: "Remove from this node what the agent leaves there when it ends",
 		Long: "Remove what an agent leaves on the node on purpose, so that steered pods stay\n" +
-			"refused while none runs: programs, maps, the node listener's address, the\n" +
-			"status socket. From then on every pod reaches the node's metadata service.\n" +
+			"refused while none runs: programs, maps, the node listener's address, what is in\n" +
+			"the state directory. From then on every pod reaches the node's metadata service.\n" +
 			"Says what it removes, a line each; where nothing is left, it does nothing.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -123,6 +124,7 @@ func leftovers(ctx context.Context, o uninstallOptions) ([]workload.Leftover, er
 	add(delivery.Leftovers(netip.AddrPort(o.listen).Addr()))
 	add(status.Leftovers(o.stateDir))
 	add(handover.Leftovers(o.stateDir))
+	add(snapshot.Leftovers(o.stateDir))
 	if o.removeTaint {
 		client, _, err := newClients(o.kubeconfig)
 		if err != nil {

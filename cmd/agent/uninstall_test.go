@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/snapshot"
 	"github.com/sidestep-agent/sidestep/pkg/status"
 	"github.com/sidestep-agent/sidestep/pkg/taint"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -73,6 +75,30 @@ func TestUninstallWithoutBPFFS(t *testing.T) {
 	}
 	if _, err := runUninstall(t, t.TempDir(), "--check", "--stay"); err == nil {
 		t.Error("--check and --stay were taken together")
+	}
+}
+
+// What an agent knew of pods does not stay on the node.
+func TestUninstallRemovesTheSnapshot(t *testing.T) {
+	dir := t.TempDir()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(snapshot.New(dir, snapshot.Origin{}).Write([]byte("pods"), time.Now()))
+	out, _ := runUninstall(t, dir, "--check")
+	if !strings.Contains(out, "found file "+dir+"/pods.snapshot\n") {
+		t.Errorf("--check says %q", out)
+	}
+	found, err := leftovers(t.Context(), uninstallOptions{bpffs: t.TempDir(), stateDir: dir, listen: defaultListen})
+	if !errors.Is(err, intercept.ErrNoBPFFS) {
+		t.Fatal(err)
+	}
+	check(removeAll(environment{stdout: io.Discard}, found))
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
 	}
 }
 

@@ -149,7 +149,7 @@ func (a *Agent) Configure(unlabeled config.Unlabeled) error {
 func (a *Agent) WaitInForce(ctx context.Context, podUID string, unlabeled config.Unlabeled) error {
 	want := "unlabeled: " + string(unlabeled)
 	return a.await(ctx, want+" is in force", func() (bool, error) {
-		report, err := a.status(ctx)
+		report, err := a.Status(ctx)
 		if err != nil {
 			return false, err
 		}
@@ -160,8 +160,8 @@ func (a *Agent) WaitInForce(ctx context.Context, podUID string, unlabeled config
 	})
 }
 
-// status runs `agent status`.
-func (a *Agent) status(ctx context.Context) (status.Report, error) {
+// Status returns what `agent status` reports.
+func (a *Agent) Status(ctx context.Context) (status.Report, error) {
 	cmd := exec.CommandContext(ctx, a.path, "status", "--state-dir", a.stateDir, "-o", "json")
 	cmd.Env = []string{}
 	var stderr bytes.Buffer

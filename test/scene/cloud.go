@@ -29,13 +29,14 @@ import (
 // Where the stand-ins are reached. The addresses are the lab node's; pods come
 // to them by their default route.
 const (
-	apiAddress   = "10.63.0.1"
-	entraAddress = "10.63.0.2"
-	vaultAddress = "10.63.0.3"
+	issuerAddress = "10.63.0.1"
+	entraAddress  = "10.63.0.2"
+	vaultAddress  = "10.63.0.3"
+	apiAddress    = "10.63.0.5" // the one before is the clients' (test/clients)
 
-	// IssuerURL is the API stand-in, which a federation file must name as its
-	// issuer.
-	IssuerURL = "https://" + apiAddress
+	// IssuerURL is where the cluster's keys are, which a federation file must
+	// name as its issuer. Like a real cluster's it is not the API server.
+	IssuerURL = "https://" + issuerAddress
 	// EntraURL is the Entra stand-in.
 	EntraURL = "https://" + entraAddress
 	// VaultURL is the vault stand-in.
@@ -52,12 +53,13 @@ type Cloud struct {
 	Logs       struct{ Entra, IMDS, Vault Record }
 
 	authority *pki.Authority
-	servers   []*http.Server
+	secure    *tls.Config
+	servers   map[string]*http.Server // by address
 }
 
 // openCloud starts the stand-ins. Each listens when it returns.
 func openCloud(ctx context.Context, o Options) (_ *Cloud, err error) {
-	c := &Cloud{Federation: o.Federation}
+	c := &Cloud{Federation: o.Federation, servers: make(map[string]*http.Server)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close())
@@ -72,12 +74,11 @@ func openCloud(ctx context.Context, o Options) (_ *Cloud, err error) {
 	}
 	maps.Copy(handlers, o.Extra)
 	addresses := slices.Collect(maps.Keys(handlers))
-	certificate, err := c.certificate(addresses...)
-	if err != nil {
+	if c.secure, err = c.certificate(addresses...); err != nil {
 		return nil, err
 	}
 	for address, handler := range handlers {
-		if err := c.serve(ctx, address, handler, certificate, o.WrapIMDS); err != nil {
+		if err := c.serve(ctx, address, handler, o.WrapIMDS); err != nil {
 			return nil, err
 		}
 	}
@@ -119,7 +120,8 @@ func (c *Cloud) handlers(vaultName string) (map[string]http.Handler, error) {
 		return nil, err
 	}
 	return map[string]http.Handler{
-		apiAddress: c.API, entraAddress: login, vaultAddress: secrets, lab.IMDS: metadata,
+		issuerAddress: c.API, apiAddress: c.API,
+		entraAddress: login, vaultAddress: secrets, lab.IMDS: metadata,
 	}, nil
 }
 
@@ -136,9 +138,7 @@ func (c *Cloud) certificate(hosts ...string) (*tls.Config, error) {
 }
 
 // serve serves a handler at an address, over TLS but for the metadata service.
-func (c *Cloud) serve(ctx context.Context, address string, handler http.Handler, secure *tls.Config,
-	wrapIMDS func(net.Listener) net.Listener,
-) error {
+func (c *Cloud) serve(ctx context.Context, address string, handler http.Handler, wrapIMDS func(net.Listener) net.Listener) error {
 	port := "443"
 	if address == lab.IMDS {
 		port = "80" // and the address is there since lab.NewNode
@@ -157,13 +157,23 @@ func (c *Cloud) serve(ctx context.Context, address string, handler http.Handler,
 	}
 	switch {
 	case address != lab.IMDS:
-		l = tls.NewListener(l, secure)
+		l = tls.NewListener(l, c.secure)
 	case wrapIMDS != nil:
 		l = wrapIMDS(l)
 	}
-	c.servers = append(c.servers, server)
+	c.servers[address] = server
 	go func() { _ = server.Serve(l) }() // until close
 	return nil
+}
+
+// StopAPI has nobody answer at the API server's address until StartAPI, and
+// ends the connections to it. The issuer answers on, and what is told to the
+// API meanwhile is there when it is back.
+func (c *Cloud) StopAPI() error { return c.servers[apiAddress].Close() }
+
+// StartAPI has the API server answer again.
+func (c *Cloud) StartAPI(ctx context.Context) error {
+	return c.serve(ctx, apiAddress, c.API, nil)
 }
 
 func (c *Cloud) close() error {
@@ -182,7 +192,7 @@ current-context: lab
 contexts: [{name: lab, context: {cluster: lab, user: agent}}]
 clusters: [{name: lab, cluster: {server: %s, certificate-authority-data: %s}}]
 users: [{name: agent, user: {token: %q}}]
-`, IssuerURL, base64.StdEncoding.EncodeToString(c.authority.PEM()), apiToken)
+`, "https://"+apiAddress, base64.StdEncoding.EncodeToString(c.authority.PEM()), apiToken)
 }
 
 // addAddress gives this namespace one more address of its own.

@@ -76,7 +76,7 @@ func Open(ctx context.Context, o Options) (_ *Scene, err error) {
 		return nil, err
 	}
 	for _, w := range o.Workloads {
-		if err := s.start(w); err != nil {
+		if err := s.Start(w); err != nil {
 			return nil, fmt.Errorf("pod %s: %w", w, err)
 		}
 	}
@@ -108,6 +108,9 @@ func (s *Scene) run(ctx context.Context, a *Agent) (*Agent, error) {
 	}
 	return a, nil
 }
+
+// StateDir returns the directory in which the node's agents meet.
+func (s *Scene) StateDir() string { return s.Agent.stateDir }
 
 // Restart starts an agent anew after the one before has ended, and waits until
 // it is ready.

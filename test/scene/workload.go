@@ -42,8 +42,8 @@ type Workload struct {
 // String returns namespace and name.
 func (w *Workload) String() string { return w.Namespace + "/" + w.Name }
 
-// start starts the pod and tells the API stand-in of it.
-func (s *Scene) start(w *Workload) (err error) {
+// Start starts the pod and tells the API stand-in of it.
+func (s *Scene) Start(w *Workload) (err error) {
 	if w.Pod, err = s.Node.StartPod(lab.PodOptions{}); err != nil {
 		return err
 	}
