@@ -14,7 +14,6 @@ import (
 
 	"github.com/sidestep-agent/sidestep/pkg/status"
 	"github.com/sidestep-agent/sidestep/test/scene"
-	"github.com/sidestep-agent/sidestep/test/standins/entra"
 	"github.com/sidestep-agent/sidestep/test/standins/imds"
 )
 
@@ -190,19 +189,6 @@ func awaitStatus(ctx context.Context, t *testing.T, s *scene.Scene, what string,
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-}
-
-// issued returns how many tokens Entra has issued.
-func issued(t *testing.T, s *scene.Scene) (n int) {
-	t.Helper()
-	log, err := scene.Entries[entra.Entry](&s.Cloud.Logs.Entra)
-	check(t, err)
-	for _, e := range log {
-		if e.Kind == entra.Token {
-			n++
-		}
-	}
-	return n
 }
 
 // nodeTokens returns how often the node's own metadata service was asked for a
