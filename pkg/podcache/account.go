@@ -2,11 +2,14 @@ package podcache
 
 import (
 	"context"
+	"math/rand/v2"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -73,8 +76,43 @@ func (c *Cache) follow(ctx context.Context, a *account) {
 	ctx, a.stop = context.WithCancel(ctx)
 	accounts := c.client.CoreV1().ServiceAccounts(a.name.Namespace)
 	lw := listWatch(fields.OneTermEqualSelector("metadata.name", a.name.Name),
-		c.watchErrorsOf("service account "+a.name.String()), accounts.List, accounts.Watch)
+		c.watchErrorsOf("service account "+a.name.String()), accounts.List, c.spread(a, accounts.Watch))
 	go keep(ctx, accountStore{c, a}, "serviceaccount", lw, c.client, &corev1.ServiceAccount{})
+}
+
+// spreadTime is how long the watches of an agent's service accounts take to
+// come back after a failure. There are many on each node, and after an API
+// server's restart those of all nodes come at the same time. An account changes
+// seldom, and what was seen of it holds meanwhile; the watch of pods, on which
+// new pods wait, is not kept back.
+const spreadTime = 30 * time.Second
+
+type watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error)
+
+// spread has a watch of an account that was seen wait at random after one that
+// failed. The function that it returns is for one goroutine.
+func (c *Cache) spread(a *account, next watchFunc) watchFunc {
+	failed := false
+	return func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+		if failed && c.hasSeen(a) {
+			timer := c.clock.NewTimer(rand.N(spreadTime))
+			defer timer.Stop()
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-timer.C():
+			}
+		}
+		w, err := next(ctx, o)
+		failed = err != nil
+		return w, err
+	}
+}
+
+func (c *Cache) hasSeen(a *account) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return a.synced
 }
 
 // release notes that a pod does not use its service account any more.

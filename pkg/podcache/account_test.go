@@ -1,6 +1,8 @@
 package podcache
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
@@ -8,7 +10,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -195,4 +199,33 @@ func TestOtherServiceAccountsAreNotTaken(t *testing.T) {
 	if w := c.workload("u1"); w.ServiceAccountSeen || w.ClientID != "" {
 		t.Errorf("the workload got another's identity: %+v", w)
 	}
+}
+
+// After an API server's restart the accounts' watches of all nodes come back
+// over half a minute. One that was never seen is not kept back.
+func TestWatchesOfSeenAccountsComeBackOverTime(t *testing.T) {
+	c := newCluster(t, config.Default())
+	calls := make(chan struct{}, 1)
+	next := func(context.Context, metav1.ListOptions) (watch.Interface, error) {
+		calls <- struct{}{}
+		return nil, errors.New("connection refused")
+	}
+	again := func(a *account) {
+		spread := c.spread(a, next)
+		for range 2 {
+			_, _ = spread(t.Context(), metav1.ListOptions{})
+		}
+	}
+	go again(&account{})
+	for range 2 {
+		<-calls
+	}
+	go again(&account{synced: true})
+	<-calls
+	eventually(t, "a pause", func() bool { return c.fake.HasWaiters() })
+	if len(calls) > 0 {
+		t.Error("the watch was asked for again at once")
+	}
+	c.fake.Step(spreadTime)
+	<-calls
 }
