@@ -124,6 +124,10 @@ test-kernels: setup ## The same on Debian's 6.1 and 6.12 in QEMU, too (root)
 bench: setup ## What the guards cost, as ratios to no program in the same run (root)
 	go test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 10m ./test/kernel
 
+.PHONY: scale
+scale: node-build ## What 10 to 5,000 agents cost an API server; what does not fit is extrapolated
+	go run ./test/scale -bin "$$(test/node/build.sh 2>/dev/null | tail -1)" -o $(OUT)/scale.json
+
 # For how long each fuzz test runs: a time, or a count as in 1000x.
 FUZZTIME ?= 30s
 
