@@ -24,13 +24,32 @@ type Node struct {
 // refused by the node itself and not routed elsewhere while no agent runs.
 func ListenNode(kernel Kernel, at netip.AddrPort, log *slog.Logger) (*Node, error) {
 	if err := ensureAddress(at.Addr()); err != nil {
-		return nil, fmt.Errorf("put %s on the loopback link: %w", at.Addr(), err)
+		return nil, err
 	}
 	l, err := listen(kernel, at)
 	if err != nil {
 		return nil, fmt.Errorf("node listener: %w", err)
 	}
 	return &Node{listener: l, log: log}, nil
+}
+
+// ReserveNode puts the address on the loopback link as ListenNode does, and
+// does not listen: whoever is steered there is refused by the node itself. It
+// returns the cookie of the network namespace that this is.
+func ReserveNode(addr netip.Addr) (netnsCookie uint64, err error) {
+	if err := ensureAddress(addr); err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("open a socket: %w", err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	netnsCookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read the network namespace's cookie: %w", err)
+	}
+	return netnsCookie, nil
 }
 
 func ensureAddress(addr netip.Addr) error {
@@ -41,10 +60,10 @@ func ensureAddress(addr netip.Addr) error {
 	err = netlink.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{
 		IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen()),
 	}})
-	if errors.Is(err, unix.EEXIST) {
-		return nil
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("put %s on the loopback link: %w", addr, err)
 	}
-	return err
+	return nil
 }
 
 // NetnsCookie returns the cookie of the node's network namespace.

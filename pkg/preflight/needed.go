@@ -29,3 +29,9 @@ func NeededForPodDelivery() []Capability {
 func NeededForNodeDelivery() []Capability {
 	return []Capability{capBPF, capPerfmon, capNetAdmin, capReadSearch}
 }
+
+// NeededForBootGuard returns the same for the boot guard, which attaches the
+// programs and goes.
+func NeededForBootGuard() []Capability {
+	return []Capability{capBPF, capPerfmon, capNetAdmin}
+}
