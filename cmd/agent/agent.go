@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,6 +57,8 @@ type agent struct {
 	metrics       net.Listener    // nil until it is opened or taken over
 	metricsOpened chan struct{}
 	retired       chan struct{} // closed once a successor serves
+
+	bootProblem atomic.Pointer[string] // why the boot guard's configuration is not kept
 }
 
 // newAgent makes the parts in the order in which they need each other. On an

@@ -23,11 +23,19 @@ type hostFlags struct {
 }
 
 func (f *hostFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&f.cgroupRoot, "cgroup-root", "/sys/fs/cgroup", "the host's cgroup v2 mount")
-	flags.StringVar(&f.kubepodsCgroup, "kubepods-cgroup", "", "path of the kubepods cgroup (default: found below --cgroup-root)")
+	addCgroups(flags, &f.cgroupRoot, &f.kubepodsCgroup)
 	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory")
 	addBPFFS(flags, &f.bpffs)
 	flags.StringVar(&f.proc, "proc", "/proc", "the host's procfs")
+}
+
+func addCgroups(flags *pflag.FlagSet, root, kubepods *string) {
+	flags.StringVar(root, "cgroup-root", "/sys/fs/cgroup", "the host's cgroup v2 mount")
+	flags.StringVar(kubepods, "kubepods-cgroup", "", "path of the kubepods cgroup (default: found below --cgroup-root)")
+}
+
+func addConfig(flags *pflag.FlagSet, path *string) {
+	flags.StringVar(path, "config", "/etc/sidestep/config.yaml", "the agent's configuration file")
 }
 
 const stateDirFlag = "state-dir"
@@ -62,6 +70,21 @@ var defaultListen = ipv4Endpoint(netip.MustParseAddrPort("169.254.169.252:2579")
 func addListen(flags *pflag.FlagSet, at *ipv4Endpoint) {
 	*at = defaultListen
 	flags.Var(at, "listen", "the node listener, put on the loopback link")
+}
+
+// kernelFlags say what the programs are told; run and the boot guard share
+// them.
+type kernelFlags struct {
+	listen ipv4Endpoint
+	ports  portRange
+	guard  string
+}
+
+func (f *kernelFlags) add(flags *pflag.FlagSet) {
+	addListen(flags, &f.listen)
+	f.ports = portRange(delivery.PortRange{First: 28000, Last: 29999})
+	flags.Var(&f.ports, "port-range", "ports for listeners in pods")
+	addGuard(flags, &f.guard)
 }
 
 func addBPFFS(flags *pflag.FlagSet, path *string) {

@@ -55,7 +55,7 @@ func newCommand(env environment) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
-	root.AddCommand(newRun(env), newCheck(env), newStatus(env), newUninstall(env), newConvert(env), newVersion(env))
+	root.AddCommand(newRun(env), newCheck(env), newStatus(env), newUninstall(env), newBootGuard(env), newConvert(env), newVersion(env))
 	return root
 }
 

@@ -14,7 +14,7 @@ import (
 func (a *agent) report() status.Report {
 	r := status.Report{
 		Version: version, Node: a.options.nodeName, Since: a.since,
-		Mode: string(a.settings.mode()), Delivery: a.options.delivery, TokenRequest: a.options.tokenRequest,
+		Mode: string(a.settings.inForce().Mode), Delivery: a.options.delivery, TokenRequest: a.options.tokenRequest,
 		Ready: true, Counters: make(map[string]uint64),
 	}
 	if err := a.ready(); err != nil {
@@ -25,6 +25,9 @@ func (a *agent) report() status.Report {
 	guard, _ := a.options.effectiveGuard()
 	r.Guard = guard
 	r.Problems = append(r.Problems, a.guardProblems()...)
+	boot, problems := a.bootGuard()
+	r.BootGuard = boot
+	r.Problems = append(r.Problems, problems...)
 	r.Problems = append(r.Problems, circuitProblems(a.tokens.Circuits())...)
 	connects, err := a.hooks.Connects()
 	if err != nil {

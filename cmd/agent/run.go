@@ -11,19 +11,17 @@ import (
 	"github.com/spf13/pflag"
 	"k8s.io/klog/v2"
 
-	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
 )
 
 // runOptions are the flags of `agent run`.
 type runOptions struct {
 	hostFlags
+	kernelFlags
 	nodeName       string
 	kubeconfig     string
 	config         string
 	delivery       string
-	guard          string
-	listen         ipv4Endpoint
 	imdsEndpoint   string
 	tenantID       string
 	cloud          string
@@ -32,7 +30,7 @@ type runOptions struct {
 	tokenRequest   bool
 	tokenProxy     string
 	removeTaint    bool
-	ports          portRange
+	bootConfig     string
 	metricsAddress string
 	stateDir       string
 	instance       string
@@ -51,9 +49,7 @@ func addDelivery(flags *pflag.FlagSet, delivery *string) {
 }
 
 func newRun(env environment) *cobra.Command {
-	o := runOptions{
-		ports: portRange(delivery.PortRange{First: 28000, Last: 29999}),
-	}
+	var o runOptions
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent (the DaemonSet's command)",
@@ -81,10 +77,9 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	o.hostFlags.add(flags)
 	addNodeName(flags, &o.nodeName, "required")
 	addKubeconfig(flags, &o.kubeconfig)
-	flags.StringVar(&o.config, "config", "/etc/sidestep/config.yaml", "the agent's configuration file")
+	addConfig(flags, &o.config)
 	addDelivery(flags, &o.delivery)
-	addGuard(flags, &o.guard)
-	addListen(flags, &o.listen)
+	o.kernelFlags.add(flags)
 	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://169.254.169.254", "the node's instance metadata service")
 	flags.StringVar(&o.tenantID, "tenant-id", "", "Entra tenant of workloads that name none")
 	addOneOf(flags, &o.cloud, "cloud", "", "the cloud whose Entra is asked", string(tokens.AzurePublic), string(tokens.AzureUSGovernment), string(tokens.AzureChina))
@@ -93,7 +88,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.tokenRequest, "token-request", false, "ask the API server for the service account tokens of pods that have none for Entra")
 	flags.StringVar(&o.tokenProxy, "token-proxy", "", "URL of a proxy for identity bindings, besides the API server's")
 	addRemoveTaint(flags, &o.removeTaint)
-	flags.Var(&o.ports, "port-range", "ports for listeners in pods")
+	addBootConfig(flags, &o.bootConfig, "")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
 	addStateDir(flags, &o.stateDir)
 	addInstance(flags, &o.instance)

@@ -20,6 +20,7 @@ const connectionQuota = 1024
 type settings struct {
 	agent      *agent
 	reattached prometheus.Counter
+	changed    chan struct{} // has one when another configuration is in force
 	mu         sync.Mutex
 	config     *config.AgentConfiguration
 	kubepods   uint64 // 0: the kernel's settings are not this agent's to write
@@ -27,7 +28,7 @@ type settings struct {
 
 func newSettings(a *agent) *settings {
 	s := &settings{
-		agent: a, config: a.watcher.Initial(),
+		agent: a, config: a.watcher.Initial(), changed: make(chan struct{}, 1),
 		reattached: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "sidestep_reattachments_total",
 			Help: "How often the programs were attached anew because the kubepods cgroup was replaced.",
@@ -42,6 +43,10 @@ func (s *settings) apply(c *config.AgentConfiguration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.config = c
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
 	s.agent.broker.SetSettings(brokerSettings(c))
 	err := s.agent.pods.SetConfig(c)
 	if s.kubepods == 0 {
@@ -74,25 +79,30 @@ func (s *settings) detach() {
 	s.kubepods = 0
 }
 
-// mode returns the mode in force.
-func (s *settings) mode() config.Mode {
+// inForce returns the configuration in force.
+func (s *settings) inForce() *config.AgentConfiguration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.config.Mode
+	return s.config
 }
 
 func (s *settings) kernel() intercept.Settings {
-	o := s.agent.options
+	return s.agent.options.settings(s.config, s.kubepods, s.agent.node.NetnsCookie())
+}
+
+// settings returns what the programs at the kubepods cgroup of the given id are
+// told, on the node whose network namespace has the cookie.
+func (f kernelFlags) settings(c *config.AgentConfiguration, kubepods, nodeNetns uint64) intercept.Settings {
 	return intercept.Settings{
-		KubepodsID:             s.kubepods,
-		NodeNetns:              s.agent.node.NetnsCookie(),
-		NodeListener:           netip.AddrPort(o.listen),
-		FirstPort:              o.ports.First,
-		LastPort:               o.ports.Last,
-		Audit:                  s.config.Mode == config.ModeAudit,
-		UnknownPass:            s.config.Unknown == config.UnknownPass,
-		UnknownHostNetworkPass: s.config.UnknownHostNetwork == config.UnknownPass,
-		DenyWireServer:         s.config.WireServer == config.WireServerDeny,
+		KubepodsID:             kubepods,
+		NodeNetns:              nodeNetns,
+		NodeListener:           netip.AddrPort(f.listen),
+		FirstPort:              f.ports.First,
+		LastPort:               f.ports.Last,
+		Audit:                  c.Mode == config.ModeAudit,
+		UnknownPass:            c.Unknown == config.UnknownPass,
+		UnknownHostNetworkPass: c.UnknownHostNetwork == config.UnknownPass,
+		DenyWireServer:         c.WireServer == config.WireServerDeny,
 		Quota:                  connectionQuota,
 	}
 }

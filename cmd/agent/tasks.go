@@ -67,6 +67,7 @@ func (a *agent) writers() map[string]taskFunc {
 		"unknown pods": a.watchUnknowns,
 		"map sweep":    a.sweep,
 		"refresh":      a.tokens.Run,
+		"boot guard":   a.keepBootConfig,
 	}
 }
 

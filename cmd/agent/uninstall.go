@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/sidestep-agent/sidestep/pkg/bootguard"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
@@ -28,6 +29,8 @@ type uninstallOptions struct {
 	listen               ipv4Endpoint
 	nodeName, kubeconfig string
 	removeTaint          bool
+	boot                 bootguard.Files
+	bootAlone            bool
 	check, force, stay   bool
 }
 
@@ -37,8 +40,9 @@ func newUninstall(env environment) *cobra.Command {
 		Use:   "uninstall",
 		Short: "Remove from this node what the agent leaves there when it ends",
 		Long: "Remove what an agent leaves on the node on purpose, so that steered pods stay\n" +
-			"refused while none runs: programs, maps, the node listener's address, what is in\n" +
-			"the state directory. From then on every pod reaches the node's metadata service.\n" +
+			"refused while none runs: the boot guard, programs, maps, the node listener's\n" +
+			"address, what is in the state directory. From then on every pod reaches the\n" +
+			"node's metadata service.\n" +
 			"Says what it removes, a line each; where nothing is left, it does nothing.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -60,18 +64,24 @@ func (o *uninstallOptions) add(flags *pflag.FlagSet) {
 	addNodeName(flags, &o.nodeName, "for --remove-taint")
 	addKubeconfig(flags, &o.kubeconfig)
 	addRemoveTaint(flags, &o.removeTaint)
+	addBootConfig(flags, &o.boot.Config, bootguard.DefaultConfig)
+	addBootFiles(flags, &o.boot)
+	flags.BoolVar(&o.bootAlone, "boot-guard-only", false, "remove the boot guard alone, also while an agent runs")
 	flags.BoolVar(&o.check, "check", false, "remove nothing; fail if there is something to remove")
 	flags.BoolVar(&o.force, "force", false, "also while an agent runs")
 	flags.BoolVar(&o.stay, "stay", false, "when all is removed, wait to be told to end (for a DaemonSet)")
 }
 
 func uninstall(ctx context.Context, env environment, o uninstallOptions) error {
-	if !o.check && !o.force {
+	if !o.check && !o.force && !o.bootAlone {
 		if err := noAgentRuns(ctx, o); err != nil {
 			return err
 		}
 	}
 	all, err := leftovers(ctx, o)
+	if errors.Is(err, bootguard.ErrOutOfReach) {
+		return err // before anything is removed that the next boot would bring back
+	}
 	if o.check {
 		for _, l := range all {
 			fmt.Fprintln(env.stdout, "found", l.What)
@@ -84,7 +94,11 @@ func uninstall(ctx context.Context, env environment, o uninstallOptions) error {
 	if err := errors.Join(err, removeAll(env, all)); err != nil {
 		return err
 	}
-	fmt.Fprintln(env.stdout, "nothing of the agent is left on this node")
+	what := "agent"
+	if o.bootAlone {
+		what = "boot guard"
+	}
+	fmt.Fprintf(env.stdout, "nothing of the %s is left on this node\n", what)
 	if o.stay {
 		<-ctx.Done()
 	}
@@ -119,6 +133,11 @@ func leftovers(ctx context.Context, o uninstallOptions) ([]workload.Leftover, er
 	var errs []error
 	add := func(found []workload.Leftover, err error) {
 		all, errs = append(all, found...), append(errs, err)
+	}
+	o.boot.StateDir = o.stateDir
+	add(o.boot.Leftovers())
+	if o.bootAlone {
+		return all, errors.Join(errs...)
 	}
 	add(intercept.Leftovers(o.bpffs))
 	add(delivery.Leftovers(netip.AddrPort(o.listen).Addr()))

@@ -27,7 +27,10 @@ func runUninstall(t *testing.T, stateDir string, args ...string) (string, error)
 	t.Helper()
 	var out bytes.Buffer
 	cmd := newCommand(environment{stdout: &out, stderr: &out, getenv: func(string) string { return "" }})
-	cmd.SetArgs(append([]string{"uninstall", "--bpffs", t.TempDir(), "--listen", "192.0.2.1:1", "--state-dir", stateDir}, args...))
+	cmd.SetArgs(append([]string{
+		"uninstall", "--bpffs", t.TempDir(), "--listen", "192.0.2.1:1", "--state-dir", stateDir,
+		"--boot-program", t.TempDir() + "/agent", "--boot-config", t.TempDir() + "/boot.yaml", "--unit-dir", t.TempDir(),
+	}, args...))
 	err := cmd.ExecuteContext(t.Context())
 	return out.String(), err
 }

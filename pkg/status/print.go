@@ -52,6 +52,9 @@ func printTables(w io.Writer, r Report, wide bool) error {
 	if !r.StaleSince.IsZero() {
 		fmt.Fprintf(&b, "stale: pods and service accounts are as they were at %s, the API server has not answered yet\n", when(r.StaleSince))
 	}
+	if r.BootGuard != "" {
+		fmt.Fprintf(&b, "boot guard: %s\n", Cell(r.BootGuard))
+	}
 	for _, p := range r.Problems {
 		fmt.Fprintf(&b, "problem: %s\n", Cell(p))
 	}

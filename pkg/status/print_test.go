@@ -50,6 +50,22 @@ func report() Report {
 	}
 }
 
+// A boot guard has a line of its own, where there is one.
+func TestPrintBootGuard(t *testing.T) {
+	r := report()
+	for _, says := range []string{"", "held at this boot"} {
+		r.BootGuard = says
+		var got bytes.Buffer
+		if err := Print(&got, r, "table"); err != nil {
+			t.Fatal(err)
+		}
+		if line := "\nboot guard: held at this boot\n"; strings.Contains(got.String(), "boot guard") != (says != "") ||
+			says != "" && !strings.Contains(got.String(), line) {
+			t.Errorf("%q: printed\n%s", says, &got)
+		}
+	}
+}
+
 func TestPrint(t *testing.T) {
 	for _, format := range Formats {
 		t.Run(format, func(t *testing.T) {

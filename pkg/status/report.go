@@ -17,6 +17,8 @@ type Report struct {
 	// are from, while the API server has not answered this agent yet. Zero:
 	// they are as the API server says.
 	StaleSince time.Time `json:"staleSince,omitzero"`
+	// BootGuard says what the boot guard has done; empty where there is none.
+	BootGuard string `json:"bootGuard,omitempty"`
 
 	Pods            []Pod            `json:"pods"`
 	ServiceAccounts []ServiceAccount `json:"serviceAccounts"`
