@@ -75,7 +75,7 @@ test: setup ## All of the tests; what CI runs
 
 .PHONY: test-without-node
 test-without-node:
-	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover test-attack
+	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover test-boot test-attack
 
 .PHONY: test-all
 test-all: test test-outages test-kernels test-clients fuzz ## With those that take long
@@ -98,6 +98,10 @@ test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
 .PHONY: test-handover
 test-handover: build ## Agents replaced under load from clients that never try twice (root)
 	go test -v -count=1 -timeout 5m ./test/handover -handover.agent=$(CURDIR)/$(OUT)/agent
+
+.PHONY: test-boot
+test-boot: build ## The boot guard: in a lab, and as a unit of a systemd that boots (root)
+	go test -v -count=1 -timeout 5m ./test/boot -boot.agent=$(CURDIR)/$(OUT)/agent
 
 .PHONY: test-attack
 test-attack: setup ## Attacks on identity, each also without its defence (root)

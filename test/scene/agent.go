@@ -77,6 +77,7 @@ func (a *Agent) start(s *Scene, kubeconfig string, o Options) error {
 			a.process.Args = append(a.process.Args, flag, value)
 		}
 	}
+	a.process.Args = append(a.process.Args, o.Flags...)
 	a.process.Env = []string{"SSL_CERT_FILE=" + s.CA}
 	a.process.Stderr = &a.Log
 	a.started = time.Now()
@@ -133,6 +134,9 @@ func (a *Agent) WaitReady(ctx context.Context) error {
 	a.ReadyAfter = time.Since(a.started)
 	return err
 }
+
+// Config returns the path of its configuration file.
+func (a *Agent) Config() string { return a.config }
 
 // Configure writes a configuration in place of the last one, at a stroke.
 func (a *Agent) Configure(unlabeled config.Unlabeled) error {

@@ -36,6 +36,11 @@ type Options struct {
 	WrapIMDS func(net.Listener) net.Listener
 	// Workloads are running before the agent starts.
 	Workloads []*Workload
+	// Booted is called before there are workloads, and Unattended once they
+	// run, before the agent starts. Either may be nil.
+	Booted, Unattended func(*Scene) error
+	// Flags are further ones of the agent.
+	Flags []string
 }
 
 // Scene is the node with all that takes part.
@@ -75,12 +80,25 @@ func Open(ctx context.Context, o Options) (_ *Scene, err error) {
 	if err := errors.Join(os.WriteFile(s.CA, s.Cloud.authority.PEM(), 0o644), os.Mkdir(s.Home, 0o755)); err != nil {
 		return nil, err
 	}
+	if err := s.call(o.Booted); err != nil {
+		return nil, err
+	}
 	for _, w := range o.Workloads {
 		if err := s.Start(w); err != nil {
 			return nil, fmt.Errorf("pod %s: %w", w, err)
 		}
 	}
+	if err := s.call(o.Unattended); err != nil {
+		return nil, err
+	}
 	return s, s.startAgent(ctx)
+}
+
+func (s *Scene) call(f func(*Scene) error) error {
+	if f == nil {
+		return nil
+	}
+	return f(s)
 }
 
 func (s *Scene) startAgent(ctx context.Context) error {
@@ -95,6 +113,9 @@ func (s *Scene) startAgent(ctx context.Context) error {
 	return err
 }
 
+// StateDir is the agents' state directory, which the first of them makes.
+func (s *Scene) StateDir() string { return filepath.Join(runDir, "state") }
+
 func (s *Scene) kubeconfig() string { return filepath.Join(runDir, "kubeconfig") }
 
 // run starts the agent and waits until it is ready. It is returned also with
@@ -108,9 +129,6 @@ func (s *Scene) run(ctx context.Context, a *Agent) (*Agent, error) {
 	}
 	return a, nil
 }
-
-// StateDir returns the directory in which the node's agents meet.
-func (s *Scene) StateDir() string { return s.Agent.stateDir }
 
 // Restart starts an agent anew after the one before has ended, and waits until
 // it is ready.
