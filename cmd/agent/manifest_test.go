@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,13 +15,16 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sidestep-agent/sidestep/pkg/bootguard"
 	"github.com/sidestep-agent/sidestep/pkg/preflight"
 )
 
 // The agent is given the capabilities that it says it needs, and no other.
 func TestManifestsGiveTheNeededCapabilities(t *testing.T) {
 	containers := manifestContainers(t)
-	delete(containers, "uninstall") // is no agent
+	for _, name := range []string{"uninstall", "boot-guard", "uninstall-boot-guard"} {
+		delete(containers, name) // are no agents
+	}
 	var node appsv1.DaemonSet
 	readManifest(t, "../../manifests/overlays/node-delivery/daemonset.yaml", &node)
 	containers[deliveryNode] = node.Spec.Template.Spec.Containers[0]
@@ -83,6 +88,33 @@ func TestManifestsMountTheDefaultPaths(t *testing.T) {
 	}
 }
 
+// What installs and removes the boot guard is given the places where the program
+// puts it by default, and the agent keeps the configuration that it reads there.
+func TestManifestsMountTheBootGuardsPaths(t *testing.T) {
+	containers := manifestContainers(t)
+	for name, flags := range map[string][]string{
+		"boot-guard":           {"boot-program", "boot-config", "unit-dir", "state-dir", "config", "cgroup-root"},
+		"uninstall-boot-guard": {"boot-program", "boot-config", "unit-dir", "state-dir"},
+	} {
+		mounted := make(map[string]bool)
+		for _, m := range containers[name].VolumeMounts {
+			mounted[m.MountPath] = true
+		}
+		for _, flag := range flags {
+			path := commandFlags(t, containers[name].Args).Lookup(flag).DefValue
+			if !mounted[path] && !mounted[filepath.Dir(path)] {
+				t.Errorf("%s: --%s: %s is not mounted", name, flag, path)
+			}
+		}
+	}
+	var overlay appsv1.DaemonSet
+	readManifest(t, "../../manifests/overlays/boot-guard/daemonset.yaml", &overlay)
+	kept := corev1.EnvVar{Name: "SIDESTEP_BOOT_CONFIG", Value: bootguard.DefaultConfig}
+	if agent := overlay.Spec.Template.Spec.Containers[0]; !slices.Contains(agent.Env, kept) {
+		t.Errorf("the agent's environment %v has no %v", agent.Env, kept)
+	}
+}
+
 // commandFlags parses a command line, and returns the flags of its command.
 func commandFlags(t *testing.T, args []string) *pflag.FlagSet {
 	t.Helper()
@@ -100,15 +132,20 @@ func commandFlags(t *testing.T, args []string) *pflag.FlagSet {
 
 func manifestContainers(t *testing.T) map[string]corev1.Container {
 	t.Helper()
-	var agent, uninstall appsv1.DaemonSet
+	var agent, uninstall, guarded, unguard appsv1.DaemonSet
 	var check batchv1.Job
 	readManifest(t, "../../manifests/base/daemonset.yaml", &agent)
 	readManifest(t, "../../manifests/uninstall/daemonset.yaml", &uninstall)
+	readManifest(t, "../../manifests/overlays/boot-guard/daemonset.yaml", &guarded)
+	readManifest(t, "../../manifests/uninstall-boot-guard/daemonset.yaml", &unguard)
 	readManifest(t, "../../manifests/check-job.yaml", &check)
 	return map[string]corev1.Container{
 		"daemonset.yaml": agent.Spec.Template.Spec.Containers[0],
 		"check-job.yaml": check.Spec.Template.Spec.Containers[0],
 		"uninstall":      uninstall.Spec.Template.Spec.Containers[0],
+		"boot-guard":     guarded.Spec.Template.Spec.InitContainers[0],
+
+		"uninstall-boot-guard": unguard.Spec.Template.Spec.Containers[0],
 	}
 }
 

@@ -14,6 +14,7 @@ func TestConfigurationIsTheDefaultsAndOneDifference(t *testing.T) {
 	all := rendered(t)
 	for name, change := range map[string]func(*config.AgentConfiguration){
 		"base":           func(*config.AgentConfiguration) {},
+		"boot-guard":     func(*config.AgentConfiguration) {},
 		"node-delivery":  func(*config.AgentConfiguration) {},
 		"taint":          func(*config.AgentConfiguration) {},
 		"token-request":  func(*config.AgentConfiguration) {},

@@ -3,9 +3,9 @@
 //
 //	go -C test/manifests run . -render DIR
 //
-// writes DIR/base.yaml, DIR/uninstall.yaml, DIR/check-job.yaml and
-// DIR/<overlay>.yaml for each overlay. Its tests are the reason for the module: they read what is rendered
-// as the API server would.
+// writes DIR/base.yaml, DIR/uninstall.yaml, DIR/uninstall-boot-guard.yaml,
+// DIR/check-job.yaml and DIR/<overlay>.yaml for each overlay. Its tests are the
+// reason for the module: they read what is rendered as the API server would.
 package main
 
 import (
@@ -55,10 +55,15 @@ func renderAll(from string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	var dirs []string
+	for _, path := range overlays {
+		dirs = append(dirs, filepath.Dir(path))
+	}
+	for _, name := range []string{"base", "uninstall", "uninstall-boot-guard"} {
+		dirs = append(dirs, filepath.Join(from, name))
+	}
 	all := map[string][]byte{}
-	for _, path := range append(overlays,
-		filepath.Join(from, "base", "kustomization.yaml"), filepath.Join(from, "uninstall", "kustomization.yaml")) {
-		dir := filepath.Dir(path)
+	for _, dir := range dirs {
 		if all[filepath.Base(dir)], err = render(dir); err != nil {
 			return nil, fmt.Errorf("render %s: %w", dir, err)
 		}

@@ -22,7 +22,7 @@ import (
 const manifests = "../../manifests"
 
 // overlays are those that the project promises.
-var overlays = []string{"audit", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "taint", "token-request"}
+var overlays = []string{"audit", "boot-guard", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "taint", "token-request"}
 
 // rendered is everything that is rendered, by name, as typed objects.
 func rendered(t *testing.T) map[string][]runtime.Object {
@@ -97,7 +97,7 @@ func podTemplates(objects []runtime.Object) []corev1.PodTemplateSpec {
 }
 
 func TestEverythingPromisedIsRendered(t *testing.T) {
-	want := append([]string{"base", "check-job", "uninstall"}, overlays...)
+	want := append([]string{"base", "check-job", "uninstall", "uninstall-boot-guard"}, overlays...)
 	slices.Sort(want)
 	if diff := cmp.Diff(want, slices.Sorted(maps.Keys(rendered(t)))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
