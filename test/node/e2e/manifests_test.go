@@ -17,6 +17,7 @@ func TestManifestsAreValid(t *testing.T) {
 	sources := [][]string{
 		{"-k", manifest(t, "base")},
 		{"-k", manifest(t, "uninstall")},
+		{"-k", manifest(t, "uninstall-boot-guard")},
 		{"-f", manifest(t, "check-job.yaml")},
 	}
 	for _, f := range folders {
