@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -50,10 +51,11 @@ type agent struct {
 	attached   chan struct{} // closed once the programs are in force
 	attachOnce sync.Once
 
-	lease         *handover.Lease // nil: another agent's, or given away
-	metrics       net.Listener    // nil until it is opened or taken over
-	metricsOpened chan struct{}
-	retired       chan struct{} // closed once a successor serves
+	lease     *handover.Lease // nil: another agent's, or given away
+	metrics   atomic.Pointer[net.Listener]
+	announced bool          // `agent status` asks this agent
+	tookOver  chan struct{} // closed once listeners may be this agent's
+	retired   chan struct{} // closed once a successor serves
 }
 
 // newAgent makes the parts in the order in which they need each other. On an
@@ -62,7 +64,7 @@ func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
 	a := &agent{
 		options: o, log: log, since: time.Now(),
 		registry: newRegistry(), attached: make(chan struct{}),
-		metricsOpened: make(chan struct{}), retired: make(chan struct{}),
+		tookOver: make(chan struct{}), retired: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -204,7 +206,7 @@ func (a *agent) ready() error {
 			return errors.New(part.what)
 		}
 	}
-	return nil
+	return a.settings.problem()
 }
 
 func (a *agent) close() {
