@@ -36,6 +36,8 @@ type Options struct {
 	WrapIMDS func(net.Listener) net.Listener
 	// Workloads are running before the agent starts.
 	Workloads []*Workload
+	// Flags are further ones of the agent.
+	Flags []string
 }
 
 // Scene is the node with all that takes part.
@@ -76,7 +78,7 @@ func Open(ctx context.Context, o Options) (_ *Scene, err error) {
 		return nil, err
 	}
 	for _, w := range o.Workloads {
-		if err := s.start(w); err != nil {
+		if err := s.Start(w); err != nil {
 			return nil, fmt.Errorf("pod %s: %w", w, err)
 		}
 	}
