@@ -75,10 +75,10 @@ test: setup ## All of the tests; what CI runs
 
 .PHONY: test-without-node
 test-without-node:
-	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover test-boot test-attack
+	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover test-faults-quick test-boot test-attack
 
 .PHONY: test-all
-test-all: test test-outages test-kernels test-clients fuzz ## With those that take long
+test-all: test test-outages test-faults test-kernels test-clients fuzz ## With those that take long
 
 .PHONY: test-node
 test-node: node-build ## Real pods on a real Kubernetes node (root)
@@ -86,7 +86,7 @@ test-node: node-build ## Real pods on a real Kubernetes node (root)
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
-	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/image ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/scene ./test/clients/conformance
+	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/faults/row ./test/faults/table ./test/image ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/scene ./test/clients/conformance
 	go -C test/manifests test ./...
 	go -C test/clients/vaultclient test ./...
 	go -C test/clients/bindingclient test ./...
@@ -98,6 +98,14 @@ test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
 .PHONY: test-handover
 test-handover: build ## Agents replaced under load from clients that never try twice (root)
 	go test -v -count=1 -timeout 5m ./test/handover -handover.agent=$(CURDIR)/$(OUT)/agent
+
+.PHONY: test-faults
+test-faults: build node-build ## What goes wrong on a node, real: fault, expected, seen (root)
+	go run ./test/faults/table -agent $(CURDIR)/$(OUT)/agent
+
+.PHONY: test-faults-quick
+test-faults-quick: build
+	go run ./test/faults/table -agent $(CURDIR)/$(OUT)/agent -quick
 
 .PHONY: test-boot
 test-boot: build ## The boot guard: in a lab, and as a unit of a systemd that boots (root)

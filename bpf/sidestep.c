@@ -155,6 +155,8 @@ static __always_inline enum outcome connect_imds(struct bpf_sock_addr *ctx,
 		key->server_addr = LOOPBACK;
 		key->server_port = caller.entry->port;
 	} else {
+		if (s->flags & SETTING_NO_NODE_LISTENER)
+			return OUTCOME_REFUSED;
 		/* From other namespaces the node listener cannot be looked up. */
 		if (netns_cookie == s->node_netns &&
 		    !agent_listens(ctx, s->node_addr, s->node_port))

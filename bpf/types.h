@@ -41,6 +41,7 @@ enum setting_flags {
 	SETTING_UNKNOWN_PASS = 1 << 1,          /* pods without a verdict pass */
 	SETTING_UNKNOWN_HOSTNETWORK_PASS = 1 << 2, /* those in the node's namespace pass */
 	SETTING_WIRESERVER_DENY = 1 << 3,       /* pods without a verdict may not reach it */
+	SETTING_NO_NODE_LISTENER = 1 << 4,      /* others have its port: who would be steered there is refused */
 };
 
 enum entry_flags {

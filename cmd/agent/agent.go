@@ -53,10 +53,11 @@ type agent struct {
 	attached   chan struct{} // closed once the programs are in force
 	attachOnce sync.Once
 
-	lease         *handover.Lease // nil: another agent's, or given away
-	metrics       net.Listener    // nil until it is opened or taken over
-	metricsOpened chan struct{}
-	retired       chan struct{} // closed once a successor serves
+	lease     *handover.Lease // nil: another agent's, or given away
+	metrics   atomic.Pointer[net.Listener]
+	announced bool          // `agent status` asks this agent
+	tookOver  chan struct{} // closed once listeners may be this agent's
+	retired   chan struct{} // closed once a successor serves
 
 	bootProblem atomic.Pointer[string] // why the boot guard's configuration is not kept
 }
@@ -67,7 +68,7 @@ func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
 	a := &agent{
 		options: o, log: log, since: time.Now(),
 		registry: newRegistry(), attached: make(chan struct{}),
-		metricsOpened: make(chan struct{}), retired: make(chan struct{}),
+		tookOver: make(chan struct{}), retired: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -212,7 +213,7 @@ func (a *agent) ready() error {
 			return errors.New(part.what)
 		}
 	}
-	return nil
+	return a.settings.problem()
 }
 
 func (a *agent) close() {

@@ -36,7 +36,7 @@ func check(env environment, host hostFlags, delivery string) error {
 		CgroupRoot: host.cgroupRoot, KubepodsCgroup: host.kubepodsCgroup, BPFFS: host.bpffs,
 		Proc: proc, Sys: "/sys", KubeletDir: host.kubeletDir,
 		Capabilities: needed,
-		FindKubepods: cgroups.Find, LoadPrograms: intercept.TryLoad,
+		FindKubepods: cgroups.Find, LoadPrograms: intercept.TryLoad, CheckPlace: intercept.CheckPlace,
 	})
 	if err := preflight.Print(env.stdout, results); err != nil {
 		return err

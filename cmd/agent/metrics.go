@@ -10,10 +10,15 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
 )
 
-// serveMetrics serves /metrics, /healthz and /readyz from when the listener is
-// there, until that is closed, ctx ends or a successor serves them.
+// portInterval is how often a port is tried that others have.
+const portInterval = 2 * time.Second
+
+// serveMetrics serves /metrics, /healthz and /readyz from when this agent may
+// have the listener, until that is closed, ctx ends or a successor serves
+// them.
 func (a *agent) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
@@ -25,8 +30,12 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	if !waitFor(ctx, a.metricsOpened) {
+	if !waitFor(ctx, a.tookOver) {
 		return nil
+	}
+	listener, err := a.awaitMetrics(ctx)
+	if listener == nil {
+		return err
 	}
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second,
@@ -39,9 +48,57 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 			_ = server.Shutdown(ctx) // answers what it was asked
 		}
 	}()
-	err := server.Serve(a.metrics)
+	err = server.Serve(listener)
 	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return err
+}
+
+// openMetrics opens the listener. That others have its port is no error: pods
+// can be served without it, and must not lose their agent to whoever binds it.
+func (a *agent) openMetrics(ctx context.Context) error {
+	listen := net.ListenConfig{}
+	l, err := listen.Listen(ctx, "tcp", a.options.metricsAddress)
+	switch {
+	case err == nil:
+		a.metrics.Store(&l)
+	case errors.Is(err, unix.EADDRINUSE):
+		err = nil
+	}
+	return err
+}
+
+// awaitMetrics returns the listener once its port could be had; nil if this
+// agent ends, or another serves, before.
+func (a *agent) awaitMetrics(ctx context.Context) (net.Listener, error) {
+	tick := time.NewTicker(portInterval)
+	defer tick.Stop()
+	for told := false; ; told = true {
+		if l := a.metrics.Load(); l != nil {
+			return *l, nil
+		}
+		if !told {
+			a.log.Error("another has the metrics' port; they are not served until it is free",
+				"listener", a.options.metricsAddress, "mend", "end who listens there (ss -ltnp), or set --metrics-address")
+		}
+		select {
+		case <-tick.C:
+		case <-a.retired:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, nil
+		}
+		if err := a.openMetrics(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// closeMetrics closes the listener, if there is one.
+func (a *agent) closeMetrics() error {
+	if l := a.metrics.Load(); l != nil {
+		return (*l).Close()
+	}
+	return nil
 }

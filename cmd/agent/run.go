@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -34,6 +35,7 @@ type runOptions struct {
 	metricsAddress string
 	stateDir       string
 	instance       string
+	memoryLimit    int64
 	logLevel       slog.Level
 	logFormat      string
 }
@@ -92,6 +94,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
 	addStateDir(flags, &o.stateDir)
 	addInstance(flags, &o.instance)
+	flags.Int64Var(&o.memoryLimit, "memory-limit", 0, "bytes of memory that the agent's pod may use, for the agent to stay below; 0: no limit is known")
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	addOneOf(flags, &o.logFormat, "log-format", "", "form of the log", "json", "text")
 }
@@ -100,6 +103,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 // or one of its tasks fails.
 func run(ctx context.Context, o runOptions, logs io.Writer) error {
 	log := newLogger(o, logs)
+	limitMemory(o.memoryLimit)
 	a, err := newAgent(o, log)
 	if err != nil {
 		return err
@@ -111,6 +115,16 @@ func run(ctx context.Context, o runOptions, logs io.Writer) error {
 	}
 	log.Info("agent ends")
 	return nil
+}
+
+// limitMemory has the garbage collector work harder rather than let this process
+// come near the limit of its pod, at which the kernel would kill it. A quarter
+// is left for what counts there too: maps, sockets' buffers, the probe's
+// process.
+func limitMemory(pod int64) {
+	if pod > 0 {
+		debug.SetMemoryLimit(pod / 4 * 3)
+	}
 }
 
 func newLogger(o runOptions, w io.Writer) *slog.Logger {

@@ -45,7 +45,7 @@ func (a *agent) serve(ctx, life context.Context) error {
 	if successor == nil {
 		// Now, and not when the last request is answered: who comes next need
 		// not wait for that.
-		return errors.Join(err, a.metrics.Close(), a.release())
+		return errors.Join(err, a.closeMetrics(), a.release())
 	}
 	return a.retire(ctx, life, successor)
 }
@@ -89,7 +89,7 @@ func (a *agent) write(until context.Context) (*handover.Successor, error) {
 	}
 	stop()
 	err = errors.Join(err, group.Wait())
-	a.settings.detach()
+	err = errors.Join(err, a.settings.detach())
 	if err != nil && successor != nil {
 		_ = successor.Close()
 	}

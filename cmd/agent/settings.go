@@ -5,8 +5,6 @@ import (
 	"net/netip"
 	"sync"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/sidestep-agent/sidestep/pkg/broker"
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
@@ -16,26 +14,22 @@ import (
 // clients keep a handful.
 const connectionQuota = 1024
 
+// errNodeListener is what is wrong while others have the node listener's port.
+var errNodeListener = errors.New("another has the node listener's port: pods that are not known yet are refused")
+
 // settings carries the configuration to those who obey it.
 type settings struct {
 	agent      *agent
-	reattached prometheus.Counter
 	changed    chan struct{} // has one when another configuration is in force
 	mu         sync.Mutex
 	config     *config.AgentConfiguration
-	kubepods   uint64 // 0: the kernel's settings are not this agent's to write
+	kubepods   uint64             // 0: the kernel's settings are not this agent's to write
+	configured intercept.Settings // as last written
+	wrong      error              // why the programs are not in force as they should be
 }
 
 func newSettings(a *agent) *settings {
-	s := &settings{
-		agent: a, config: a.watcher.Initial(), changed: make(chan struct{}, 1),
-		reattached: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "sidestep_reattachments_total",
-			Help: "How often the programs were attached anew because the kubepods cgroup was replaced.",
-		}),
-	}
-	a.registry.MustRegister(s.reattached)
-	return s
+	return &settings{agent: a, config: a.watcher.Initial(), changed: make(chan struct{}, 1)}
 }
 
 // apply puts a new configuration in force everywhere.
@@ -52,31 +46,65 @@ func (s *settings) apply(c *config.AgentConfiguration) error {
 	if s.kubepods == 0 {
 		return err
 	}
-	return errors.Join(err, s.agent.hooks.Configure(s.kernel()))
+	return errors.Join(err, s.configure())
 }
 
-// attach attaches the programs at the kubepods cgroup of the given id.
+// attach sees to it that the programs are in force at the kubepods cgroup of the
+// given id, with the settings of now. It is called again and again.
 func (s *settings) attach(kubepods uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.kubepods != 0 {
-		s.reattached.Inc()
-		s.agent.log.Warn("the kubepods cgroup was replaced; attaching anew", "cgroup_id", kubepods)
-	}
 	s.kubepods = kubepods
-	if err := s.agent.hooks.Configure(s.kernel()); err != nil {
-		return err
+	err := s.configure()
+	if err == nil {
+		guard, _ := s.agent.options.effectiveGuard()
+		err = s.agent.hooks.Attach(s.agent.options.kubepodsCgroup, guard != guardOff)
 	}
-	guard, _ := s.agent.options.effectiveGuard()
-	return s.agent.hooks.Attach(s.agent.options.kubepodsCgroup, guard != guardOff)
+	s.note(err)
+	return err
+}
+
+// configure tells the kernel the settings, if it has others.
+func (s *settings) configure() error {
+	want := s.kernel()
+	if want == s.configured {
+		return nil
+	}
+	err := s.agent.hooks.Configure(want)
+	if err == nil {
+		s.configured = want
+	}
+	return err
+}
+
+// note keeps what is wrong for people to see, and tells the log of a change.
+func (s *settings) note(err error) {
+	switch {
+	case err != nil && s.wrong == nil:
+		s.agent.log.Error("the programs are not in force as they should be; trying again", "err", err)
+	case err == nil && s.wrong != nil:
+		s.agent.log.Info("the programs are in force again")
+	}
+	s.wrong = err
+}
+
+// problem returns why pods are not served as they should be, nil if they are.
+func (s *settings) problem() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wrong == nil && s.configured.NoNodeListener {
+		return errNodeListener
+	}
+	return s.wrong
 }
 
 // detach leaves the kernel's settings to another agent. What is attached stays
 // so.
-func (s *settings) detach() {
+func (s *settings) detach() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.kubepods = 0
+	s.kubepods, s.configured, s.wrong = 0, intercept.Settings{}, nil
+	return s.agent.hooks.Detach()
 }
 
 // inForce returns the configuration in force.
@@ -87,7 +115,9 @@ func (s *settings) inForce() *config.AgentConfiguration {
 }
 
 func (s *settings) kernel() intercept.Settings {
-	return s.agent.options.settings(s.config, s.kubepods, s.agent.node.NetnsCookie())
+	k := s.agent.options.settings(s.config, s.kubepods, s.agent.node.NetnsCookie())
+	k.NoNodeListener = !s.agent.node.Listening()
+	return k
 }
 
 // settings returns what the programs at the kubepods cgroup of the given id are

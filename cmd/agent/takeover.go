@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/handover"
-	"github.com/sidestep-agent/sidestep/pkg/status"
 )
 
 // askAgain is the pause after a running agent could not be asked.
@@ -41,7 +39,7 @@ func (a *agent) takeOver(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := status.Announce(a.options.stateDir, a.options.instance); err != nil {
+	if err := a.announce(); err != nil {
 		return err
 	}
 	var pods []delivery.Handed
@@ -102,10 +100,10 @@ func (a *agent) inherit(e *handover.Estate) (pods []delivery.Handed) {
 			pods = append(pods, delivery.Handed{PodUID: l.PodUID, Inode: l.Inode, Listener: l.Listener})
 			continue
 		case l.Role == handover.Metrics && l.Address == a.options.metricsAddress:
-			a.metrics = l.Listener
+			a.metrics.Store(&l.Listener)
 			continue
 		case l.Role == handover.Node && l.Address == a.options.listen.String():
-			node, err := delivery.AdoptNode(l.Listener, a.log)
+			node, err := delivery.AdoptNode(a.hooks, l.Listener, a.log)
 			if err == nil {
 				a.node = node
 				continue
@@ -137,22 +135,26 @@ func (a *agent) openOwn(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if a.metrics == nil {
-		listen := net.ListenConfig{}
-		if a.metrics, err = listen.Listen(ctx, "tcp", a.options.metricsAddress); err != nil {
-			return err
-		}
+	if a.metrics.Load() == nil {
+		err = a.openMetrics(ctx)
 	}
-	close(a.metricsOpened)
-	return nil
+	close(a.tookOver)
+	return err
 }
 
 // estate returns what a successor gets.
 func (a *agent) estate() handover.Estate {
-	e := handover.Estate{Listeners: []handover.Listener{
-		{Role: handover.Node, Address: a.options.listen.String(), Listener: a.node.Listener()},
-		{Role: handover.Metrics, Address: a.options.metricsAddress, Listener: a.metrics},
-	}}
+	var e handover.Estate
+	if l := a.node.Listener(); l != nil {
+		e.Listeners = append(e.Listeners, handover.Listener{
+			Role: handover.Node, Address: a.options.listen.String(), Listener: l,
+		})
+	}
+	if l := a.metrics.Load(); l != nil {
+		e.Listeners = append(e.Listeners, handover.Listener{
+			Role: handover.Metrics, Address: a.options.metricsAddress, Listener: *l,
+		})
+	}
 	for _, h := range a.delivery.Open() {
 		e.Listeners = append(e.Listeners, handover.Listener{
 			Role: handover.Pod, PodUID: h.PodUID, Inode: h.Inode, Listener: h.Listener,

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
-	"github.com/sidestep-agent/sidestep/pkg/status"
 )
 
 // taskFunc works until its context ends.
@@ -44,9 +43,7 @@ func (a *agent) run(ctx context.Context) error {
 		"metrics":       a.serveMetrics,
 		"events":        a.events.Run,
 		"taint":         a.removeTaint,
-		"status": func(ctx context.Context) error {
-			return status.Serve(ctx, a.options.stateDir, a.options.instance, a.report)
-		},
+		"status":        a.serveStatus,
 		"service": func(life context.Context) error {
 			err := a.serve(ctx, life)
 			if err == nil {
@@ -61,6 +58,7 @@ func (a *agent) run(ctx context.Context) error {
 // writers are the tasks of the agent that holds the lease.
 func (a *agent) writers() map[string]taskFunc {
 	return map[string]taskFunc{
+		"announcement": a.keepAnnouncing,
 		"snapshot":     a.keepSnapshot,
 		"delivery":     a.deliver,
 		"kernel":       a.attach,
@@ -84,28 +82,50 @@ func (a *agent) deliver(ctx context.Context) error {
 	return a.delivery.Run(ctx)
 }
 
-// attach puts the programs in force once every running pod has its verdict,
-// so that none that passes is held, and again whenever kubepods was made anew.
+// attachInterval is how often it is looked whether the programs are in force
+// as this agent has left them. It bounds for how long a detached one is
+// missing.
+const attachInterval = 2 * time.Second
+
+// attach puts the programs in force once every running pod has its verdict, so
+// that none that passes is held, and keeps them there: where kubepods was made
+// anew, and where others have detached or unpinned something.
 func (a *agent) attach(ctx context.Context) error {
 	if !waitFor(ctx, a.delivery.Passed()) {
 		return nil
 	}
 	changes, cancel := a.tree.Subscribe()
 	defer cancel()
-	attachedAt := uint64(0)
+	tick := time.NewTicker(attachInterval)
+	defer tick.Stop()
+	attachedAt, due := uint64(0), false
 	for {
-		if id := a.tree.KubepodsID(); id != attachedAt {
-			if err := a.settings.attach(id); err != nil {
+		if id := a.tree.KubepodsID(); id != 0 && (id != attachedAt || due) {
+			if err := a.settings.attach(id); err != nil && !a.wereInForce() {
 				return err
 			}
 			a.attachOnce.Do(func() { close(a.attached) })
 			attachedAt = id
 		}
+		due = false
 		select {
 		case <-changes:
+		case <-tick.C:
+			due = true
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// wereInForce reports whether this agent has had the programs in force: then it
+// serves pods, and tries again rather than end.
+func (a *agent) wereInForce() bool {
+	select {
+	case <-a.attached:
+		return true
+	default:
+		return false
 	}
 }
 

@@ -85,8 +85,8 @@ func New(o Options) *Attestor {
 // Attest returns who made the connection, a connection that is established at
 // the time of the call (see Inspect). Each connection may be asked for once.
 // A caller whose pod, or the rules' word on it, is not known yet is held until
-// it is. The errors are ErrNoFlow, ErrAmbiguous, ErrGone, ErrNotPod and, after
-// the hold or when ctx is done, ErrUnknownPod. The decision on the caller may
+// it is. The errors are ErrNoFlow, ErrAmbiguous, ErrGone, ErrNotPod,
+// ErrExhausted and, after the hold or when ctx is done, ErrUnknownPod. The decision on the caller may
 // be any other than Unknown: ask Current.
 func (a *Attestor) Attest(ctx context.Context, conn workload.Connection) (workload.Caller, error) {
 	caller, err := a.attest(ctx, conn)
@@ -153,9 +153,13 @@ func (a *Attestor) look(id uint64) (_ workload.Caller, known bool, _ error) {
 
 // Current returns what is known now about a caller that Attest returned: its
 // workload and the decision on it, which may have become Unknown since. It
-// returns ErrGone if the caller's cgroup or its pod is no more.
+// returns ErrGone if the caller's cgroup or its pod is no more, and
+// ErrExhausted if that cannot be looked for now.
 func (a *Attestor) Current(caller workload.Caller) (workload.Workload, workload.Decision, error) {
 	ref, err := a.cgroups.Resolve(caller.CgroupID)
+	if workload.Exhausted(err) {
+		return workload.Workload{}, workload.Decision{}, fmt.Errorf("%w: %w", ErrExhausted, err)
+	}
 	if err != nil { // whatever it is: a caller that cannot be found gets nothing
 		return workload.Workload{}, workload.Decision{}, fmt.Errorf("%w: %w", ErrGone, err)
 	}
@@ -191,6 +195,8 @@ func (a *Attestor) resolve(id uint64) (workload.CgroupRef, error) {
 		return ref, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return workload.CgroupRef{}, fmt.Errorf("%w: %w", ErrGone, err)
+	case workload.Exhausted(err):
+		return workload.CgroupRef{}, fmt.Errorf("%w: %w", ErrExhausted, err)
 	default:
 		return workload.CgroupRef{}, fmt.Errorf("%w: %w", ErrNotPod, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,6 +61,7 @@ func TestAttestRefuses(t *testing.T) {
 		"cgroup gone":                {conn, func(k *kernel) { k.remove(42) }, ErrGone, "gone"},
 		"not a pod":                  {conn, func(k *kernel) { k.broken = errNotPod }, ErrNotPod, "not_pod"},
 		"cgroup cannot be looked up": {conn, func(k *kernel) { k.broken = errors.New("EPERM") }, ErrNotPod, "not_pod"},
+		"no descriptors left":        {conn, func(k *kernel) { k.broken = syscall.EMFILE }, ErrExhausted, "exhausted"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -71,8 +73,8 @@ func TestAttestRefuses(t *testing.T) {
 			if !errors.Is(err, tc.want) || got != (workload.Caller{}) {
 				t.Fatalf("Attest = %+v, %v, want %v", got, err, tc.want)
 			}
-			if isUnknown(err) {
-				t.Error("a refusal for good says Unknown")
+			if isUnknown(err) != errors.Is(tc.want, ErrExhausted) {
+				t.Errorf("says Unknown: %t", isUnknown(err))
 			}
 			for _, r := range reasons {
 				want := 0.0

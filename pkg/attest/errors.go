@@ -11,6 +11,10 @@ var (
 	ErrAmbiguous = errors.New("attest: more than one flow record fits this connection")
 	// ErrGone: the caller's cgroup or pod does not exist any more.
 	ErrGone = errors.New("attest: the caller is gone")
+	// ErrExhausted: the node is out of descriptors or memory, so that the caller
+	// could not be looked for. Asking again later may succeed: it is Unknown as
+	// ErrUnknownPod is.
+	ErrExhausted error = exhaustedError{}
 	// ErrNotPod: the caller's cgroup is no pod's, or cannot be looked up.
 	ErrNotPod = errors.New("attest: the caller's cgroup is not known as a pod's")
 	// ErrUnknownPod: the pod did not become known while its caller was held.
@@ -26,3 +30,8 @@ type unknownPodError struct{}
 
 func (unknownPodError) Error() string { return "attest: the caller's pod is not known yet" }
 func (unknownPodError) Unknown() bool { return true }
+
+type exhaustedError struct{}
+
+func (exhaustedError) Error() string { return "attest: the caller cannot be looked for now" }
+func (exhaustedError) Unknown() bool { return true }

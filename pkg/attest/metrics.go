@@ -17,6 +17,7 @@ var reasons = []struct {
 	{ErrGone, "gone"},
 	{ErrNotPod, "not_pod"},
 	{ErrUnknownPod, "unknown_pod"},
+	{ErrExhausted, "exhausted"},
 	{ErrNotEstablished, "not_established"},
 }
 

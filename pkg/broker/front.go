@@ -78,7 +78,7 @@ func (s *Server) admit(c net.Conn, netnsCookie uint64) (net.Conn, *peer) {
 func (s *Server) refusePeer(conn workload.Connection, err error) *peer {
 	a := forbidden("The caller of this connection is not known")
 	a.close = true
-	if u := (interface{ Unknown() bool })(nil); errors.As(err, &u) && u.Unknown() {
+	if isUnknown(err) {
 		a = tryAgain()
 	}
 	s.refusals.Do(func() {
@@ -86,6 +86,12 @@ func (s *Server) refusePeer(conn workload.Connection, err error) *peer {
 			"netns_cookie", conn.NetnsCookie, "status", a.status, "error", err)
 	})
 	return &peer{conn: conn, refused: &a}
+}
+
+// isUnknown reports an error that says that the caller may become known yet.
+func isUnknown(err error) bool {
+	var u interface{ Unknown() bool }
+	return errors.As(err, &u) && u.Unknown()
 }
 
 // passes reports whether the caller's connections are to be left alone.
@@ -99,6 +105,8 @@ func (s *Server) passes(caller workload.Caller) bool {
 func turnedDown(d workload.Decision, err error) *answer {
 	var a answer
 	switch {
+	case isUnknown(err):
+		a = tryAgain()
 	case err != nil:
 		a = forbidden("The pod that is calling is gone")
 	case d.Verdict == workload.Steer:

@@ -23,7 +23,8 @@ type Attester interface {
 	// means that nothing proves who is calling.
 	Attest(ctx context.Context, c workload.Connection) (workload.Caller, error)
 	// Current returns the caller's workload and the decision about it as
-	// they are now, without blocking; an error when the pod is gone.
+	// they are now, without blocking; an error when the pod is gone, or one
+	// with Unknown() as above.
 	Current(c workload.Caller) (workload.Workload, workload.Decision, error)
 }
 

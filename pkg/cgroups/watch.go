@@ -47,7 +47,7 @@ func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, 
 			t.log.Warn("inotify lost events: reading all cgroups", "error", err)
 			w.scan()
 		case <-tick.C:
-			if w.missing != nil || time.Since(w.scanned) >= rescanEvery {
+			if w.missing != nil || w.unread != nil || time.Since(w.scanned) >= rescanEvery {
 				w.scan()
 			}
 		}
@@ -62,6 +62,10 @@ type watch struct {
 	missing error             // why a watch is missing; nil: none is
 	told    bool              // the log says so already
 	scanned time.Time
+	// unread is why a cgroup of the last scan, or one since, could not be read;
+	// nil: all could.
+	unread     error
+	toldUnread bool
 }
 
 // handle reads again what one event is about.
@@ -83,10 +87,14 @@ func (w *watch) handle(ev fsnotify.Event) {
 		w.scan()
 		return
 	}
-	if pod, ok := w.readPod(dir, uid); ok {
+	pod, err := w.readPod(dir, uid)
+	switch {
+	case err == nil:
 		w.tree.put(pod)
-	} else {
+	case isGone(err):
 		w.tree.drop(filepath.Join(kubepods, dir))
+	default: // what is known of it stays
+		w.cannotRead(err)
 	}
 }
 
@@ -96,6 +104,7 @@ func (w *watch) scan() {
 	if w.inotify != nil {
 		w.missing = nil
 	}
+	w.unread = nil
 	w.addAncestors()
 	w.add(w.tree.kubepods)
 	pods := map[string]workload.PodCgroup{}
@@ -105,12 +114,33 @@ func (w *watch) scan() {
 	if err != nil {
 		id = 0
 	}
+	if w.unread != nil {
+		w.addKnown(pods)
+		if !w.toldUnread {
+			w.tree.log.Warn("a cgroup cannot be read; what was known stays", "error", w.unread)
+		}
+	}
+	w.toldUnread = w.unread != nil
 	w.tree.replace(id, pods)
 	if w.missing != nil && !w.told {
 		w.tree.log.Warn("inotify is refused: reading the cgroups every second instead",
 			"error", w.missing, "mend", "raise fs.inotify.max_user_watches and max_user_instances")
 	}
 	w.told = w.missing != nil
+}
+
+// addKnown adds the pods that were known before and are still there: that one
+// could not be read, for want of descriptors or memory, does not mean that it
+// has ended.
+func (w *watch) addKnown(pods map[string]workload.PodCgroup) {
+	for _, pod := range w.tree.Snapshot() {
+		if _, ok := pods[pod.Path]; ok {
+			continue
+		}
+		if id, err := ID(pod.Path); err == nil && id == pod.CgroupID {
+			pods[pod.Path] = pod
+		}
+	}
 }
 
 // addAncestors watches the directories above kubepods, in which it would be
@@ -128,7 +158,7 @@ func (w *watch) addAncestors() {
 func (w *watch) readLevel(level string, pods map[string]workload.PodCgroup) {
 	names, err := subdirs(filepath.Join(w.tree.kubepods, level))
 	if err != nil {
-		w.tree.unreadable(err)
+		w.cannotRead(err)
 		return
 	}
 	for _, name := range names {
@@ -142,26 +172,27 @@ func (w *watch) readLevel(level string, pods map[string]workload.PodCgroup) {
 		if !ok {
 			continue
 		}
-		if pod, ok := w.readPod(dir, uid); ok {
-			pods[pod.Path] = pod
+		pod, err := w.readPod(dir, uid)
+		if err != nil {
+			w.cannotRead(err)
+			continue
 		}
+		pods[pod.Path] = pod
 	}
 }
 
-// readPod reads the cgroups of the pod at dir, relative to kubepods. It
-// reports false if the pod is gone.
-func (w *watch) readPod(dir, uid string) (workload.PodCgroup, bool) {
+// readPod reads the cgroups of the pod at dir, relative to kubepods. The error
+// satisfies isGone if the pod is.
+func (w *watch) readPod(dir, uid string) (workload.PodCgroup, error) {
 	path := filepath.Join(w.tree.kubepods, dir)
 	w.add(path)
 	id, err := ID(path)
 	if err != nil {
-		w.tree.unreadable(err)
-		return workload.PodCgroup{}, false
+		return workload.PodCgroup{}, err
 	}
 	names, err := subdirs(path)
 	if err != nil {
-		w.tree.unreadable(err)
-		return workload.PodCgroup{}, false
+		return workload.PodCgroup{}, err
 	}
 	pod := workload.PodCgroup{UID: uid, CgroupID: id, Path: path}
 	for _, name := range names {
@@ -177,7 +208,7 @@ func (w *watch) readPod(dir, uid string) (workload.PodCgroup, bool) {
 		pod.Containers = append(pod.Containers,
 			workload.ContainerCgroup{ContainerID: container, CgroupID: id, Path: child})
 	}
-	return pod, true
+	return pod, nil
 }
 
 // add watches a directory. One that is gone needs no watch.
@@ -190,10 +221,10 @@ func (w *watch) add(dir string) {
 	}
 }
 
-// unreadable tells of a cgroup that could not be read for another reason than
-// that it is gone.
-func (t *Tree) unreadable(err error) {
+// cannotRead notes that a cgroup could not be read for another reason than that
+// it is gone. The whole tree is then read again until all of it can be.
+func (w *watch) cannotRead(err error) {
 	if !isGone(err) {
-		t.log.Warn("a cgroup cannot be read", "error", err)
+		w.unread = err
 	}
 }

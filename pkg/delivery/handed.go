@@ -31,7 +31,7 @@ func (r *Reconciler) Open() []Handed {
 // called before Run, which closes the listeners of pods that ended meanwhile.
 func (r *Reconciler) Adopt(all []Handed) {
 	for _, h := range all {
-		l, err := adoptListener(h.Listener)
+		l, err := adoptListener(r.Kernel, h.Listener)
 		if err != nil || r.NodeOnly || l.port() < r.Ports.First || l.port() > r.Ports.Last {
 			r.Log.Debug("listener not taken over", "pod_uid", h.PodUID, "err", err)
 			h.Close()
@@ -42,20 +42,20 @@ func (r *Reconciler) Adopt(all []Handed) {
 }
 
 // AdoptNode takes over the node listener of another agent.
-func AdoptNode(l net.Listener, log *slog.Logger) (*Node, error) {
-	adopted, err := adoptListener(l)
+func AdoptNode(kernel Kernel, l net.Listener, log *slog.Logger) (*Node, error) {
+	adopted, err := adoptListener(kernel, l)
 	if err != nil {
 		return nil, err
 	}
-	return &Node{listener: adopted, log: log}, nil
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	return &Node{kernel: kernel, at: at, cookie: adopted.netnsCookie, listener: adopted, log: log}, nil
 }
 
-// Listener returns the node's listener, which stays the Node's.
-func (n *Node) Listener() net.Listener { return n.listener.Listener }
-
 // adoptListener reads from the socket whose namespace it is of. The agent's
-// tag is kept with the socket, whoever has it open.
-func adoptListener(tcp net.Listener) (*listener, error) {
+// tag is kept with the socket, whoever has it open; but it is of the former
+// agent's map, and this one's is another where the BPF filesystem was mounted
+// anew in between.
+func adoptListener(kernel Kernel, tcp net.Listener) (*listener, error) {
 	from, ok := tcp.(*net.TCPListener)
 	if !ok {
 		return nil, errors.New("not a TCP listener")
@@ -68,7 +68,8 @@ func adoptListener(tcp net.Listener) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &listener{Listener: tcp, netnsCookie: cookie}, nil
+	l := &listener{Listener: tcp, netnsCookie: cookie}
+	return l, l.tag(kernel)
 }
 
 func netnsCookie(socket syscall.RawConn) (cookie uint64, err error) {

@@ -7,8 +7,8 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// What one agent opened the next one serves, at the same port and with no
-// other listener opened or tagged.
+// What one agent opened the next one serves, at the same port, with no other
+// listener opened: it tags those that it got, once more.
 func TestListenersAreAdopted(t *testing.T) {
 	k, n := newKernel(), &node{}
 	n.run(1, workload.Pod{UID: "one", HostNetwork: true, Decision: steer})
@@ -31,8 +31,8 @@ func TestListenersAreAdopted(t *testing.T) {
 	before.Close()
 	n.cgroups = n.cgroups[:1]
 	after.reconcile(true)
-	if k.tagged != 2 || k.verdicts[1] != entry {
-		t.Errorf("%d listeners tagged and %+v in force, want 2 and %+v", k.tagged, k.verdicts[1], entry)
+	if k.tagged != 4 || k.verdicts[1] != entry {
+		t.Errorf("%d listeners tagged and %+v in force, want 4 and %+v", k.tagged, k.verdicts[1], entry)
 	}
 	if _, ok := after.Listeners()["ends"]; ok {
 		t.Error("the listener of a pod that ended is kept")

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -32,12 +33,17 @@ func (r *round) guard(cg workload.PodCgroup, e workload.Entry, box *sandbox) err
 	have, ok := r.links[cg.UID]
 	if !ok || r.thorough || !slices.Equal(have.containers, cg.Containers) {
 		ns, err := box.open()
+		if workload.Exhausted(err) {
+			r.unsure = true
+			return err
+		}
 		if err != nil {
 			r.forgetLinks(cg.UID)
 			return err
 		}
 		if !ok || have.inode != ns.inode {
 			have, err = r.findLinks(ns)
+			r.unsure = r.unsure || workload.Exhausted(err)
 			r.noteUnguarded(cg.UID, err)
 			if err != nil {
 				delete(r.links, cg.UID)
@@ -94,21 +100,27 @@ func (t *linkTable) leadingTo(ns *namespace) ([]int, error) {
 	return ifindexes, nil
 }
 
-// writeLinks brings the guarded links from those in force to those wanted.
-func (r *Reconciler) writeLinks(want map[int]uint64) {
-	for ifindex, id := range want {
-		if r.guarded[ifindex] == id {
+// writeLinks brings the guarded links from those in force to those wanted. A
+// thorough round has the guard looked at where it should be in force.
+func (r *round) writeLinks() {
+	for ifindex, id := range r.guards {
+		if r.guarded[ifindex] == id && !r.thorough {
 			continue
 		}
+		owner := r.ownerOf(ifindex)
 		err := r.Kernel.GuardLink(ifindex, id)
-		r.noteUnguarded(r.ownerOf(ifindex), err)
+		if errors.Is(err, unix.ENODEV) {
+			delete(r.links, owner) // the next round finds those that there are
+			continue
+		}
+		r.noteUnguarded(owner, err)
 		r.guarded[ifindex] = id
 		if err != nil {
 			r.guarded[ifindex] = 0 // tried again with the next round
 		}
 	}
 	for ifindex := range r.guarded {
-		if _, ok := want[ifindex]; ok {
+		if _, ok := r.guards[ifindex]; ok || r.unsure {
 			continue
 		}
 		if err := r.Kernel.UnguardLink(ifindex); err != nil {

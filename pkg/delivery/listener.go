@@ -54,18 +54,30 @@ func (l *listener) port() uint16 {
 	return l.Addr().(*net.TCPAddr).AddrPort().Port()
 }
 
+// The pause after a failed accept, which doubles while it fails: what keeps one
+// from accepting, descriptors or memory that are used up, passes, and the
+// connections wait in the listener's queue.
+const firstPause, longestPause = 5 * time.Millisecond, time.Second
+
 // accept hands connections to serve until the listener is closed.
 func (l *listener) accept(serve func(net.Conn, uint64), cookie uint64, log *slog.Logger) {
+	pause := time.Duration(0)
 	for {
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil {
-			// Out of descriptors or memory: the connection stays in the queue.
-			log.Warn("cannot accept", "listener", l.Addr(), "err", err)
-			time.Sleep(50 * time.Millisecond)
+			if pause == 0 {
+				log.Warn("cannot accept; connections wait in the queue", "listener", l.Addr(), "err", err)
+			}
+			pause = min(max(2*pause, firstPause), longestPause)
+			time.Sleep(pause)
 			continue
+		}
+		if pause > 0 {
+			log.Info("accepts again", "listener", l.Addr())
+			pause = 0
 		}
 		go serve(c, cookie)
 	}

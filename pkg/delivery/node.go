@@ -7,30 +7,48 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
+// nodeInterval is how often the node listener's address is looked at, and its
+// port tried while others have it.
+const nodeInterval = 2 * time.Second
+
 // Node is the node listener: it serves callers that have no listener of their
 // own, held ones among them.
 type Node struct {
-	listener *listener
-	log      *slog.Logger
+	kernel Kernel
+	at     netip.AddrPort
+	cookie uint64 // of the node's network namespace
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	listener *listener // nil while others have the port
 }
 
 // ListenNode puts the address on the loopback link if no link has it, and
 // listens there. The address stays when the Node is closed, so that pods are
 // refused by the node itself and not routed elsewhere while no agent runs.
+// Where others listen there the Node has no listener until they have gone and
+// Run has seen it: see Listening.
 func ListenNode(kernel Kernel, at netip.AddrPort, log *slog.Logger) (*Node, error) {
-	if err := ensureAddress(at.Addr()); err != nil {
+	cookie, err := ReserveNode(at.Addr())
+	if err != nil {
 		return nil, err
 	}
-	l, err := listen(kernel, at)
-	if err != nil {
-		return nil, fmt.Errorf("node listener: %w", err)
+	n := &Node{kernel: kernel, at: at, cookie: cookie, log: log}
+	switch err := n.open(); {
+	case errors.Is(err, unix.EADDRINUSE):
+		log.Error("another has the node listener's port; pods that are not known yet are refused until it is free",
+			"listener", at, "mend", "end who listens there (ss -ltnp), or set --listen")
+	case err != nil:
+		return nil, err
 	}
-	return &Node{listener: l, log: log}, nil
+	return n, nil
 }
 
 // ReserveNode puts the address on the loopback link as ListenNode does, and
@@ -67,13 +85,79 @@ func ensureAddress(addr netip.Addr) error {
 }
 
 // NetnsCookie returns the cookie of the node's network namespace.
-func (n *Node) NetnsCookie() uint64 { return n.listener.netnsCookie }
+func (n *Node) NetnsCookie() uint64 { return n.cookie }
+
+// Listening reports whether the Node has its listener. While it has none,
+// nobody may be steered there: who listens is somebody else.
+func (n *Node) Listening() bool { return n.Listener() != nil }
+
+// Listener returns the node's listener, which stays the Node's; nil while it
+// has none.
+func (n *Node) Listener() net.Listener {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.listener == nil {
+		return nil
+	}
+	return n.listener.Listener
+}
+
+// open listens, unless the Node does.
+func (n *Node) open() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.listener != nil {
+		return nil
+	}
+	l, err := listen(n.kernel, n.at)
+	if err != nil {
+		return fmt.Errorf("node listener: %w", err)
+	}
+	n.listener = l
+	return nil
+}
 
 // Run serves until ctx ends, then closes the listener and returns nil. Every
 // connection is handed over with the cookie 0: its caller may be anywhere.
 func (n *Node) Run(ctx context.Context, serve func(c net.Conn, netnsCookie uint64)) error {
+	tick := time.NewTicker(nodeInterval)
+	defer tick.Stop()
+	for !n.Listening() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := n.open(); err == nil {
+			n.log.Info("the node listener's port is free; listening", "listener", n.at)
+		}
+	}
 	stop := context.AfterFunc(ctx, func() { n.listener.Close() })
 	defer stop()
+	var keeping sync.WaitGroup
+	keeping.Go(func() { n.keepAddress(ctx, tick.C) })
+	defer keeping.Wait()
 	n.listener.accept(serve, 0, n.log)
 	return nil
+}
+
+// keepAddress puts the address back if others take it away.
+func (n *Node) keepAddress(ctx context.Context, tick <-chan time.Time) {
+	told := false
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick:
+		}
+		there, err := Leftovers(n.at.Addr())
+		if err == nil && len(there) == 0 {
+			n.log.Warn("the node listener's address was taken from the loopback link; putting it back", "address", n.at.Addr())
+			err = ensureAddress(n.at.Addr())
+		}
+		if err != nil && !told {
+			n.log.Error("cannot see to the node listener's address", "address", n.at.Addr(), "err", err)
+		}
+		told = err != nil
+	}
 }

@@ -44,6 +44,9 @@ func (r *round) ensure(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (*
 		return r.open(pod, nil, cg.Containers)
 	}
 	ns, err := box.open()
+	if have != nil && workload.Exhausted(err) {
+		return have, nil // looked at again with the next thorough round
+	}
 	if err != nil {
 		// The sandbox has ended: an open listener would keep its namespace
 		// and the devices in it alive.

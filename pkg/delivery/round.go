@@ -16,6 +16,7 @@ type round struct {
 	want     map[uint64]workload.Entry
 	guards   map[int]uint64 // links to be guarded: cgroup ids of their pods
 	table    linkTable
+	unsure   bool // some pod's links could not be looked for: no guard is taken away
 	complete bool // every steered pod has its listener
 	retry    bool // some pod should be looked at again soon
 }
@@ -42,7 +43,7 @@ func (r *Reconciler) reconcile(thorough bool) (retry bool) {
 	}
 	r.forget(running)
 	now.complete = r.write(now.want) && now.complete
-	r.writeLinks(now.guards)
+	now.writeLinks()
 	closeOnce(r.passed)
 	if now.complete {
 		closeOnce(r.ready)
@@ -118,7 +119,7 @@ func (r *round) settle(pod workload.Pod, err error) {
 		r.Log.Warn("a pod is not served as it should be", "namespace", pod.Namespace, "pod", pod.Name,
 			"err", err)
 	}
-	if time.Since(since) < retryLimit {
+	if time.Since(since) < retryLimit && !workload.Exhausted(err) {
 		r.retry = true
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // errNoSandbox means that no process of the pod is in a network namespace of
@@ -33,6 +35,12 @@ func (f *sandboxFinder) find(cgroup string) (*namespace, error) {
 	var oldestStart uint64
 	for _, pid := range pids {
 		ns, start, err := f.inspect(pid)
+		if workload.Exhausted(err) {
+			if oldest != nil {
+				oldest.close()
+			}
+			return nil, fmt.Errorf("look at the pod's processes: %w", err)
+		}
 		if err != nil {
 			continue // it ended meanwhile, or is in the node's namespace
 		}
@@ -87,6 +95,10 @@ func (f *sandboxFinder) inspect(pid int) (*namespace, uint64, error) {
 	}
 	// The pid may have been given to another process between the two reads.
 	again, err := startTime(dir)
+	if workload.Exhausted(err) {
+		ns.close()
+		return nil, 0, err
+	}
 	if err != nil || again != start || ns.inode == f.nodeInode {
 		ns.close()
 		return nil, 0, errNoSandbox

@@ -8,6 +8,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // Successor is an agent that is ready to take over.
@@ -15,6 +17,10 @@ type Successor struct {
 	lease *Lease
 	conn  *net.UnixConn
 }
+
+// acceptPause is how long one that asks waits where there is no descriptor for
+// its connection.
+const acceptPause = 500 * time.Millisecond
 
 // Successor waits for an agent that asks for the lease. Those that may not
 // are turned away, and logged. It returns an error if ctx ends first.
@@ -32,6 +38,13 @@ func (l *Lease) Successor(ctx context.Context, log *slog.Logger) (*Successor, er
 				c.Close()
 			}
 			return nil, ctx.Err()
+		case workload.Exhausted(err):
+			log.Warn("an agent that asks to take over waits", "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+			continue
 		case err != nil:
 			return nil, fmt.Errorf("handover: accept: %w", err)
 		}

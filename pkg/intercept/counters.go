@@ -77,11 +77,13 @@ var (
 func (h *Hooks) Describe(ch chan<- *prometheus.Desc) {
 	ch <- connectsDesc
 	ch <- dropsDesc
+	h.repairs.total.Describe(ch)
 }
 
 // Collect implements prometheus.Collector.
 func (h *Hooks) Collect(ch chan<- prometheus.Metric) {
 	h.collectConnects(ch)
+	h.repairs.total.Collect(ch)
 	all, err := h.Drops()
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(dropsDesc, err)

@@ -3,6 +3,7 @@ package intercept
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -25,6 +26,42 @@ func filterAttrs(ifindex int) netlink.FilterAttrs {
 	}
 }
 
+// keepFilter sees to it that our filter is there, and puts it back, counted, if
+// others have removed it. The caller holds mu.
+func (h *Hooks) keepFilter(ifindex int) error {
+	if h.filters[ifindex] {
+		there, err := hasFilter(ifindex)
+		if err != nil {
+			return err
+		}
+		if there {
+			return checkFirst(ifindex)
+		}
+	}
+	if err := attachFilter(ifindex, h.objects.SidestepLink); err != nil {
+		return err
+	}
+	if h.filters[ifindex] {
+		h.repairs.add(linkObject, detached)
+	}
+	h.filters[ifindex] = true
+	return checkFirst(ifindex)
+}
+
+func hasFilter(ifindex int) (bool, error) {
+	filters, err := listFilters(ifindex)
+	return slices.ContainsFunc(filters, isOurs), err
+}
+
+func listFilters(ifindex int) ([]netlink.Filter, error) {
+	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
+	filters, err := netlink.FilterList(link, netlink.HANDLE_MIN_INGRESS)
+	if err != nil {
+		return nil, fmt.Errorf("list the filters: %w", err)
+	}
+	return filters, nil
+}
+
 // attachFilter adds or replaces our filter. The queueing discipline that holds
 // filters is shared with others, and never replaced.
 func attachFilter(ifindex int, program *ebpf.Program) error {
@@ -43,16 +80,15 @@ func attachFilter(ifindex int, program *ebpf.Program) error {
 	if err != nil {
 		return fmt.Errorf("add the filter: %w", err)
 	}
-	return checkFirst(ifindex)
+	return nil
 }
 
-// checkFirst fails unless ours is the first filter: others of the same
-// priority run in the order in which they came.
+// checkFirst fails unless ours is the first filter: of those of one priority the
+// latest runs first.
 func checkFirst(ifindex int) error {
-	link := &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}
-	filters, err := netlink.FilterList(link, netlink.HANDLE_MIN_INGRESS)
+	filters, err := listFilters(ifindex)
 	if err != nil {
-		return fmt.Errorf("list the filters: %w", err)
+		return err
 	}
 	for _, f := range filters {
 		bpf, ok := f.(*netlink.BpfFilter)

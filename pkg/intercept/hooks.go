@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/cilium/ebpf"
 )
@@ -20,8 +21,17 @@ var ErrNoBPFFS = errors.New("not a BPF filesystem")
 // from several goroutines.
 type Hooks struct {
 	objects kernelObjects
-	pins    string
+	layout  *ebpf.Map
+	bpffs   string
+	pins    string // the directory
 	log     *slog.Logger
+
+	mu      sync.Mutex
+	maps    []*pin
+	links   map[string]*keptLink // in force, by their pins' paths
+	filters map[int]bool         // links guarded in the way of kernels before tcx
+	ids     map[*ebpf.Program]ebpf.ProgramID
+	repairs *repairs
 }
 
 // Load loads the programs and opens their maps pinned below bpffs, which an
@@ -32,7 +42,11 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	if err := checkBPFFS(bpffs); err != nil {
 		return nil, err
 	}
-	h := &Hooks{pins: filepath.Join(bpffs, PinDirectory), log: log}
+	h := &Hooks{
+		bpffs: bpffs, pins: filepath.Join(bpffs, PinDirectory), log: log,
+		links: make(map[string]*keptLink), filters: make(map[int]bool),
+		ids: make(map[*ebpf.Program]ebpf.ProgramID), repairs: newRepairs(),
+	}
 	if err := os.MkdirAll(h.pins, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pin directory: %w", err)
 	}
@@ -49,10 +63,11 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
-	if found != layout {
-		if err := writeLayout(h.pins); err != nil {
-			return nil, errors.Join(err, h.Close())
-		}
+	if h.layout, err = openLayout(h.pins); err == nil {
+		h.maps, err = h.mapPins()
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
 }
@@ -76,4 +91,6 @@ func TryLoad() error {
 }
 
 // Close gives up this process's descriptors. What is pinned stays in force.
-func (h *Hooks) Close() error { return h.objects.Close() }
+func (h *Hooks) Close() error {
+	return errors.Join(h.Detach(), h.layout.Close(), h.objects.Close())
+}

@@ -56,6 +56,7 @@ const (
 	kernelSettingFlagsSETTING_UNKNOWN_PASS             kernelSettingFlags = 2
 	kernelSettingFlagsSETTING_UNKNOWN_HOSTNETWORK_PASS kernelSettingFlags = 4
 	kernelSettingFlagsSETTING_WIRESERVER_DENY          kernelSettingFlags = 8
+	kernelSettingFlagsSETTING_NO_NODE_LISTENER         kernelSettingFlags = 16
 )
 
 type kernelSettings struct {

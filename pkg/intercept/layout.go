@@ -65,20 +65,19 @@ func checkLayout(pins string) (uint32, error) {
 	return found, nil
 }
 
-// writeLayout notes that the maps have our layout.
-func writeLayout(pins string) error {
+// openLayout notes that the maps have our layout.
+func openLayout(pins string) (*ebpf.Map, error) {
 	m, err := ebpf.NewMapWithOptions(&ebpf.MapSpec{
 		Name: layoutPin, Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1, Pinning: ebpf.PinByName,
 	}, ebpf.MapOptions{PinPath: pins})
-	if errors.Is(err, os.ErrExist) {
-		return nil // another agent is writing the same
+	if errors.Is(err, os.ErrExist) { // another agent has just made it
+		m, err = ebpf.LoadPinnedMap(filepath.Join(pins, layoutPin), nil)
 	}
 	if err != nil {
-		return fmt.Errorf("pin the maps' layout: %w", err)
+		return nil, fmt.Errorf("pin the maps' layout: %w", err)
 	}
-	defer m.Close()
 	if err := m.Update(uint32(0), layout, ebpf.UpdateAny); err != nil {
-		return fmt.Errorf("write the maps' layout: %w", err)
+		return nil, errors.Join(fmt.Errorf("write the maps' layout: %w", err), m.Close())
 	}
-	return nil
+	return m, nil
 }

@@ -4,8 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -44,16 +44,64 @@ func (h *Hooks) guard() hook {
 // same cgroup are updated in place; links of a cgroup that is gone are
 // replaced. guard says whether the guard of sockets is among them; if not, one
 // that an earlier agent pinned is taken away. Configure must have been called.
+//
+// To call it again is cheap, and repairs what others have taken away since:
+// links, programs behind them, pins of links and of maps. While this process
+// lives, a pin that is gone takes nothing out of force. The error is an
+// *ExclusiveError where another program keeps ours out, and ErrNoBPFFS where
+// there is nothing to pin to.
 func (h *Hooks) Attach(cgroup string, guard bool) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer h.repairs.tell(h.log)
+	id, err := inode(cgroup)
+	if err != nil {
+		return err
+	}
 	hooks := h.hooks()
 	if guard {
 		hooks = append(hooks, h.guard())
-	} else if err := unpin(h.pin(h.guard())); err != nil {
+	} else if err := h.letGo(h.pin(h.guard())); err != nil {
 		return fmt.Errorf("take away the guard: %w", err)
 	}
+	var errs []error
 	for _, hook := range hooks {
-		if err := h.attach(cgroup, hook); err != nil {
-			return fmt.Errorf("attach %s at %s: %w", hook.name, cgroup, err)
+		if err := h.keep(h.cgroupPlace(cgroup, id, hook)); err != nil {
+			errs = append(errs, fmt.Errorf("attach %s at %s: %w", hook.name, cgroup, err))
+		}
+		if h.links[h.pin(hook)] == nil {
+			break // what is not attached yet waits for what comes before it
+		}
+	}
+	return errors.Join(append(errs, h.restorePins(hooks))...)
+}
+
+// Detach is the end of what Attach and GuardLink keep in force: from then on
+// the pins alone do, for another agent to take over.
+func (h *Hooks) Detach() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var errs []error
+	for _, l := range h.links {
+		errs = append(errs, l.Close())
+	}
+	clear(h.links)
+	clear(h.filters)
+	return errors.Join(errs...)
+}
+
+// restorePins puts back the pins of the hooks and the maps. Where one cannot be
+// made the next cannot either.
+func (h *Hooks) restorePins(hooks []hook) error {
+	pins := slices.Clone(h.maps)
+	for _, hook := range hooks {
+		if l := h.links[h.pin(hook)]; l != nil {
+			pins = append(pins, &l.pin)
+		}
+	}
+	for _, p := range pins {
+		if err := h.restore(p); err != nil {
+			return fmt.Errorf("keep the programs in force beyond this agent: %w", err)
 		}
 	}
 	return nil
@@ -61,69 +109,24 @@ func (h *Hooks) Attach(cgroup string, guard bool) error {
 
 func (h *Hooks) pin(hook hook) string { return filepath.Join(h.pins, "link_"+hook.name) }
 
-// unpin removes a pin, and with it what is attached. To remove what is not
-// there is no error.
-func unpin(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+func (h *Hooks) cgroupPlace(cgroup string, id uint64, hook hook) place {
+	return place{
+		object: hook.name, pin: h.pin(hook), program: hook.program, id: id, where: linkedCgroup,
+		attach: func() (link.Link, error) {
+			l, err := link.AttachCgroup(link.CgroupOptions{
+				Path: cgroup, Attach: hook.attach, Program: hook.program,
+			})
+			if errors.Is(err, unix.EPERM) {
+				return nil, notAllowed(cgroup, hook, err)
+			}
+			return l, err
+		},
 	}
-	return nil
-}
-
-func (h *Hooks) attach(cgroup string, hook hook) error {
-	want, err := inode(cgroup)
-	if err != nil {
-		return err
-	}
-	pin := h.pin(hook)
-	adopted, err := adopt(pin, hook.program, func(l link.Link) (bool, error) {
-		at, err := linkedCgroup(l)
-		return at == want, err
-	})
-	if err != nil || adopted {
-		return err
-	}
-	l, err := link.AttachCgroup(link.CgroupOptions{
-		Path: cgroup, Attach: hook.attach, Program: hook.program,
-	})
-	if errors.Is(err, unix.EPERM) {
-		return fmt.Errorf("%w (a program attached to a parent cgroup without BPF_F_ALLOW_MULTI does this, as does a missing CAP_NET_ADMIN)", err)
-	}
-	if err != nil {
-		return err
-	}
-	// The pin, not this descriptor, keeps the program in force.
-	return errors.Join(l.Pin(pin), l.Close())
-}
-
-// adopt puts the program behind the pinned link if that is attached to the
-// right place, and removes the pin if it is attached to another or to none.
-func adopt(pin string, program *ebpf.Program, right func(link.Link) (bool, error)) (bool, error) {
-	l, err := link.LoadPinnedLink(pin, nil)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("open the pinned link: %w", err)
-	}
-	defer l.Close()
-	ok, err := right(l)
-	if err != nil {
-		return false, err
-	}
-	if !ok {
-		return false, l.Unpin()
-	}
-	return true, l.Update(program)
 }
 
 // linkedCgroup returns the id of the cgroup that the link is attached to, 0
 // once that cgroup is gone.
-func linkedCgroup(l link.Link) (uint64, error) {
-	info, err := l.Info()
-	if err != nil {
-		return 0, fmt.Errorf("read the pinned link: %w", err)
-	}
+func linkedCgroup(info *link.Info) (uint64, error) {
 	c := info.Cgroup()
 	if c == nil {
 		return 0, errors.New("the pinned link is not a cgroup's")

@@ -17,6 +17,9 @@ type Settings struct {
 	NodeNetns uint64
 	// NodeListener is the IPv4 address and port of the node listener.
 	NodeListener netip.AddrPort
+	// NoNodeListener refuses those who would be steered to the node listener:
+	// somebody else may be listening there.
+	NoNodeListener bool
 	// FirstPort and LastPort bound the ports of pods' listeners.
 	FirstPort, LastPort uint16
 	// Audit counts verdicts and lets every connect pass.
@@ -64,6 +67,9 @@ func (s Settings) flags() kernelSettingFlags {
 	}
 	if s.DenyWireServer {
 		f |= kernelSettingFlagsSETTING_WIRESERVER_DENY
+	}
+	if s.NoNodeListener {
+		f |= kernelSettingFlagsSETTING_NO_NODE_LISTENER
 	}
 	return f
 }

@@ -18,15 +18,19 @@ var ErrBehindAnother = errors.New("another tc program of the link runs first")
 // metadata service or the wire server, unless its verdict lets it. ifindex is
 // the link's end in the calling thread's network namespace, the node's. The
 // program outlives this process and ends with the link. Others' programs stay
-// and run after ours; where they cannot, that is ErrBehindAnother.
+// and run after ours; where they cannot, that is ErrBehindAnother. To call it
+// again is cheap, and repairs what others have taken away since. A link that
+// is gone is unix.ENODEV.
 func (h *Hooks) GuardLink(ifindex int, podCgroupID uint64) error {
 	// First the owner: a program that knows none drops.
 	if err := h.objects.SidestepLinks.Update(uint32(ifindex), podCgroupID, ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("note the owner of link %d: %w", ifindex, err)
 	}
-	err := h.attachTCX(ifindex)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	err := h.keepTCX(ifindex)
 	if errors.Is(err, ebpf.ErrNotSupported) {
-		err = attachFilter(ifindex, h.objects.SidestepLink) // before Linux 6.6
+		err = h.keepFilter(ifindex) // before Linux 6.6
 	}
 	if err != nil {
 		return fmt.Errorf("guard link %d: %w", ifindex, err)
@@ -37,7 +41,10 @@ func (h *Hooks) GuardLink(ifindex int, podCgroupID uint64) error {
 // UnguardLink takes the guard away. To do so where none is, or where the link
 // is gone, is no error.
 func (h *Hooks) UnguardLink(ifindex int) error {
-	err := errors.Join(unpin(h.tcxPin(ifindex)), detachFilter(ifindex))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.filters, ifindex)
+	err := errors.Join(h.letGo(h.tcxPin(ifindex)), detachFilter(ifindex))
 	if err != nil {
 		return fmt.Errorf("take away the guard of link %d: %w", ifindex, err)
 	}
@@ -68,35 +75,49 @@ func (h *Hooks) tcxPin(ifindex int) string {
 	return filepath.Join(h.pins, "tcx_"+strconv.Itoa(ifindex))
 }
 
-func (h *Hooks) attachTCX(ifindex int) error {
-	pin := h.tcxPin(ifindex)
-	adopted, err := adopt(pin, h.objects.SidestepLink, func(l link.Link) (bool, error) {
-		at, err := linkedInterface(l)
-		return at == uint32(ifindex), err
-	})
-	if err != nil || adopted {
+func (h *Hooks) keepTCX(ifindex int) error {
+	id, err := h.idOf(h.objects.SidestepLink)
+	if err != nil {
 		return err
 	}
-	l, err := link.AttachTCX(link.TCXOptions{
-		Interface: ifindex, Program: h.objects.SidestepLink, Attach: ebpf.AttachTCXIngress,
-		Anchor: link.Head(),
+	err = h.keep(place{
+		object: linkObject, pin: h.tcxPin(ifindex), program: h.objects.SidestepLink, id: uint64(ifindex),
+		where: linkedInterface,
+		attach: func() (link.Link, error) {
+			return link.AttachTCX(link.TCXOptions{
+				Interface: ifindex, Program: h.objects.SidestepLink, Attach: ebpf.AttachTCXIngress,
+				Anchor: link.Head(),
+			})
+		},
 	})
 	if err != nil {
 		return err
 	}
-	return errors.Join(l.Pin(pin), l.Close())
+	if err := h.restore(&h.links[h.tcxPin(ifindex)].pin); err != nil {
+		return err
+	}
+	return checkFirstTCX(ifindex, id)
+}
+
+// checkFirstTCX fails unless the program is the first of the link's: one that
+// came later may have asked to run before.
+func checkFirstTCX(ifindex int, id ebpf.ProgramID) error {
+	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		return fmt.Errorf("list the link's programs: %w", err)
+	}
+	if len(all.Programs) == 0 || all.Programs[0].ID != id {
+		return ErrBehindAnother
+	}
+	return nil
 }
 
 // linkedInterface returns the interface that the link is attached to, 0 once
 // that is gone.
-func linkedInterface(l link.Link) (uint32, error) {
-	info, err := l.Info()
-	if err != nil {
-		return 0, fmt.Errorf("read the pinned link: %w", err)
-	}
+func linkedInterface(info *link.Info) (uint64, error) {
 	t := info.TCX()
 	if t == nil {
 		return 0, errors.New("the pinned link is not an interface's")
 	}
-	return t.Ifindex, nil
+	return uint64(t.Ifindex), nil
 }

@@ -45,3 +45,15 @@ func programs(o Options) Result {
 	}
 	return ok(name, "load")
 }
+
+func place(o Options) Result {
+	const name = "place"
+	path, err := kubepodsPath(o)
+	if err == nil {
+		err = o.CheckPlace(path)
+	}
+	if err != nil {
+		return fail(name, "make room for the programs, and run this again", "%v", err)
+	}
+	return ok(name, "no other program keeps the agent's out")
+}

@@ -24,13 +24,9 @@ func cgroupV2(o Options) Result {
 func kubepods(o Options) Result {
 	const name = "kubepods"
 	const mend = "run it on a node whose kubelet runs, or set --kubepods-cgroup to the cgroup that pods' cgroups are below"
-	path := o.KubepodsCgroup
-	if path == "" {
-		found, err := o.FindKubepods(o.CgroupRoot)
-		if err != nil {
-			return fail(name, mend, "%v", err)
-		}
-		path = found
+	path, err := kubepodsPath(o)
+	if err != nil {
+		return fail(name, mend, "%v", err)
 	}
 	st, err := os.Stat(path)
 	if err != nil {
@@ -40,6 +36,13 @@ func kubepods(o Options) Result {
 		return fail(name, mend, "%s is not a directory", path)
 	}
 	return ok(name, "%s", path)
+}
+
+func kubepodsPath(o Options) (string, error) {
+	if o.KubepodsCgroup != "" {
+		return o.KubepodsCgroup, nil
+	}
+	return o.FindKubepods(o.CgroupRoot)
 }
 
 func handles(o Options) Result {

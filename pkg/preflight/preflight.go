@@ -18,6 +18,8 @@ type Options struct {
 
 	FindKubepods func(cgroupRoot string) (string, error)
 	LoadPrograms func() error
+	// CheckPlace fails if other programs keep the agent's from the cgroup.
+	CheckPlace func(kubepods string) error
 	// Kernel returns the running kernel's release. Nil: uname.
 	Kernel func() (string, error)
 	// FileSystem returns the magic number of the file system at a path. Nil:
@@ -49,7 +51,7 @@ func Run(o Options) []Result {
 	}
 	var results []Result
 	for _, check := range []func(Options) Result{
-		kernel, capabilities, appArmor, seLinux, cgroupV2, kubepods, handles, bpffs, programs, kubeletDir, hostProc,
+		kernel, capabilities, appArmor, seLinux, cgroupV2, kubepods, handles, bpffs, programs, place, kubeletDir, hostProc,
 	} {
 		results = append(results, check(o))
 	}

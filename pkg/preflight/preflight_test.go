@@ -40,6 +40,7 @@ func newNode(t *testing.T) *node {
 		},
 		FindKubepods: func(root string) (string, error) { return filepath.Join(root, "kubepods.slice"), nil },
 		LoadPrograms: func() error { return nil },
+		CheckPlace:   func(string) error { return nil },
 		Kernel:       func() (string, error) { return "5.15.0-1071-azure", nil },
 		OpenByHandle: func(string) error { return nil },
 		FileSystem: func(path string) (int64, error) {
@@ -100,7 +101,7 @@ func TestRunOnANodeThatCanRunIt(t *testing.T) {
 	}
 	want := []string{
 		"kernel", "capabilities", "AppArmor", "SELinux", "cgroup v2", "kubepods", "cgroup handles",
-		"BPF file system", "programs", "kubelet directory", "host processes",
+		"BPF file system", "programs", "place", "kubelet directory", "host processes",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
@@ -149,6 +150,8 @@ func TestFailures(t *testing.T) {
 		"no bpffs":            {func(_ *testing.T, n *node) { n.fileSystem(0, boom) }, "BPF file system", "not permitted", "--bpffs"},
 		"bpffs not writable":  {func(t *testing.T, n *node) { n.remove(t, "bpf") }, "BPF file system", "not writable", "readOnly"},
 		"programs":            {func(_ *testing.T, n *node) { n.options.LoadPrograms = func() error { return boom } }, "programs", "not permitted", "CONFIG_CGROUP_BPF"},
+		"place taken":         {func(_ *testing.T, n *node) { n.options.CheckPlace = func(string) error { return boom } }, "place", "not permitted", "make room"},
+		"no place":            {func(_ *testing.T, n *node) { n.options.FindKubepods = func(string) (string, error) { return "", boom } }, "place", "not permitted", "make room"},
 		"no kubelet dir":      {func(t *testing.T, n *node) { n.remove(t, "kubelet/pods") }, "kubelet directory", "kubelet/pods", "--kubelet-dir"},
 		"own PID namespace":   {func(t *testing.T, n *node) { n.link(t, "1", "proc/self") }, "host processes", "number 1", "hostPID: true"},
 		"namespaces not seen": {func(t *testing.T, n *node) { n.remove(t, "proc/1/ns/net") }, "host processes", "1/ns/net", "SYS_PTRACE"},

@@ -85,7 +85,7 @@ var defences = []defence{
 		{callers, "caller.quota_id = ancestor_id(skb, level + 2);", "caller.quota_id = ancestor_id(skb, level + 3);"},
 	}},
 	{name: "pinned links", agent: true, edits: []edit{
-		{linksGo, "return errors.Join(l.Pin(pin), l.Close())\n}", "unpinned = append(unpinned, l)\n\treturn nil\n}\n\nvar unpinned []link.Link"},
+		{linksGo, "pins = append(pins, &l.pin)", "_ = l.pin"},
 	}},
 }
 

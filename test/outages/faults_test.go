@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/sidestep-agent/sidestep/test/faults/row"
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
 )
 
@@ -117,6 +118,7 @@ func TestFaults(t *testing.T) {
 				t.Parallel()
 				results[i] = f.run(t)
 				f.judge(t, results[i])
+				t.Log(f.row(results[i]))
 			})
 		}
 	})
@@ -196,6 +198,18 @@ func (f fault) judge(t *testing.T, got result) {
 	}
 	if got.sent > f.most {
 		t.Errorf("%d exchanges were sent while it lasted, want %d at most", got.sent, f.most)
+	}
+}
+
+// row is the fault in the table of all faults.
+func (f fault) row(got result) row.Row {
+	name := f.name
+	if f.clock != 0 {
+		name += ", as engine and broker read it"
+	}
+	return row.Row{
+		Fault: name, Expected: "cached: served; without a token: " + f.says,
+		Seen: fmt.Sprintf("cached: %d asked, %d failed; without a token: %v", got.asked, got.failed, slowest(got.first)),
 	}
 }
 

@@ -3,6 +3,7 @@ package outages
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
+	"github.com/sidestep-agent/sidestep/test/faults/row"
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
 	"github.com/sidestep-agent/sidestep/test/standins/pki"
 )
@@ -193,10 +195,15 @@ func TestRotatedCAIsTrustedWithoutARestart(t *testing.T) {
 	default:
 	}
 	r.trust(next)
-	if late := <-got; late.status != http.StatusOK {
+	late := <-got
+	if late.status != http.StatusOK {
 		t.Errorf("%v", late)
 	}
 	r.app(2, "web").mustAsk()
+	t.Log(row.Row{
+		Fault: "Entra's CA rotated, the CA file 2 s late", Expected: "who asks is held and served; no restart",
+		Seen: fmt.Sprintf("held: %v", late),
+	})
 }
 
 func TestEntraOverIPv6Alone(t *testing.T) {

@@ -121,6 +121,12 @@ func (a *Agent) WaitEnd(ctx context.Context) error {
 	}
 }
 
+// PID returns the process's number.
+func (a *Agent) PID() int { return a.process.Process.Pid }
+
+// StateDir returns its state directory, which all agents of the scene share.
+func (a *Agent) StateDir() string { return a.stateDir }
+
 // Signal sends the process a signal.
 func (a *Agent) Signal(s os.Signal) error { return a.process.Process.Signal(s) }
 
@@ -140,7 +146,11 @@ func (a *Agent) Config() string { return a.config }
 
 // Configure writes a configuration in place of the last one, at a stroke.
 func (a *Agent) Configure(unlabeled config.Unlabeled) error {
-	text := fmt.Sprintf("apiVersion: %s\nkind: %s\nunlabeled: %s\n", config.APIVersion, config.Kind, unlabeled)
+	return a.WriteConfig(fmt.Sprintf("apiVersion: %s\nkind: %s\nunlabeled: %s\n", config.APIVersion, config.Kind, unlabeled))
+}
+
+// WriteConfig writes any text in place of the last configuration, at a stroke.
+func (a *Agent) WriteConfig(text string) error {
 	next := a.config + ".next"
 	if err := os.WriteFile(next, []byte(text), 0o644); err != nil {
 		return err
@@ -179,6 +189,16 @@ func (a *Agent) Status(ctx context.Context) (status.Report, error) {
 		return status.Report{}, fmt.Errorf("agent status: %w", err)
 	}
 	return report, nil
+}
+
+// Check runs `agent check` and returns what it printed; an error if it found
+// something to mend.
+func (a *Agent) Check(ctx context.Context, s *Scene) (string, error) {
+	cmd := exec.CommandContext(ctx, a.path, "check", "--cgroup-root", s.Node.CgroupRoot,
+		"--kubepods-cgroup", s.Node.Kubepods, "--kubelet-dir", s.Node.KubeletDir, "--bpffs", s.Node.BPFFS)
+	cmd.Env = []string{}
+	out, err := cmd.CombinedOutput()
+	return string(out), err
 }
 
 // await asks until so says yes, the agent ends, or patience does.

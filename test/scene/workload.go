@@ -47,6 +47,11 @@ func (s *Scene) Start(w *Workload) (err error) {
 	if w.Pod, err = s.Node.StartPod(lab.PodOptions{}); err != nil {
 		return err
 	}
+	return s.Introduce(w)
+}
+
+// Introduce tells the API stand-in of a workload whose pod runs.
+func (s *Scene) Introduce(w *Workload) (err error) {
 	s.Cloud.API.PutServiceAccount(w.accountObject())
 	s.Cloud.API.PutPod(w.podObject())
 	if !w.Federated {

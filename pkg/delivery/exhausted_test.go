@@ -1,0 +1,113 @@
+package delivery
+
+import (
+	"bytes"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// withoutDescriptors runs fn while this process can open no file.
+func withoutDescriptors(t *testing.T, fn func()) {
+	t.Helper()
+	var had unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &had); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 0, Max: had.Max}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &had); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	fn()
+}
+
+// That a pod cannot be looked at, for want of descriptors, takes neither its
+// listener nor the guard of its link away, and is not tried all the time.
+func TestWhatIsThereStaysWithoutDescriptors(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: a network namespace")
+	}
+	pod := exec.Command("sleep", "infinity")
+	pod.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := pod.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = pod.Process.Kill()
+		_ = pod.Wait()
+	}()
+	k, n := newKernel(), &node{pids: map[string][]int{"one": {pod.Process.Pid}}}
+	n.run(1, workload.Pod{UID: "one", Decision: steer})
+	r := newReconciler(t, k, n, func(o *Options) { o.GuardLinks = true })
+	r.reconcile(true)
+	// Its links cannot be known here, where it has none.
+	const link = 7
+	r.links["one"] = podLinks{inode: r.listeners["one"].inode, ifindexes: []int{link}}
+	k.guarded[link], r.guarded[link] = 1, 1
+	before := k.verdicts[1]
+	withoutDescriptors(t, func() {
+		if retry := r.reconcile(true); retry {
+			t.Error("it is tried again at once")
+		}
+	})
+	if k.verdicts[1] != before || before.Port == 0 || len(r.Listeners()) != 1 {
+		t.Errorf("%+v in force and %d listeners, want %+v and its listener", k.verdicts[1], len(r.Listeners()), before)
+	}
+	if k.guarded[link] != 1 {
+		t.Error("the guard of the pod's link was taken away")
+	}
+}
+
+// unwilling is a listener that cannot accept for a while.
+type unwilling struct {
+	net.Listener
+	fails int
+}
+
+func (u *unwilling) Accept() (net.Conn, error) {
+	if u.fails > 0 {
+		u.fails--
+		return nil, &net.OpError{Op: "accept", Err: unix.EMFILE}
+	}
+	return u.Listener.Accept()
+}
+
+func TestAcceptGoesOnAfterFailures(t *testing.T) {
+	tcp, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	served, ended := make(chan struct{}), make(chan struct{})
+	l := &listener{Listener: &unwilling{Listener: tcp, fails: 3}}
+	go func() {
+		l.accept(func(c net.Conn, _ uint64) {
+			c.Close()
+			close(served)
+		}, 0, slog.New(slog.NewTextHandler(&log, nil)))
+		close(ended)
+	}()
+	c, err := net.Dial("tcp4", tcp.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	<-served
+	l.Close()
+	<-ended
+	if n := strings.Count(log.String(), "cannot accept"); n != 1 {
+		t.Errorf("logged %d times that it cannot accept, want once:\n%s", n, log.String())
+	}
+}
