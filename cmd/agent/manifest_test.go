@@ -11,6 +11,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/sidestep-agent/sidestep/pkg/preflight"
@@ -80,6 +81,18 @@ func TestManifestsMountTheDefaultPaths(t *testing.T) {
 		if !mounted[path] {
 			t.Errorf("--%s: %s is not mounted", flag, path)
 		}
+	}
+}
+
+// What the samples allow pods to reach is where the node listener is by
+// default.
+func TestSamplesAllowTheNodeListener(t *testing.T) {
+	var policy networkingv1.NetworkPolicy
+	readManifest(t, "../../manifests/samples/networkpolicy.yaml", &policy)
+	rule := policy.Spec.Egress[0]
+	got := strings.TrimSuffix(rule.To[0].IPBlock.CIDR, "/32") + ":" + rule.Ports[0].Port.String()
+	if want := defaultListen.String(); got != want {
+		t.Errorf("the sample allows %s, --listen is %s", got, want)
 	}
 }
 
