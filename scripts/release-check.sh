@@ -12,9 +12,9 @@ want() { # file, what it has, what it should have
 	wrong=yes
 }
 [[ $version =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || want "the tag" "$version" "v1.2.3 or v1.2.3-rc.1"
-for file in manifests/base manifests/uninstall; do
-	want "$file/kustomization.yaml" "$(sed -n 's/^ *newTag: //p' "$file/kustomization.yaml")" "$version"
-done
+while read -r file; do
+	want "$file" "$(sed -n 's/^ *newTag: //p' "$file")" "$version"
+done < <(grep -rl --include=kustomization.yaml newTag: manifests)
 want manifests/check-job.yaml "$(sed -n 's/^ *image: sidestep-agent://p' manifests/check-job.yaml)" "$version"
 want "Chart.yaml's appVersion" "$(sed -n 's/^appVersion: //p' charts/sidestep-agent/Chart.yaml)" "$version"
 want "Chart.yaml's version" "$(sed -n 's/^version: //p' charts/sidestep-agent/Chart.yaml)" "${version#v}"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,8 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sidestep-agent/sidestep/pkg/config"
 )
 
 func TestChartRefusesWrongValues(t *testing.T) {
@@ -19,7 +22,7 @@ func TestChartRefusesWrongValues(t *testing.T) {
 		"image: {digest: latest}":                            "at '/image/digest'",
 		"image: {pullPolicy: Sometimes}":                     "'Always', 'IfNotPresent', 'Never'",
 		"imagePullSecrets: [login]":                          "at '/imagePullSecrets/0'",
-		"config: {mode: off}":                                "'enforce', 'audit'",
+		"config: {mode: stop}":                               "'enforce', 'audit'",
 		"config: {mod: audit}":                               "'mod' not allowed",
 		"config: {scope: {namespace: [a]}}":                  "'namespace' not allowed",
 		"config: {scope: {namespaces: ['team-*']}}":          "at '/config/scope/namespaces/0'",
@@ -48,6 +51,37 @@ func TestChartRefusesWrongValues(t *testing.T) {
 		if _, err := renderChart(t.Context(), c, parseValues(t, values)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want an error with %q", values, err, want)
 		}
+	}
+}
+
+// Each word that the schema offers for a setting is one that the agent takes.
+func TestSchemaOffersWhatTheAgentTakes(t *testing.T) {
+	c, err := loader.LoadDir(chartDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema struct {
+		Definitions struct {
+			Config struct {
+				Properties map[string]struct{ Enum []string }
+			}
+		}
+	}
+	if err := json.Unmarshal(c.Schema, &schema); err != nil {
+		t.Fatal(err)
+	}
+	words := 0
+	for name, property := range schema.Definitions.Config.Properties {
+		for _, word := range property.Enum {
+			words++
+			file := "apiVersion: " + config.APIVersion + "\nkind: " + config.Kind + "\n" + name + ": " + word + "\n"
+			if _, err := config.Parse([]byte(file)); err != nil {
+				t.Errorf("%s: %s: %v", name, word, err)
+			}
+		}
+	}
+	if words < 10 {
+		t.Errorf("the schema offers %d words", words)
 	}
 }
 

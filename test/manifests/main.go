@@ -105,8 +105,8 @@ var imageLine = regexp.MustCompile(`(?m)^(\s*(?:- )?image: )sidestep-agent:\S+$`
 
 // withImage puts another image in the place of the one that the text has.
 func withImage(data []byte, image string) ([]byte, error) {
-	if n := len(imageLine.FindAll(data, -1)); n != 1 {
-		return nil, fmt.Errorf("the image is named %d times, want once", n)
+	if !imageLine.Match(data) {
+		return nil, errors.New("no image of the agent is named")
 	}
 	return imageLine.ReplaceAllFunc(data, func(line []byte) []byte {
 		return append(imageLine.FindSubmatch(line)[1], image...)
