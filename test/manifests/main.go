@@ -1,14 +1,13 @@
-// Command manifests renders what manifests/ installs, for whoever applies it
-// without a kustomize of his own, and packages the Helm chart:
+// Command manifests packages the Helm chart (-package DIR), writes the base as
+// one file (-install FILE), and renders what manifests/ installs, with another
+// image if one is given (-image NAME), for whoever applies it
+// without a kustomize of his own:
 //
-//	go -C test/manifests run . -render DIR [-image NAME]
-//	go -C test/manifests run . -install FILE
-//	go -C test/manifests run . -package DIR
+//	go -C test/manifests run . -render DIR
 //
-// The first writes DIR/base.yaml, DIR/uninstall.yaml, DIR/check-job.yaml and
-// DIR/<overlay>.yaml for each overlay, the second the base alone, the third
-// the chart's archive. Its tests are the reason for the module: they read what
-// is rendered as the API server would.
+// writes DIR/base.yaml, DIR/uninstall.yaml, DIR/check-job.yaml and
+// DIR/<overlay>.yaml for each overlay. Its tests are the reason for the module: they read what is rendered
+// as the API server would.
 package main
 
 import (
