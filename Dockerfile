@@ -6,8 +6,9 @@
 # Where no engine runs, test/image makes the same image from the last stage of
 # this file.
 
-# The build runs on the builder's own architecture and cross-compiles.
-FROM --platform=$BUILDPLATFORM golang:1.26-bookworm AS build
+# The build runs on the builder's own architecture and cross-compiles. By its
+# digest, since toolchain and authorities end up in the image.
+FROM --platform=$BUILDPLATFORM golang:1.26.8-bookworm@sha256:f4191582e1522dfc5980a6bdc0309a756f9697f3e7d0f199c7e26fc82ab324fd AS build
 WORKDIR /src
 # Modules change less often than sources.
 COPY go.mod go.sum ./

@@ -9,6 +9,9 @@ SHELL := bash
 CLANG_VERSION         := 16
 CLANG_RELEASE         := 16.0.6
 GOLANGCI_LINT_VERSION := v2.15.0
+ACTIONLINT_VERSION    := v1.7.12
+CRANE_VERSION         := v0.22.1
+GOVULNCHECK_VERSION   := v1.8.0
 
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidestep
 OUT   := out
@@ -17,6 +20,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 GOLANGCI_LINT := $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+ACTIONLINT    := $(CACHE)/bin/actionlint-$(ACTIONLINT_VERSION)
+CRANE         := $(CACHE)/bin/crane-$(CRANE_VERSION)
+GOVULNCHECK   := $(CACHE)/bin/govulncheck-$(GOVULNCHECK_VERSION)
 
 export CLANG_VERSION CLANG_RELEASE
 
@@ -56,9 +62,34 @@ image: setup ## Make the agent's image for amd64 and arm64 into out/, without an
 		go run ./test/image --arch $$arch --version $(VERSION) --out $(OUT)/sidestep-agent-$$arch.tar; \
 	done
 
+.PHONY: image-check
+image-check: image ## Build the images again elsewhere, from nothing: the same digests? (minutes)
+	scripts/image-check.sh $(VERSION)
+
+# IMAGE is a name with a registry and a tag, as registry.example.org/sidestep-agent:v1.
+.PHONY: push
+push: image $(CRANE) ## Push the image, of both architectures, as IMAGE=…, without an engine
+	@scripts/push-image.sh $(CRANE) "$(or $(IMAGE),$(error IMAGE is empty: say the name to push as))"
+
+.PHONY: registry-login
+registry-login: $(CRANE) ## Log in to REGISTRY=… as USERNAME=…, the password from standard input
+	@$(CRANE) auth login "$(REGISTRY)" --username "$(USERNAME)" --password-stdin
+
 .PHONY: manifests
-manifests: setup ## Render the manifests into out/manifests/
-	go -C test/manifests run . -render $(CURDIR)/$(OUT)/manifests
+manifests: setup ## Render into out/manifests/, with IMAGE=… if given, and manifests/install.yaml
+	go -C test/manifests run . -render $(CURDIR)/$(OUT)/manifests -image '$(IMAGE)' -install $(CURDIR)/manifests/install.yaml
+
+.PHONY: chart
+chart: setup ## Package the Helm chart into out/
+	@mkdir -p $(OUT)
+	go -C test/manifests run . -package $(CURDIR)/$(OUT)
+
+.PHONY: sbom
+sbom: image ## Describe what the images are made of (CycloneDX) into out/
+	for arch in amd64 arm64; do \
+		go -C test/supplychain run . -image $(CURDIR)/$(OUT)/sidestep-agent-$$arch.tar \
+			-version $(VERSION) -sbom $(CURDIR)/$(OUT)/sidestep-agent-$$arch.cdx.json; \
+	done
 
 ##@ Testing
 
@@ -88,6 +119,7 @@ test-node: node-build ## Real pods on a real Kubernetes node (root)
 test-unit: setup ## Tests of single packages, with the race detector
 	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/faults/row ./test/faults/table ./test/image ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/scene ./test/clients/conformance
 	go -C test/manifests test ./...
+	go -C test/supplychain test ./...
 	go -C test/clients/vaultclient test ./...
 	go -C test/clients/bindingclient test ./...
 
@@ -176,18 +208,32 @@ node: ## A shell in the node, which is brought up if it is not
 ##@ Reading
 
 .PHONY: lint
-lint: setup $(GOLANGCI_LINT) ## go vet and golangci-lint, with the floors between the packages
+lint: setup $(GOLANGCI_LINT) $(ACTIONLINT) ## go vet and golangci-lint, with the floors between the packages
 	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/clients/bindingclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/manifests && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
+	cd test/supplychain && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	go mod tidy -diff
 	go -C test/clients/vaultclient mod tidy -diff
 	go -C test/clients/bindingclient mod tidy -diff
 	go -C test/manifests mod tidy -diff
+	go -C test/supplychain mod tidy -diff
 	for client in test/clients/go/*/; do go -C $$client vet ./... && go -C $$client mod tidy -diff; done
 	shellcheck -x scripts/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh
 	shellcheck -s sh test/kernels/init
+	$(ACTIONLINT) .github/workflows/*.yaml
+
+.PHONY: licenses
+licenses: setup ## Modules of the programs and their licences; fails where one is not allowed
+	@mkdir -p $(OUT)
+	go -C test/supplychain run . -licenses $(CURDIR)/$(OUT)/licenses.txt
+
+# It asks Go's vulnerability database for news, and fails where that is out of
+# reach: no part of test.
+.PHONY: vulncheck
+vulncheck: setup $(GOVULNCHECK) ## Known vulnerabilities in what the programs call (needs the network)
+	$(GOVULNCHECK) ./...
 
 .PHONY: fmt
 fmt: $(GOLANGCI_LINT) ## Format the Go files
@@ -197,6 +243,18 @@ $(GOLANGCI_LINT): | setup
 	@echo "building golangci-lint $(GOLANGCI_LINT_VERSION), once"
 	GOBIN=$(CACHE)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
 	mv $(CACHE)/bin/golangci-lint $@
+
+$(ACTIONLINT): | setup
+	GOBIN=$(CACHE)/bin go install github.com/rhysd/actionlint/cmd/actionlint@$(ACTIONLINT_VERSION)
+	mv $(CACHE)/bin/actionlint $@
+
+$(CRANE): | setup
+	GOBIN=$(CACHE)/bin go install github.com/google/go-containerregistry/cmd/crane@$(CRANE_VERSION)
+	mv $(CACHE)/bin/crane $@
+
+$(GOVULNCHECK): | setup
+	GOBIN=$(CACHE)/bin go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)
+	mv $(CACHE)/bin/govulncheck $@
 
 .PHONY: clean
 clean: ## Remove what was built

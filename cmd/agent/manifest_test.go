@@ -13,6 +13,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/sidestep-agent/sidestep/pkg/bootguard"
@@ -112,6 +113,18 @@ func TestManifestsMountTheBootGuardsPaths(t *testing.T) {
 	kept := corev1.EnvVar{Name: "SIDESTEP_BOOT_CONFIG", Value: bootguard.DefaultConfig}
 	if agent := overlay.Spec.Template.Spec.Containers[0]; !slices.Contains(agent.Env, kept) {
 		t.Errorf("the agent's environment %v has no %v", agent.Env, kept)
+	}
+}
+
+// What the samples allow pods to reach is where the node listener is by
+// default.
+func TestSamplesAllowTheNodeListener(t *testing.T) {
+	var policy networkingv1.NetworkPolicy
+	readManifest(t, "../../manifests/samples/networkpolicy.yaml", &policy)
+	rule := policy.Spec.Egress[0]
+	got := strings.TrimSuffix(rule.To[0].IPBlock.CIDR, "/32") + ":" + rule.Ports[0].Port.String()
+	if want := defaultListen.String(); got != want {
+		t.Errorf("the sample allows %s, --listen is %s", got, want)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -31,17 +32,18 @@ func TestArchiveIsWhatTheDockerfileDeclares(t *testing.T) {
 
 	var config imageConfig
 	decode(t, blobs[m.Config.Digest], &config)
-	if diff := cmp.Diff(img.config("arm64", m.Layers[0].Digest), config); diff != "" {
+	if len(m.Layers) != 1 {
+		t.Fatalf("%d layers, want 1", len(m.Layers))
+	}
+	layer := unpacked(t, blobs[m.Layers[0].Digest])
+	if diff := cmp.Diff(img.config("arm64", digestOf(layer)), config); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
 	}
 	if config.Config.User != img.user || !cmp.Equal(config.Config.Entrypoint, img.entrypoint) ||
 		!cmp.Equal(config.Config.Cmd, img.cmd) || !cmp.Equal(config.Config.Labels, img.labels) {
 		t.Errorf("config %+v is not of the image %+v", config.Config, img)
 	}
-	if len(m.Layers) != 1 {
-		t.Fatalf("%d layers, want 1", len(m.Layers))
-	}
-	got := entries(t, blobs[m.Layers[0].Digest])
+	got := entries(t, layer)
 	want := []string{
 		"/agent 755 binary", "/etc/ 755 ", "/etc/ssl/ 755 ", "/etc/ssl/certs/ 755 ",
 		"/etc/ssl/certs/ca-certificates.crt 644 authorities",
@@ -49,6 +51,20 @@ func TestArchiveIsWhatTheDockerfileDeclares(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}
+}
+
+// unpacked is the layer as its diff ID means it.
+func unpacked(t *testing.T, layer []byte) []byte {
+	t.Helper()
+	zr, err := gzip.NewReader(bytes.NewReader(layer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain, err := io.ReadAll(zr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return plain
 }
 
 func TestArchiveIsReproducible(t *testing.T) {

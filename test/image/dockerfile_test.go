@@ -44,7 +44,8 @@ func TestDockerfileDeclares(t *testing.T) {
 	}
 }
 
-// The toolchain of the build stage must be one that go.mod takes.
+// The toolchain of the build stage must be one that go.mod takes, and the same
+// for whoever builds.
 func TestDockerfileHasTheGoOfTheModule(t *testing.T) {
 	mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	if err != nil {
@@ -58,8 +59,9 @@ func TestDockerfileHasTheGoOfTheModule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := d[0].base, "golang:"+string(version[1])+"-"; !strings.HasPrefix(got, want) {
-		t.Errorf("the build stage is FROM %s, want %s…", got, want)
+	want := `^golang:` + regexp.QuoteMeta(string(version[1])) + `\.\d+-[a-z]+@sha256:[0-9a-f]{64}$`
+	if got := d[0].base; !regexp.MustCompile(want).MatchString(got) {
+		t.Errorf("the build stage is FROM %s, want %s", got, want)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -13,12 +14,11 @@ import (
 	"time"
 )
 
-// The media types of the OCI image specification, 1.0. The layer is not
-// compressed: the archive goes to a machine beside this one.
+// The media types of the OCI image specification, 1.0.
 const (
 	mediaTypeManifest = "application/vnd.oci.image.manifest.v1+json"
 	mediaTypeConfig   = "application/vnd.oci.image.config.v1+json"
-	mediaTypeLayer    = "application/vnd.oci.image.layer.v1.tar"
+	mediaTypeLayer    = "application/vnd.oci.image.layer.v1.tar+gzip"
 )
 
 // epoch is the time of everything in the archive, so that equal content gives
@@ -72,13 +72,13 @@ type archive map[string][]byte
 // writeArchive writes the image as a tar archive of an OCI image layout, which
 // `ctr images import` and other tools read.
 func writeArchive(w io.Writer, img *image, files []file, arch, name string) error {
-	layer, err := layerTar(files)
+	layer, diffID, err := layerOf(files)
 	if err != nil {
 		return err
 	}
 	a := archive{"oci-layout": []byte(`{"imageLayoutVersion":"1.0.0"}`)}
 	layerBlob := a.blob(mediaTypeLayer, layer)
-	configBlob := a.blob(mediaTypeConfig, encode(img.config(arch, layerBlob.Digest)))
+	configBlob := a.blob(mediaTypeConfig, encode(img.config(arch, diffID)))
 	m := a.blob(mediaTypeManifest, encode(manifest{
 		SchemaVersion: 2, MediaType: mediaTypeManifest, Config: configBlob, Layers: []descriptor{layerBlob},
 	}))
@@ -104,10 +104,14 @@ func (img *image) config(arch, diffID string) imageConfig {
 
 // blob adds a blob and returns what points to it.
 func (a archive) blob(mediaType string, data []byte) descriptor {
+	digest := digestOf(data)
+	a["blobs/"+strings.Replace(digest, ":", "/", 1)] = data
+	return descriptor{MediaType: mediaType, Digest: digest, Size: len(data)}
+}
+
+func digestOf(data []byte) string {
 	sum := sha256.Sum256(data)
-	digest := hex.EncodeToString(sum[:])
-	a["blobs/sha256/"+digest] = data
-	return descriptor{MediaType: mediaType, Digest: "sha256:" + digest, Size: len(data)}
+	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
 func (a archive) write(w io.Writer) error {
@@ -119,10 +123,22 @@ func (a archive) write(w io.Writer) error {
 	return writeTar(w, files)
 }
 
-func layerTar(files []file) ([]byte, error) {
-	var b bytes.Buffer
-	err := writeTar(&b, files)
-	return b.Bytes(), err
+// layerOf returns the layer, compressed as every node of a cluster will pull
+// it, and its diff ID: the digest of what it is uncompressed. gzip adds neither
+// time nor name.
+func layerOf(files []file) (layer []byte, diffID string, err error) {
+	var plain, packed bytes.Buffer
+	if err := writeTar(&plain, files); err != nil {
+		return nil, "", err
+	}
+	zw := gzip.NewWriter(&packed)
+	if _, err := zw.Write(plain.Bytes()); err != nil {
+		return nil, "", err
+	}
+	if err := zw.Close(); err != nil {
+		return nil, "", err
+	}
+	return packed.Bytes(), digestOf(plain.Bytes()), nil
 }
 
 // writeTar writes the files, which are sorted, each after the directories that

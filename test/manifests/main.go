@@ -1,4 +1,6 @@
-// Command manifests renders what manifests/ installs, for whoever applies it
+// Command manifests packages the Helm chart (-package DIR), writes the base as
+// one file (-install FILE), and renders what manifests/ installs, with another
+// image if one is given (-image NAME), for whoever applies it
 // without a kustomize of his own:
 //
 //	go -C test/manifests run . -render DIR
@@ -14,25 +16,70 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
 )
 
+// options are the flags: where to read, and what to write where.
+type options struct {
+	manifests, chart         string
+	render, install, archive string
+	image                    string
+}
+
 func main() {
-	from := flag.String("manifests", "../../manifests", "the manifests")
-	dir := flag.String("render", "", "where the rendered files go (required)")
+	var o options
+	flag.StringVar(&o.manifests, "manifests", "../../manifests", "the manifests")
+	flag.StringVar(&o.chart, "chart", "../../charts/sidestep-agent", "the chart")
+	flag.StringVar(&o.render, "render", "", "directory for everything rendered")
+	flag.StringVar(&o.image, "image", "", "image to render, with its tag or digest (default: as in the manifests)")
+	flag.StringVar(&o.install, "install", "", "file for the rendered base, with the image of the manifests")
+	flag.StringVar(&o.archive, "package", "", "directory for the chart's archive")
 	flag.Parse()
-	if err := run(*from, *dir); err != nil {
+	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "manifests:", err)
 		os.Exit(1)
 	}
 }
 
-func run(from, dir string) error {
-	if dir == "" {
-		return errors.New("-render is required")
+func run(o options) error {
+	if o.render == "" && o.install == "" && o.archive == "" {
+		return errors.New("one of -render, -install and -package is required")
 	}
+	if o.install != "" {
+		data, err := installFile(o.manifests)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(o.install, data, 0o644); err != nil {
+			return err
+		}
+	}
+	if o.archive != "" {
+		if _, err := packageChart(o.chart, o.archive); err != nil {
+			return err
+		}
+	}
+	if o.render != "" {
+		return writeAll(o.manifests, o.render, o.image)
+	}
+	return nil
+}
+
+// installHead says in the file what it is, since nobody is to edit it.
+const installHead = `# Rendered from manifests/base, where each line has its reason; do not edit.
+# Set the image to the one in your own registry before you apply it.
+`
+
+// installFile returns what manifests/install.yaml has to be.
+func installFile(from string) ([]byte, error) {
+	data, err := render(filepath.Join(from, "base"))
+	return append([]byte(installHead), data...), err
+}
+
+func writeAll(from, dir, image string) error {
 	all, err := renderAll(from)
 	if err != nil {
 		return err
@@ -41,11 +88,28 @@ func run(from, dir string) error {
 		return err
 	}
 	for name, data := range all {
+		if image != "" {
+			if data, err = withImage(data, image); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
 		if err := os.WriteFile(filepath.Join(dir, name+".yaml"), data, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+var imageLine = regexp.MustCompile(`(?m)^(\s*(?:- )?image: )sidestep-agent:\S+$`)
+
+// withImage puts another image in the place of the one that the text has.
+func withImage(data []byte, image string) ([]byte, error) {
+	if !imageLine.Match(data) {
+		return nil, errors.New("no image of the agent is named")
+	}
+	return imageLine.ReplaceAllFunc(data, func(line []byte) []byte {
+		return append(imageLine.FindSubmatch(line)[1], image...)
+	}), nil
 }
 
 // renderAll returns what `kubectl apply -k` would send for the base, for each
