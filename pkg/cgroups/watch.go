@@ -44,7 +44,7 @@ func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, 
 		case ev := <-events:
 			w.handle(ev)
 		case err := <-errs: // the queue overflowed: events are lost
-			t.log.Warn("inotify lost events: reading all cgroups", "error", err)
+			t.log.Warn("inotify lost events: reading all cgroups", "err", err)
 			w.scan()
 		case <-tick.C:
 			if w.missing != nil || time.Since(w.scanned) >= rescanEvery {
@@ -107,7 +107,7 @@ func (w *watch) scan() {
 	w.tree.replace(id, pods)
 	if w.missing != nil && !w.told {
 		w.tree.log.Warn("inotify is refused: reading the cgroups every second instead",
-			"error", w.missing, "mend", "raise fs.inotify.max_user_watches and max_user_instances")
+			"err", w.missing, "mend", "raise fs.inotify.max_user_watches and max_user_instances")
 	}
 	w.told = w.missing != nil
 }
@@ -193,6 +193,6 @@ func (w *watch) add(dir string) {
 // that it is gone.
 func (t *Tree) unreadable(err error) {
 	if !isGone(err) {
-		t.log.Warn("a cgroup cannot be read", "error", err)
+		t.log.Warn("a cgroup cannot be read", "err", err)
 	}
 }

@@ -63,7 +63,7 @@ func (l *listener) accept(serve func(net.Conn, uint64), cookie uint64, log *slog
 		}
 		if err != nil {
 			// Out of descriptors or memory: the connection stays in the queue.
-			log.Warn("cannot accept", "listener", l.Addr(), "err", err)
+			log.Warn("cannot accept", "listener", l.Addr().String(), "err", err)
 			time.Sleep(50 * time.Millisecond)
 			continue
 		}

@@ -63,5 +63,5 @@ func (c *Cache) logWatchError(ctx context.Context, what string, err error) {
 	if ctx.Err() != nil || expired || !c.watchErrors.Allow() {
 		return
 	}
-	c.log.Warn("watching the API failed, trying again", "watched", what, "error", err)
+	c.log.Warn("watching the API failed, trying again", "watched", what, "err", err)
 }
