@@ -24,6 +24,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/podcache"
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
+	"github.com/sidestep-agent/sidestep/pkg/tracing"
 )
 
 // agent has the parts of a running agent. This file makes them and tells each
@@ -45,6 +46,7 @@ type agent struct {
 	delivery *delivery.Reconciler
 	tokens   *tokens.Engine
 	broker   *broker.Server
+	traces   *tracing.Tracing // nil: none are made
 	settings *settings
 
 	attached   chan struct{} // closed once the programs are in force
@@ -152,13 +154,17 @@ func (a *agent) makeTokens() (err error) {
 	if a.options.tokenRequest {
 		accounts = a.client.CoreV1()
 	}
+	tracer, err := a.makeTracer()
+	if err != nil {
+		return err
+	}
 	a.tokens, err = tokens.New(tokens.Options{
 		KubeletDir: a.options.kubeletDir, TenantID: a.options.tenantID,
 		Cloud: tokens.Cloud(a.options.cloud), AuthorityHost: a.options.authorityHost,
 		CAFile:          a.options.caFile,
 		ServiceAccounts: accounts, APIServer: apiServer, TokenProxy: a.options.tokenProxy,
 		Notify: a.events.tokenRefused,
-		Log:    a.log, Audit: a.log, Registerer: a.registry,
+		Log:    a.log, Audit: a.log, Registerer: a.registry, Tracer: tracer,
 	})
 	return err
 }

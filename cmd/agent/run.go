@@ -36,6 +36,7 @@ type runOptions struct {
 	metricsAddress string
 	stateDir       string
 	instance       string
+	traceEndpoint  string
 	logLevel       slog.Level
 	logFormat      string
 }
@@ -97,6 +98,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
 	addStateDir(flags, &o.stateDir)
 	addInstance(flags, &o.instance)
+	addTraceEndpoint(flags, &o.traceEndpoint)
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	addOneOf(flags, &o.logFormat, "log-format", "", "form of the log", "json", "text")
 }

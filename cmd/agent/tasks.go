@@ -44,6 +44,7 @@ func (a *agent) run(ctx context.Context) error {
 		"metrics":       a.serveMetrics,
 		"events":        a.events.Run,
 		"taint":         a.removeTaint,
+		"traces":        a.sendTraces,
 		"status": func(ctx context.Context) error {
 			return status.Serve(ctx, a.options.stateDir, a.options.instance, a.report)
 		},
