@@ -32,8 +32,8 @@ build: setup ## Build the agent, the demo and its client into out/
 	CGO_ENABLED=0 go -C test/clients/vaultclient build -trimpath -o $(CURDIR)/$(OUT)/vaultclient .
 
 .PHONY: generate
-generate: setup ## Compile the BPF programs anew (clang $(CLANG_VERSION))
-	go generate ./pkg/intercept
+generate: setup ## Compile the BPF programs anew (clang $(CLANG_VERSION)), write the references in docs/
+	go generate ./pkg/intercept ./cmd/agent
 
 .PHONY: generate-check
 generate-check: setup ## Prove that the committed BPF objects are those of the sources

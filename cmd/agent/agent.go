@@ -71,7 +71,9 @@ func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
 			a.close()
 		}
 	}()
-	for _, make := range []func() error{a.makeSources, a.acquire, a.makeKernel, a.makeTokens, a.makeServing} {
+	for _, make := range []func() error{
+		a.makeSources, a.openTree, a.acquire, a.loadKernel, a.makeDelivery, a.makeTokens, a.makeServing,
+	} {
 		if err := make(); err != nil {
 			return nil, err
 		}
@@ -91,8 +93,8 @@ func newRegistry() *prometheus.Registry {
 	return r
 }
 
-// makeSources makes what the agent learns from: its configuration, the API
-// server and the cgroup tree.
+// makeSources makes what the agent learns from: its configuration and the API
+// server.
 func (a *agent) makeSources() (err error) {
 	a.watcher, err = config.NewWatcher(config.WatcherOptions{
 		Path: a.options.config, Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
@@ -110,9 +112,10 @@ func (a *agent) makeSources() (err error) {
 		Client: client, Dynamic: custom, NodeName: a.options.nodeName, Config: a.watcher.Initial(),
 		Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
 	})
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+func (a *agent) openTree() (err error) {
 	kubepods := a.options.kubepodsCgroup
 	if kubepods == "" {
 		if kubepods, err = cgroups.Find(a.options.cgroupRoot); err != nil {
@@ -124,15 +127,19 @@ func (a *agent) makeSources() (err error) {
 	return err
 }
 
-// makeKernel loads the programs; nothing is attached and nothing listens yet.
-func (a *agent) makeKernel() (err error) {
+// loadKernel loads the programs; nothing is attached and nothing listens yet.
+func (a *agent) loadKernel() (err error) {
 	if a.hooks, err = intercept.Load(a.options.bpffs, a.log); err != nil {
 		return err
 	}
-	a.registry.MustRegister(a.hooks)
 	if a.self, _, err = a.tree.Self(); err != nil {
 		return fmt.Errorf("find the agent's own cgroup: %w", err)
 	}
+	return nil
+}
+
+func (a *agent) makeDelivery() (err error) {
+	a.registry.MustRegister(a.hooks)
 	guard, _ := a.options.effectiveGuard()
 	a.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: a.hooks, Pods: a.pods, Cgroups: a.tree, Proc: a.options.proc,
@@ -185,6 +192,7 @@ func (a *agent) makeServing() (err error) {
 	}
 	a.settings = newSettings(a)
 	a.tellGuard()
+	a.tellReady()
 	return nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
@@ -44,4 +45,17 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// tellReady makes a metric of what /readyz says.
+func (a *agent) tellReady() {
+	a.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sidestep_ready",
+		Help: "1 while the agent serves all that it should, 0 while it does not; agent status says what is missing.",
+	}, func() float64 {
+		if a.ready() != nil {
+			return 0
+		}
+		return 1
+	}))
 }
