@@ -17,6 +17,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 GOLANGCI_LINT := $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+PROMTOOL      := $(CACHE)/bin/promtool
 
 export CLANG_VERSION CLANG_RELEASE
 
@@ -34,6 +35,7 @@ build: setup ## Build the agent, the demo and its client into out/
 .PHONY: generate
 generate: setup ## Compile the BPF programs anew (clang $(CLANG_VERSION)), write the references in docs/
 	go generate ./pkg/intercept ./cmd/agent
+	go -C test/monitoring generate .
 
 .PHONY: generate-check
 generate-check: setup ## Prove that the committed BPF objects are those of the sources
@@ -68,7 +70,7 @@ test: setup ## All of the tests; what CI runs
 
 .PHONY: test-without-node
 test-without-node:
-	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover test-attack
+	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-monitoring test-kernel test-handover test-attack
 
 .PHONY: test-all
 test-all: test test-outages test-kernels test-clients fuzz ## With those that take long
@@ -84,6 +86,15 @@ test-unit: setup ## Tests of single packages, with the race detector
 	go -C test/manifests test ./...
 	go -C test/clients/vaultclient test ./...
 	go -C test/clients/bindingclient test ./...
+
+.PHONY: test-monitoring
+test-monitoring: setup $(PROMTOOL) ## Dashboard and alert rules against the agent's metrics; the rules' unit tests
+	go -C test/monitoring test -count=1 ./... # its inputs lie outside of the module
+	$(PROMTOOL) check rules manifests/monitoring/rules.yaml
+	$(PROMTOOL) test rules test/monitoring/rules_test.yaml
+
+$(PROMTOOL):
+	@scripts/promtool.sh $@
 
 .PHONY: test-kernel
 test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
@@ -159,10 +170,12 @@ lint: setup $(GOLANGCI_LINT) ## go vet and golangci-lint, with the floors betwee
 	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/clients/bindingclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/manifests && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
+	cd test/monitoring && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	go mod tidy -diff
 	go -C test/clients/vaultclient mod tidy -diff
 	go -C test/clients/bindingclient mod tidy -diff
 	go -C test/manifests mod tidy -diff
+	go -C test/monitoring mod tidy -diff
 	for client in test/clients/go/*/; do go -C $$client vet ./... && go -C $$client mod tidy -diff; done
 	shellcheck -x scripts/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh
 	shellcheck -s sh test/kernels/init
