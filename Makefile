@@ -23,6 +23,7 @@ GOLANGCI_LINT := $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 ACTIONLINT    := $(CACHE)/bin/actionlint-$(ACTIONLINT_VERSION)
 CRANE         := $(CACHE)/bin/crane-$(CRANE_VERSION)
 GOVULNCHECK   := $(CACHE)/bin/govulncheck-$(GOVULNCHECK_VERSION)
+PROMTOOL      := $(CACHE)/bin/promtool
 
 export CLANG_VERSION CLANG_RELEASE
 
@@ -45,8 +46,9 @@ plugin: build ## Install kubectl's plugin into PLUGIN_DIR (~/.local/bin)
 	install -D -m 0755 $(OUT)/kubectl-sidestep $(PLUGIN_DIR)/kubectl-sidestep
 
 .PHONY: generate
-generate: setup ## Compile the BPF programs anew (clang $(CLANG_VERSION))
-	go generate ./pkg/intercept
+generate: setup ## Compile the BPF programs anew (clang $(CLANG_VERSION)), write the references in docs/
+	go generate ./pkg/intercept ./cmd/agent
+	go -C test/monitoring generate .
 
 .PHONY: generate-check
 generate-check: setup ## Prove that the committed BPF objects are those of the sources
@@ -106,7 +108,7 @@ test: setup ## All of the tests; what CI runs
 
 .PHONY: test-without-node
 test-without-node:
-	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-kernel test-handover test-faults-quick test-boot test-attack
+	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-monitoring test-kernel test-handover test-faults-quick test-boot test-attack
 
 .PHONY: test-all
 test-all: test test-outages test-faults test-kernels test-clients fuzz ## With those that take long
@@ -118,10 +120,20 @@ test-node: node-build ## Real pods on a real Kubernetes node (root)
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
 	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/faults/row ./test/faults/table ./test/image ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/scene ./test/clients/conformance
+	go test -race -timeout 5m -run '^TestSpans' ./test/outages
 	go -C test/manifests test ./...
 	go -C test/supplychain test ./...
 	go -C test/clients/vaultclient test ./...
 	go -C test/clients/bindingclient test ./...
+
+.PHONY: test-monitoring
+test-monitoring: setup $(PROMTOOL) ## Dashboard and alert rules against the agent's metrics; the rules' unit tests
+	go -C test/monitoring test -count=1 ./... # its inputs lie outside of the module
+	$(PROMTOOL) check rules manifests/monitoring/rules.yaml
+	$(PROMTOOL) test rules test/monitoring/rules_test.yaml
+
+$(PROMTOOL):
+	@scripts/promtool.sh $@
 
 .PHONY: test-kernel
 test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
@@ -214,11 +226,13 @@ lint: setup $(GOLANGCI_LINT) $(ACTIONLINT) ## go vet and golangci-lint, with the
 	cd test/clients/bindingclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/manifests && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/supplychain && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
+	cd test/monitoring && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	go mod tidy -diff
 	go -C test/clients/vaultclient mod tidy -diff
 	go -C test/clients/bindingclient mod tidy -diff
 	go -C test/manifests mod tidy -diff
 	go -C test/supplychain mod tidy -diff
+	go -C test/monitoring mod tidy -diff
 	for client in test/clients/go/*/; do go -C $$client vet ./... && go -C $$client mod tidy -diff; done
 	shellcheck -x scripts/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh
 	shellcheck -s sh test/kernels/init

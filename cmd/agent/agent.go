@@ -26,6 +26,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/podcache"
 	"github.com/sidestep-agent/sidestep/pkg/snapshot"
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
+	"github.com/sidestep-agent/sidestep/pkg/tracing"
 )
 
 // agent has the parts of a running agent. This file makes them and tells each
@@ -48,6 +49,7 @@ type agent struct {
 	delivery *delivery.Reconciler
 	tokens   *tokens.Engine
 	broker   *broker.Server
+	traces   *tracing.Tracing // nil: none are made
 	settings *settings
 
 	attached   chan struct{} // closed once the programs are in force
@@ -75,7 +77,9 @@ func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
 			a.close()
 		}
 	}()
-	for _, make := range []func() error{a.makeSources, a.acquire, a.makeKernel, a.makeTokens, a.makeServing} {
+	for _, make := range []func() error{
+		a.makeSources, a.openTree, a.acquire, a.loadKernel, a.makeDelivery, a.makeTokens, a.makeServing,
+	} {
 		if err := make(); err != nil {
 			return nil, err
 		}
@@ -95,8 +99,8 @@ func newRegistry() *prometheus.Registry {
 	return r
 }
 
-// makeSources makes what the agent learns from: its configuration, the API
-// server and the cgroup tree.
+// makeSources makes what the agent learns from: its configuration and the API
+// server.
 func (a *agent) makeSources() (err error) {
 	a.watcher, err = config.NewWatcher(config.WatcherOptions{
 		Path: a.options.config, Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
@@ -117,9 +121,11 @@ func (a *agent) makeSources() (err error) {
 	if err != nil {
 		return err
 	}
-	if a.snapshot, err = newSnapshot(a.options); err != nil {
-		return err
-	}
+	a.snapshot, err = newSnapshot(a.options)
+	return err
+}
+
+func (a *agent) openTree() (err error) {
 	kubepods := a.options.kubepodsCgroup
 	if kubepods == "" {
 		if kubepods, err = cgroups.Find(a.options.cgroupRoot); err != nil {
@@ -131,15 +137,19 @@ func (a *agent) makeSources() (err error) {
 	return err
 }
 
-// makeKernel loads the programs; nothing is attached and nothing listens yet.
-func (a *agent) makeKernel() (err error) {
+// loadKernel loads the programs; nothing is attached and nothing listens yet.
+func (a *agent) loadKernel() (err error) {
 	if a.hooks, err = intercept.Load(a.options.bpffs, a.log); err != nil {
 		return err
 	}
-	a.registry.MustRegister(a.hooks)
 	if a.self, _, err = a.tree.Self(); err != nil {
 		return fmt.Errorf("find the agent's own cgroup: %w", err)
 	}
+	return nil
+}
+
+func (a *agent) makeDelivery() (err error) {
+	a.registry.MustRegister(a.hooks)
 	guard, _ := a.options.effectiveGuard()
 	a.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: a.hooks, Pods: a.pods, Cgroups: a.tree, Proc: a.options.proc,
@@ -161,13 +171,17 @@ func (a *agent) makeTokens() (err error) {
 	if a.options.tokenRequest {
 		accounts = a.client.CoreV1()
 	}
+	tracer, err := a.makeTracer()
+	if err != nil {
+		return err
+	}
 	a.tokens, err = tokens.New(tokens.Options{
 		KubeletDir: a.options.kubeletDir, TenantID: a.options.tenantID,
 		Cloud: tokens.Cloud(a.options.cloud), AuthorityHost: a.options.authorityHost,
 		CAFile:          a.options.caFile,
 		ServiceAccounts: accounts, APIServer: apiServer, TokenProxy: a.options.tokenProxy,
 		Notify: a.events.tokenRefused,
-		Log:    a.log, Audit: a.log, Registerer: a.registry,
+		Log:    a.log, Audit: a.log, Registerer: a.registry, Tracer: tracer,
 	})
 	return err
 }
@@ -188,6 +202,7 @@ func (a *agent) makeServing() (err error) {
 	}
 	a.settings = newSettings(a)
 	a.tellGuard()
+	a.tellReady()
 	return nil
 }
 

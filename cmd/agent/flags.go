@@ -91,13 +91,17 @@ func addBPFFS(flags *pflag.FlagSet, path *string) {
 	flags.StringVar(path, "bpffs", "/sys/fs/bpf", "the BPF filesystem to pin to")
 }
 
+// environmentName returns the variable that a flag may be given by.
+func environmentName(flag string) string {
+	return "SIDESTEP_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
 // fromEnvironment gives each flag that was not set on the command line the
-// value of its environment variable, SIDESTEP_ and the flag's name in
-// capitals.
+// value of its environment variable.
 func fromEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		name := "SIDESTEP_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := environmentName(f.Name)
 		value := getenv(name)
 		if f.Changed || value == "" {
 			return

@@ -36,8 +36,8 @@ func (o runOptions) effectiveGuard() (string, error) {
 func (a *agent) tellGuard() {
 	guard, reduced := a.options.effectiveGuard()
 	mode := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "sidestep_guard_info", Help: "Always 1; the label says which guard is in force.",
-		ConstLabels: prometheus.Labels{"guard": guard},
+		Name: "sidestep_guard_info", Help: "Always 1; the labels say which guard is in force and which one was asked for.",
+		ConstLabels: prometheus.Labels{"guard": guard, "asked": a.options.guard},
 	})
 	mode.Set(1)
 	a.registry.MustRegister(mode, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -45,7 +45,7 @@ func (a *agent) tellGuard() {
 		Help: "Pods whose packets should be guarded at their links and are not.",
 	}, func() float64 { return float64(len(a.delivery.Unguarded())) }))
 	if reduced != nil {
-		a.log.Warn("the guard is less than asked for", "asked", a.options.guard, "in_force", guard, "reason", reduced)
+		a.log.Warn("the guard is less than asked for", "asked", a.options.guard, "in_force", guard, "err", reduced)
 		a.events.guardReduced(guard, reduced)
 	}
 }

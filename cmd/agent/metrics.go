@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 )
@@ -101,4 +102,17 @@ func (a *agent) closeMetrics() error {
 		return (*l).Close()
 	}
 	return nil
+}
+
+// tellReady makes a metric of what /readyz says.
+func (a *agent) tellReady() {
+	a.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sidestep_ready",
+		Help: "1 while the agent serves all that it should, 0 while it does not; agent status says what is missing.",
+	}, func() float64 {
+		if a.ready() != nil {
+			return 0
+		}
+		return 1
+	}))
 }

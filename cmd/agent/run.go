@@ -36,6 +36,7 @@ type runOptions struct {
 	stateDir       string
 	instance       string
 	memoryLimit    int64
+	traceEndpoint  string
 	logLevel       slog.Level
 	logFormat      string
 }
@@ -95,6 +96,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	addStateDir(flags, &o.stateDir)
 	addInstance(flags, &o.instance)
 	flags.Int64Var(&o.memoryLimit, "memory-limit", 0, "bytes of memory that the agent's pod may use, for the agent to stay below; 0: no limit is known")
+	addTraceEndpoint(flags, &o.traceEndpoint)
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	addOneOf(flags, &o.logFormat, "log-format", "", "form of the log", "json", "text")
 }

@@ -43,6 +43,7 @@ func (a *agent) run(ctx context.Context) error {
 		"metrics":       a.serveMetrics,
 		"events":        a.events.Run,
 		"taint":         a.removeTaint,
+		"traces":        a.sendTraces,
 		"status":        a.serveStatus,
 		"service": func(life context.Context) error {
 			err := a.serve(ctx, life)
@@ -134,7 +135,10 @@ func (a *agent) watchConfig(ctx context.Context) error {
 		if err := a.settings.apply(c); err != nil {
 			a.log.Error("the new configuration could not be put in force", "err", err)
 		}
-	}, a.events.configurationRefused)
+	}, func(err error) {
+		a.log.Error("the new configuration was refused, the last good one stays in force", "err", err)
+		a.events.configurationRefused(err)
+	})
 }
 
 // watchUnknowns has delivery look again when the kernel meets a caller without

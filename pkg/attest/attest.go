@@ -101,7 +101,7 @@ func (a *Attestor) Attest(ctx context.Context, conn workload.Connection) (worklo
 func (a *Attestor) refuse(conn workload.Connection, err error) {
 	reason := reasonOf(err)
 	a.failures.WithLabelValues(reason).Inc()
-	a.log.Debug("caller refused", "reason", reason, "error", err,
+	a.log.Debug("caller refused", "reason", reason, "err", err,
 		"client", conn.Client, "server", conn.Server, "netns_cookie", conn.NetnsCookie)
 }
 

@@ -19,6 +19,11 @@ const (
 	endpointRefused         endpoint = "refused"
 )
 
+var endpoints = []endpoint{
+	endpointToken, endpointInfo, endpointInstance, endpointVersions, endpointLoadBalancer,
+	endpointScheduledEvents, endpointAllowed, endpointRefused,
+}
+
 const (
 	identityPath = "/metadata/identity"
 	tokenPath    = identityPath + "/oauth2/token"

@@ -83,7 +83,7 @@ func (s *Server) refusePeer(conn workload.Connection, err error) *peer {
 	}
 	s.refusals.Do(func() {
 		s.log.Warn("connection refused", "client", conn.Client, "server", conn.Server,
-			"netns_cookie", conn.NetnsCookie, "status", a.status, "error", err)
+			"netns_cookie", conn.NetnsCookie, "status", a.status, "err", err)
 	})
 	return &peer{conn: conn, refused: &a}
 }

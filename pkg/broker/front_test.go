@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -265,8 +264,20 @@ func TestMetrics(t *testing.T) {
 	if err := r.stop(); err != nil {
 		t.Fatal(err)
 	}
-	n, err := testutil.GatherAndCount(r.registry, "sidestep_imds_request_duration_seconds")
-	if err != nil || n != 6 {
-		t.Errorf("%d series and error %v, want 6", n, err)
+	families, err := r.registry.Gather()
+	if err != nil || len(families) != 1 {
+		t.Fatalf("%d metrics and error %v, want 1", len(families), err)
+	}
+	got := map[string]uint64{}
+	for _, m := range families[0].GetMetric() { // labels come in the order of their names
+		code, endpoint := m.GetLabel()[0].GetValue(), m.GetLabel()[1].GetValue()
+		got[endpoint+" "+code] = m.GetHistogram().GetSampleCount()
+	}
+	want := map[string]uint64{
+		"token 200": 2, "token 400": 1, "info 200": 1, "instance 200": 1, "refused 403": 1, "refused 404": 1,
+		"versions 200": 0, "loadbalancer 200": 0, "scheduledevents 200": 0, "allowed 200": 0,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("requests by endpoint and code (-want +got):\n%s", diff)
 	}
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"fmt"
+	"net/http"
 	"strconv"
 	"time"
 
@@ -21,6 +22,13 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	}, []string{"endpoint", "code"})}
 	if err := r.Register(m.duration); err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	for _, e := range endpoints { // so that each is there from the start
+		status := http.StatusOK
+		if e == endpointRefused {
+			status = http.StatusForbidden
+		}
+		m.duration.WithLabelValues(string(e), strconv.Itoa(status))
 	}
 	return m, nil
 }

@@ -67,7 +67,7 @@ func (s *Server) answerProbe(c net.Conn) {
 	a := required()
 	_, err := c.Write(a.bytes())
 	s.metrics.observe(endpointToken, a.status, probeAfter)
-	s.log.Debug("probe of a caller that is not known yet", "status", a.status, "error", err)
+	s.log.Debug("probe of a caller that is not known yet", "status", a.status, "err", err)
 }
 
 // firstRequest returns the connection's first bytes, up to the end of the

@@ -115,7 +115,7 @@ func (r *relay) send(ctx context.Context, q relayRequest) answer {
 	a, err := r.exchange(r.request(q).WithContext(ctx), q)
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
-			r.log.Warn("node's IMDS gave no usable answer", "path", q.path, "error", err)
+			r.log.Warn("node's IMDS gave no usable answer", "path", q.path, "err", err)
 		}
 		// The status that IMDS documents for its own failures, "retry after
 		// some time": clients know no 502 or 504 from it.

@@ -146,7 +146,7 @@ func (s *Server) record(ctx context.Context, c *call, a answer, took time.Durati
 		"duration_ms", took.Milliseconds(),
 	}
 	if c.err != nil {
-		args = append(args, "error", c.err)
+		args = append(args, "err", c.err)
 	}
 	s.log.Log(ctx, level, "IMDS request", args...)
 }

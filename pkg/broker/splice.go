@@ -29,7 +29,7 @@ func (s *Server) passOn(c net.Conn, caller workload.Caller) error {
 	defer cancel()
 	up, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.relay.address)
 	if err != nil {
-		s.log.Warn("node's IMDS not reached", "pod_uid", caller.PodUID, "error", err)
+		s.log.Warn("node's IMDS not reached", "pod_uid", caller.PodUID, "err", err)
 		return fmt.Errorf("dial IMDS: %w", err)
 	}
 	s.log.Debug("connection passed on", "pod_uid", caller.PodUID)

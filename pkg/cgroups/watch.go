@@ -44,7 +44,7 @@ func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, 
 		case ev := <-events:
 			w.handle(ev)
 		case err := <-errs: // the queue overflowed: events are lost
-			t.log.Warn("inotify lost events: reading all cgroups", "error", err)
+			t.log.Warn("inotify lost events: reading all cgroups", "err", err)
 			w.scan()
 		case <-tick.C:
 			if w.missing != nil || w.unread != nil || time.Since(w.scanned) >= rescanEvery {
@@ -117,14 +117,14 @@ func (w *watch) scan() {
 	if w.unread != nil {
 		w.addKnown(pods)
 		if !w.toldUnread {
-			w.tree.log.Warn("a cgroup cannot be read; what was known stays", "error", w.unread)
+			w.tree.log.Warn("a cgroup cannot be read; what was known stays", "err", w.unread)
 		}
 	}
 	w.toldUnread = w.unread != nil
 	w.tree.replace(id, pods)
 	if w.missing != nil && !w.told {
 		w.tree.log.Warn("inotify is refused: reading the cgroups every second instead",
-			"error", w.missing, "mend", "raise fs.inotify.max_user_watches and max_user_instances")
+			"err", w.missing, "mend", "raise fs.inotify.max_user_watches and max_user_instances")
 	}
 	w.told = w.missing != nil
 }

@@ -11,8 +11,10 @@ const (
 // AgentConfiguration is the content of the configuration file. Values come
 // from Parse, Load or Default, and are not changed afterwards.
 type AgentConfiguration struct {
+	// APIVersion is sidestep.dev/v1alpha1, and must be given.
 	APIVersion string `json:"apiVersion"`
-	Kind       string `json:"kind"`
+	// Kind is AgentConfiguration, and must be given.
+	Kind string `json:"kind"`
 	// Mode says whether verdicts are enforced or only counted and shown.
 	Mode Mode `json:"mode"`
 	// Select says where the label that selects a pod is looked for.
@@ -21,14 +23,16 @@ type AgentConfiguration struct {
 	Unlabeled Unlabeled `json:"unlabeled"`
 	// Unknown is what happens to a connection of a pod not known yet.
 	Unknown Unknown `json:"unknown"`
-	// UnknownHostNetwork is the same for pods in the node's own network.
+	// UnknownHostNetwork is the same for pods in the node's own network: held,
+	// they wait for the agent also where it cannot run without them.
 	UnknownHostNetwork Unknown `json:"unknownHostNetwork"`
 	// Scope limits which pods are ever steered or denied.
 	Scope Scope `json:"scope"`
 	// Exceptions are the pods that always pass.
 	Exceptions []Exception `json:"exceptions"`
 	// AzurePodIdentityExceptions says whether AzurePodIdentityException
-	// objects make pods pass as well.
+	// objects make pods pass as well. Whoever may create one could then exempt
+	// the pods of its namespace.
 	AzurePodIdentityExceptions PodIdentityExceptions `json:"azurePodIdentityExceptions"`
 	// Relay says which metadata a steered pod may read from the node's IMDS.
 	Relay Relay `json:"relay"`
@@ -44,8 +48,8 @@ type Mode string
 
 // The modes.
 const (
-	ModeEnforce Mode = "enforce"
-	ModeAudit   Mode = "audit"
+	ModeEnforce Mode = "enforce" // verdicts take effect
+	ModeAudit   Mode = "audit"   // every connect passes: the way back, in force within seconds
 )
 
 // Select says whose label selects a pod.
@@ -53,7 +57,7 @@ type Select string
 
 // The places of the label.
 const (
-	SelectPod    Select = "pod"
+	SelectPod    Select = "pod"    // the pod alone
 	SelectEither Select = "either" // the pod or its service account
 )
 
@@ -62,9 +66,9 @@ type Unlabeled string
 
 // The ways to treat pods that are not selected.
 const (
-	UnlabeledPass         Unlabeled = "pass"
-	UnlabeledMetadataOnly Unlabeled = "metadata-only"
-	UnlabeledDeny         Unlabeled = "deny"
+	UnlabeledPass         Unlabeled = "pass"          // the real IMDS, untouched
+	UnlabeledMetadataOnly Unlabeled = "metadata-only" // instance metadata; every identity is "not found"
+	UnlabeledDeny         Unlabeled = "deny"          // connects fail with EPERM
 )
 
 // Unknown says what happens to a connection whose pod is not known.
@@ -72,8 +76,8 @@ type Unknown string
 
 // The ways to treat unknown pods.
 const (
-	UnknownHold Unknown = "hold"
-	UnknownPass Unknown = "pass"
+	UnknownHold Unknown = "hold" // it waits until the pod is known, and is refused if it never is
+	UnknownPass Unknown = "pass" // it reaches the real IMDS, with the node's identity
 )
 
 // PodIdentityExceptions says whether AzurePodIdentityException objects count.
@@ -82,8 +86,8 @@ type PodIdentityExceptions string
 // The ways to treat AzurePodIdentityException objects. Honoured, they let
 // whoever may create one exempt the pods of its namespace.
 const (
-	PodIdentityExceptionsIgnore PodIdentityExceptions = "ignore"
-	PodIdentityExceptionsHonour PodIdentityExceptions = "honour"
+	PodIdentityExceptionsIgnore PodIdentityExceptions = "ignore" // they change nothing
+	PodIdentityExceptionsHonour PodIdentityExceptions = "honour" // they let their pods pass
 )
 
 // WireServer says what happens to connects to Azure's wire server.
@@ -91,8 +95,8 @@ type WireServer string
 
 // The ways to treat connects to the wire server.
 const (
-	WireServerPass WireServer = "pass"
-	WireServerDeny WireServer = "deny"
+	WireServerPass WireServer = "pass" // untouched
+	WireServerDeny WireServer = "deny" // they fail with EPERM
 )
 
 // Scope limits the agent to some pods of the cluster.
@@ -112,19 +116,21 @@ type Exception struct {
 
 // Relay says which metadata paths are handed on to the node's IMDS.
 type Relay struct {
-	// Instance allows /metadata/instance.
+	// Instance allows /metadata/instance; without it the answer is 404.
 	Instance bool `json:"instance"`
 	// UserData leaves the VM's userData in the answers.
 	UserData bool `json:"userData"`
-	// Allow lists further paths: clean, below /metadata/, none that leads to
-	// /metadata/identity.
+	// Allow lists further paths, each with all below it: clean, below
+	// /metadata/, none that leads to /metadata/identity. POST is relayed too.
 	Allow []string `json:"allow"`
 }
 
 // Limits keep one pod from starving the others.
 type Limits struct {
+	// RequestsPerSecond is at least 1; more are answered 429.
 	RequestsPerSecond int `json:"requestsPerSecond"`
-	Concurrent        int `json:"concurrent"` // requests under way at once
+	// Concurrent is how many requests may be under way at once, at least 1.
+	Concurrent int `json:"concurrent"`
 }
 
 // Default returns a new configuration as a file with nothing but its

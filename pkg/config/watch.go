@@ -37,6 +37,7 @@ type Watcher struct {
 	log     *slog.Logger
 	clock   clock.Clock
 	reloads *prometheus.CounterVec
+	inForce prometheus.Gauge
 	initial *AgentConfiguration
 	seen    content
 }
@@ -48,9 +49,8 @@ type content struct {
 	hash     [sha256.Size]byte
 }
 
-// NewWatcher loads the file for the first time and registers the metric
-// sidestep_config_reloads_total. Its errors are those of Load, or that of the
-// registerer.
+// NewWatcher loads the file for the first time and registers its metrics. Its
+// errors are those of Load, or that of the registerer.
 func NewWatcher(o WatcherOptions) (*Watcher, error) {
 	w := &Watcher{path: o.Path, log: o.Log, clock: o.Clock}
 	data, err := os.ReadFile(o.Path)
@@ -61,16 +61,30 @@ func NewWatcher(o WatcherOptions) (*Watcher, error) {
 		return nil, fmt.Errorf("%s: %w", o.Path, err)
 	}
 	w.seen = content{readable: true, hash: sha256.Sum256(data)}
+	if err := w.register(o.Registerer); err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *Watcher) register(r prometheus.Registerer) error {
 	w.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sidestep_config_reloads_total",
 		Help: "Changes of the configuration file, by result (applied or refused).",
 	}, []string{"result"})
 	w.reloads.WithLabelValues("applied")
 	w.reloads.WithLabelValues("refused")
-	if err := o.Registerer.Register(w.reloads); err != nil {
-		return nil, fmt.Errorf("register configuration metrics: %w", err)
+	w.inForce = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "sidestep_config_last_reload_successful",
+		Help: "1 while the configuration file as it is now is in force, 0 while an earlier version is.",
+	})
+	w.inForce.Set(1)
+	for _, c := range []prometheus.Collector{w.reloads, w.inForce} {
+		if err := r.Register(c); err != nil {
+			return fmt.Errorf("register configuration metrics: %w", err)
+		}
 	}
-	return w, nil
+	return nil
 }
 
 // Initial returns the configuration that NewWatcher loaded.
@@ -122,14 +136,14 @@ func (w *Watcher) notifications() (<-chan fsnotify.Event, func()) {
 		_ = n.Close()
 	}
 	w.log.Warn("no notification of configuration changes, the file is polled instead",
-		"interval", pollInterval, "error", err)
+		"interval", pollInterval.String(), "err", err)
 	return nil, func() {}
 }
 
 // logErrors reads until errs is closed: an unread error would block events.
 func (w *Watcher) logErrors(errs <-chan error) {
 	for err := range errs {
-		w.log.Warn("notification of configuration changes failed", "error", err)
+		w.log.Warn("notification of configuration changes failed", "err", err)
 	}
 }
 
@@ -154,10 +168,12 @@ func (w *Watcher) reload(onChange func(*AgentConfiguration), onRefused func(erro
 		return
 	}
 	w.reloads.WithLabelValues("applied").Inc()
+	w.inForce.Set(1)
 	onChange(c)
 }
 
 func (w *Watcher) refuse(err error, onRefused func(error)) {
 	w.reloads.WithLabelValues("refused").Inc()
+	w.inForce.Set(0)
 	onRefused(err)
 }

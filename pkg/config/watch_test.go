@@ -109,25 +109,28 @@ func TestReloadHandsOnEachContentOnce(t *testing.T) {
 	write(t, path, header)
 	w, reg := newTestWatcher(t, path)
 	s := newSeen()
-	step := func(applied, refused int) {
+	step := func(applied, refused int, inForce float64) {
 		t.Helper()
 		w.reload(s.onChange, s.onRefused)
 		w.reload(s.onChange, s.onRefused)
 		if len(s.applied) != applied || len(s.refused) != refused {
 			t.Fatalf("applied %d, refused %d; want %d and %d", len(s.applied), len(s.refused), applied, refused)
 		}
+		if got := testutil.ToFloat64(w.inForce); got != inForce {
+			t.Fatalf("after %d and %d the file is in force: %v, want %v", applied, refused, got, inForce)
+		}
 	}
-	step(0, 0)
+	step(0, 0, 1)
 	write(t, path, header+"mode: audit\n")
-	step(1, 0)
+	step(1, 0, 1)
 	write(t, path, header+"mode: off\n")
-	step(1, 1)
+	step(1, 1, 0)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	step(1, 2)
+	step(1, 2, 0)
 	write(t, path, header+"mode: audit\n")
-	step(2, 2)
+	step(2, 2, 1)
 
 	want := map[string]float64{"applied": 2, "refused": 2}
 	for result, n := range want {

@@ -71,13 +71,14 @@ var (
 	dropsDesc = prometheus.NewDesc("sidestep_guard_drops_total",
 		"Packets to the metadata service or the wire server that a guard dropped.",
 		[]string{"guard"}, nil)
+	repairsDesc = prometheus.NewDesc(repairsOpts.Name, repairsOpts.Help, repairsLabels, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (h *Hooks) Describe(ch chan<- *prometheus.Desc) {
 	ch <- connectsDesc
 	ch <- dropsDesc
-	h.repairs.total.Describe(ch)
+	ch <- repairsDesc
 }
 
 // Collect implements prometheus.Collector.

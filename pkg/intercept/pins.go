@@ -69,7 +69,7 @@ func (h *Hooks) pinnedMaps() map[string]*ebpf.Map {
 func (h *Hooks) mapPins() ([]*pin, error) {
 	var all []*pin
 	for name, m := range h.pinnedMaps() {
-		p := &pin{object: "map", path: filepath.Join(h.pins, name), pinned: m}
+		p := &pin{object: mapObject, path: filepath.Join(h.pins, name), pinned: m}
 		var err error
 		if p.inode, err = inode(p.path); err != nil {
 			return nil, fmt.Errorf("look at a map's pin: %w", err)

@@ -3,6 +3,7 @@ package intercept
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -21,8 +22,10 @@ const (
 	moved cause = "moved"
 )
 
-// linkObject names the guard of pods' links, of which there are many.
-const linkObject = "link"
+const (
+	linkObject = "link" // the guard of pods' links, of which there are many
+	mapObject  = "map"
+)
 
 // repair is one thing that was not as this process had left it. Its objects
 // are the hooks' names, "map", and "link" for the guard of pods' links.
@@ -37,14 +40,30 @@ type repairs struct {
 	new   map[repair]int
 }
 
-func newRepairs() *repairs {
-	return &repairs{
-		total: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "sidestep_repairs_total",
-			Help: "Programs and maps that others had detached, unpinned or replaced, and that were put back.",
-		}, []string{"object", "cause"}),
-		new: make(map[repair]int),
+var (
+	repairsOpts = prometheus.CounterOpts{
+		Name: "sidestep_repairs_total",
+		Help: "Programs and maps that others had detached, unpinned or replaced, and that were put back.",
 	}
+	repairsLabels = []string{"object", "cause"}
+)
+
+// newRepairs returns a count that starts with a zero for each object and cause:
+// who asks for the increase of one that is new misses the first.
+func newRepairs() *repairs {
+	r := &repairs{total: prometheus.NewCounterVec(repairsOpts, repairsLabels), new: make(map[repair]int)}
+	objects := []string{linkObject}
+	for _, hook := range append((&Hooks{}).hooks(), (&Hooks{}).guard()) {
+		objects = append(objects, hook.name)
+		r.total.WithLabelValues(hook.name, string(moved))
+	}
+	for _, object := range objects {
+		for _, c := range []cause{detached, unpinned, replaced} {
+			r.total.WithLabelValues(object, string(c))
+		}
+	}
+	r.total.WithLabelValues(mapObject, string(unpinned))
+	return r
 }
 
 func (r *repairs) add(object string, c cause) {
@@ -57,10 +76,11 @@ func (r *repairs) tell(log *slog.Logger) {
 	if len(r.new) == 0 {
 		return
 	}
-	all := make([]any, 0, len(r.new))
+	all := make([]string, 0, len(r.new))
 	for what, n := range r.new {
-		all = append(all, slog.Int(fmt.Sprintf("%s_%s", what.object, what.cause), n))
+		all = append(all, fmt.Sprintf("%s %s: %d", what.object, what.cause, n))
 	}
-	log.Warn("programs or maps were not as this agent had left them; put back", slog.Group("repairs", all...))
+	slices.Sort(all)
+	log.Warn("programs or maps were not as this agent had left them; put back", "repairs", all)
 	clear(r.new)
 }

@@ -221,7 +221,7 @@ func (c *Cache) readIdentities(a *account, next *serviceAccount) {
 	if err != nil {
 		c.log.Warn("service account annotation is not valid: no identity is mapped by it",
 			"annotation", identitiesAnnotation, "namespace", a.name.Namespace,
-			"service_account", a.name.Name, "error", err)
+			"service_account", a.name.Name, "err", err)
 	}
 	a.identities = ids
 }

@@ -131,7 +131,7 @@ func (s identityExceptionStore) failed(ctx context.Context, err error) {
 	}
 	s.exceptions.absent = true
 	s.log.Warn("azurePodIdentityExceptions is honour, but the cluster has no such kind of object; looking for it from time to time",
-		"group", identityExceptionKind.Group, "kind", identityExceptionKind.Kind)
+		"watched", identityExceptionResource)
 	s.replaceObjects(nil)
 }
 

@@ -69,5 +69,5 @@ func (c *Cache) logWatchError(ctx context.Context, what string, err error) {
 	if expired || !c.watchErrors.Allow() {
 		return
 	}
-	c.log.Warn("watching the API failed, trying again", "watched", what, "error", err)
+	c.log.Warn("watching the API failed, trying again", "watched", what, "err", err)
 }

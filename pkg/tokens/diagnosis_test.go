@@ -130,7 +130,7 @@ func TestRefusalIsExplained(t *testing.T) {
 	w := b.pod("shop", "cart", "web")
 	b.write(w, b.assertion(w, func(c jwt.MapClaims) { c["iss"] = "https://oidc.example/" }))
 	b.entra.set(func(f *fakeEntra) {
-		f.refuse = refusing(http.StatusUnauthorized, 700211, "invalid_client", "AADSTS700211: No matching federated identity record found."+trace)
+		f.refuse = refusing(http.StatusUnauthorized, 700211, "invalid_client", "AADSTS700211: No matching federated identity record found."+supportPart)
 	})
 	_, err := b.token(w, workload.TokenRequest{Resource: vault})
 	wantTokenError(t, err, workload.Refused, "No matching federated identity record found.")

@@ -15,7 +15,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-const trace = " Trace ID: 9c2a Correlation ID: 77aa Timestamp: 2026-01-01 00:00:00Z"
+const supportPart = " Trace ID: 9c2a Correlation ID: 77aa Timestamp: 2026-01-01 00:00:00Z"
 
 func TestEntrasErrorsAreMapped(t *testing.T) {
 	tests := []struct {
@@ -28,7 +28,7 @@ func TestEntrasErrorsAreMapped(t *testing.T) {
 		want        workload.TokenError
 		label       string
 	}{
-		{"no federated credential", 401, 70021, "invalid_client", "AADSTS70021: No matching federated identity record found." + trace, nil,
+		{"no federated credential", 401, 70021, "invalid_client", "AADSTS70021: No matching federated identity record found." + supportPart, nil,
 			workload.TokenError{Kind: workload.Refused, Code: "AADSTS70021", Description: "AADSTS70021: No matching federated identity record found."}, "AADSTS70021"},
 		{"older form of the description", 400, 700016, "unauthorized_client", "AADSTS700016: Application not found.\r\nTrace ID: 1\r\nCorrelation ID: 2", nil,
 			workload.TokenError{Kind: workload.Refused, Code: "AADSTS700016", Description: "AADSTS700016: Application not found."}, "AADSTS700016"},

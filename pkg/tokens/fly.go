@@ -44,8 +44,10 @@ func (e *Engine) fly(k key, f *flight, askers ...workload.Workload) {
 	var issued *entry
 	if err == nil {
 		asked := e.clocks.now()
+		spanned, span := e.startSpan(ctx, k, w, f.podUID == anyPod)
 		var g grant
-		g, err = x.exchange(ctx, k.target, assertion)
+		g, err = x.exchange(spanned, k.target, assertion)
+		endSpan(span, err)
 		e.metrics.exchanged(e.clocks.steady.Since(asked.steady), err)
 		if err == nil {
 			issued = newEntry(g, k.clientID, asked)

@@ -3,7 +3,9 @@ package tokens
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,6 +27,11 @@ const (
 	held          outcome = "held"    // not: held until the caller's time was up
 )
 
+var outcomes = []outcome{hit, miss, joined, stale, refusedBefore, limited, held}
+
+// sentKinds are the kinds of failure that an exchange can end in.
+var sentKinds = []workload.TokenErrorKind{workload.Unavailable, workload.InvalidResource, workload.Refused}
+
 // countedCodes are the codes with a label value of their own. Which codes
 // there are is for others to say, so the list bounds the metric.
 var countedCodes = map[string]bool{
@@ -37,15 +44,24 @@ var countedCodes = map[string]bool{
 	"AADSTS700016":  true, // client not in the tenant
 	"AADSTS700024":  true, // assertion out of its time
 	"AADSTS7000112": true, // client disabled
+	"AADSTS7000215": true, // client not set up for federation
 	"AADSTS700211":  true, // … for the issuer
 	"AADSTS700212":  true, // … for the audience
 	"AADSTS700213":  true, // … for the subject
 	"AADSTS90002":   true, // tenant unknown
 	"AADSTS900023":  true, // tenant malformed
+	"AADSTS90006":   true, // external server to be retried
 	"AADSTS90024":   true, // request budget exceeded
 	"AADSTS90033":   true, // directory service down
 	"AADSTS1002012": true, // bad scope
 }
+
+// Codes of failures that Entra gave none for, or one that is not counted.
+const (
+	codeAssertion = "assertion" // the pod's token could not be had
+	codeNetwork   = "network"
+	codeOther     = "other"
+)
 
 type metrics struct {
 	duration *prometheus.HistogramVec
@@ -67,7 +83,11 @@ func newMetrics(r prometheus.Registerer, c *cache) *metrics {
 		Name: "sidestep_token_cache_entries",
 		Help: "Tokens in the cache.",
 	}, func() float64 { return float64(c.size()) })
-	return &metrics{
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sidestep_token_cache_overdue",
+		Help: "Tokens in use that have less than 5 minutes left, and should have been replaced long ago.",
+	}, func() float64 { return float64(c.countOverdue()) })
+	m := &metrics{
 		ahead: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "sidestep_token_refreshes_total",
 			Help: "Exchanges ahead of a token's end, in the background.",
@@ -85,6 +105,27 @@ func newMetrics(r prometheus.Registerer, c *cache) *metrics {
 			Name: "sidestep_token_cache_requests_total",
 			Help: "Token requests by how the cache answered them.",
 		}, []string{"outcome"}),
+	}
+	m.startAtZero()
+	return m
+}
+
+// startAtZero makes all children: the first event of one that appears with it
+// is no increase to who asks for that.
+func (m *metrics) startAtZero() {
+	for _, o := range outcomes {
+		m.requests.WithLabelValues(string(o))
+	}
+	results := []string{resultLabel(nil)}
+	for _, k := range sentKinds {
+		results = append(results, k.String())
+	}
+	for _, r := range results {
+		m.duration.WithLabelValues(r)
+		m.ahead.WithLabelValues(r)
+	}
+	for _, code := range slices.AppendSeq([]string{codeAssertion, codeNetwork, codeOther}, maps.Keys(countedCodes)) {
+		m.errors.WithLabelValues(code)
 	}
 }
 
@@ -109,11 +150,27 @@ func codeLabel(err *workload.TokenError, ofPod bool) string {
 	var network *url.Error
 	switch {
 	case ofPod:
-		return "assertion"
+		return codeAssertion
 	case countedCodes[err.Code]:
 		return err.Code
 	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):
-		return "network"
+		return codeNetwork
 	}
-	return "other"
+	return codeOther
+}
+
+// countOverdue returns how many tokens that somebody asked for are about to
+// end. A newer one is fetched much earlier, and pods that are gone are
+// forgotten: nobody could have it.
+func (c *cache) countOverdue() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.clocks.now()
+	c.tokens.each(func(_ key, e *entry) bool {
+		if e.used && e.left(now) > 0 && !e.fresh(now) {
+			n++
+		}
+		return true
+	})
+	return n
 }

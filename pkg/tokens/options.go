@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/clock"
 
@@ -53,6 +55,9 @@ type Options struct {
 	Audit *slog.Logger
 	// Registerer gets the metrics. Nil: they are kept but not shown.
 	Registerer prometheus.Registerer
+	// Tracer gets one span for each exchange that is sent, with no secret in it.
+	// Nil: there are none.
+	Tracer trace.Tracer
 	// Clock measures what elapses, and Date tells the date, which may be set
 	// meanwhile. Nil: the real ones.
 	Clock clock.WithTicker
@@ -70,6 +75,7 @@ type Engine struct {
 	cache      *cache
 	status     *status
 	metrics    *metrics
+	tracer     trace.Tracer
 	log        *slog.Logger
 	audit      *slog.Logger
 	clocks     clocks
@@ -102,6 +108,7 @@ func New(o Options) (*Engine, error) {
 		cache:      cache,
 		status:     newStatus(),
 		metrics:    newMetrics(o.Registerer, cache),
+		tracer:     o.Tracer,
 		log:        o.Log,
 		audit:      o.Audit,
 		clocks:     clocks,
@@ -114,6 +121,9 @@ func (o *Options) fill() {
 	}
 	if o.Audit == nil {
 		o.Audit = o.Log
+	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
 	}
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}

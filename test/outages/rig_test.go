@@ -94,6 +94,7 @@ type setup struct {
 	refreshIn     time.Duration
 	delay         time.Duration
 	hosts         []string // for Entra's certificate
+	collector     string   // URL that spans are sent to; zero: the rig's
 }
 
 // rig is one node's engine and broker, its cluster, and its Entra.
@@ -114,6 +115,9 @@ type rig struct {
 	registry *prometheus.Registry
 	log      text
 	noticed  text // by pods' owners
+	spans    text // the collector's log
+	spansRaw text // and what it was sent
+	flush    func()
 
 	mu         sync.Mutex
 	assertions []string
@@ -231,10 +235,11 @@ func (r *rig) trust(ca *pki.Authority) {
 func (r *rig) makeAgent(s setup) {
 	r.t.Helper()
 	log := slog.New(slog.NewJSONHandler(&r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	traces := r.openTraces(s, log)
 	var err error
 	r.engine, err = tokens.New(tokens.Options{
 		KubeletDir: r.dir, TenantID: tenant, CAFile: r.caFile, AuthorityHost: s.authorityHost, Cloud: s.cloud,
-		Log: log, Registerer: r.registry, Date: r.clock,
+		Log: log, Registerer: r.registry, Date: r.clock, Tracer: traces.Tracer(),
 		Notify: func(w workload.Workload, e *workload.TokenError) {
 			fmt.Fprintf(&r.noticed, "%+v %+v %v %v\n", w, *e, e, e.Err)
 		},

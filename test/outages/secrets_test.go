@@ -93,6 +93,7 @@ func (r *rig) said(t *testing.T) map[string]string {
 	}
 	return map[string]string{
 		"log": r.log.String(), "events": r.noticed.String(), "metrics": metrics.String(), "status": r.statusOutput(t),
+		"spans": r.sentSpans(),
 	}
 }
 
@@ -137,8 +138,8 @@ func TestSecretsShowNowhere(t *testing.T) {
 			t.Error(found)
 		}
 	}
-	t.Logf("%d secrets are in none of log (%d bytes), events (%d), metrics (%d) and status (%d)", len(secrets),
-		len(said["log"]), len(said["events"]), len(said["metrics"]), len(said["status"]))
+	t.Logf("%d secrets are in none of log (%d bytes), events (%d), metrics (%d), status (%d) and spans (%d)", len(secrets),
+		len(said["log"]), len(said["events"]), len(said["metrics"]), len(said["status"]), len(said["spans"]))
 	planted(t, said, secrets)
 }
 
