@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	eventsv1 "k8s.io/client-go/tools/events"
+	"k8s.io/client-go/transport"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -26,6 +27,12 @@ func newClients(kubeconfig string) (kubernetes.Interface, dynamic.Interface, err
 	c, err := clusterConfig(kubeconfig)
 	if err != nil {
 		return nil, nil, fmt.Errorf("configure the API client: %w", err)
+	}
+	if c.BearerTokenFile != "" {
+		// client-go's own goes on with a token that is refused for up to a
+		// minute before it looks for another in the file.
+		c.Wrap(transport.ResettableTokenSourceWrapTransport(transport.NewCachedFileTokenSource(c.BearerTokenFile)))
+		c.BearerToken, c.BearerTokenFile = "", ""
 	}
 	// Each service account in use costs a list and a watch at the start.
 	c.QPS, c.Burst = 50, 100

@@ -2,6 +2,10 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,11 +16,60 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
+
+// The kubelet replaces the agent's token in its file; one that is refused is
+// not used for long.
+func TestRefusedTokenIsReadAnew(t *testing.T) {
+	tokens := make(chan string, 100)
+	api := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		bearer := r.Header.Get("Authorization")
+		tokens <- bearer
+		w.Header().Set("Content-Type", "application/json")
+		if bearer != "Bearer second" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		_, _ = io.WriteString(w, `{"major": "1"}`)
+	}))
+	defer api.Close()
+	file := filepath.Join(t.TempDir(), "token")
+	writeFile(t, file, "first")
+	ca := filepath.Join(t.TempDir(), "ca.crt")
+	writeFile(t, ca, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: api.Certificate().Raw})))
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	writeFile(t, kubeconfig, `{"current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+		"clusters": [{"name": "c", "cluster": {"server": "`+api.URL+`", "certificate-authority": "`+ca+`"}}], "users": [{"name": "u", "user": {"tokenFile": "`+file+`"}}]}`)
+	client, _, err := newClients(kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() error {
+		_, err := client.Discovery().ServerVersion()
+		return err
+	}
+	if err := ask(); !apierrors.IsUnauthorized(err) {
+		t.Fatalf("the first token: %v", err)
+	}
+	writeFile(t, file, "second")
+	// The token that the refused request read was new to it.
+	for tries := 1; ask() != nil; tries++ {
+		if tries == 3 {
+			t.Fatalf("still refused; the tokens were %q, %q, %q", <-tokens, <-tokens, <-tokens)
+		}
+	}
+}
+
+func writeFile(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func TestRefusalBecomesAnEventOnThePod(t *testing.T) {
 	client := fake.NewClientset()

@@ -76,7 +76,7 @@ func (c *Cache) follow(ctx context.Context, a *account) {
 	ctx, a.stop = context.WithCancel(ctx)
 	accounts := c.client.CoreV1().ServiceAccounts(a.name.Namespace)
 	lw := listWatch(fields.OneTermEqualSelector("metadata.name", a.name.Name),
-		c.watchErrorsOf("service account "+a.name.String()), accounts.List, c.spread(a, accounts.Watch))
+		c.watchErrorsOf("service account "+a.name.String()), behind(c.gate, accounts.List), c.spread(a, accounts.Watch))
 	go keep(ctx, accountStore{c, a}, "serviceaccount", lw, c.client, &corev1.ServiceAccount{})
 }
 
@@ -87,14 +87,19 @@ func (c *Cache) follow(ctx context.Context, a *account) {
 // new pods wait, is not kept back.
 const spreadTime = 30 * time.Second
 
-type watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error)
+type watchFunc = call[watch.Interface]
 
 // spread has a watch of an account that was seen wait at random after one that
-// failed. The function that it returns is for one goroutine.
+// failed or found the gate shut. The function that it returns is for one
+// goroutine.
 func (c *Cache) spread(a *account, next watchFunc) watchFunc {
 	failed := false
 	return func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-		if failed && c.hasSeen(a) {
+		waited, err := c.gate.pass(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if (failed || waited) && c.hasSeen(a) {
 			timer := c.clock.NewTimer(rand.N(spreadTime))
 			defer timer.Stop()
 			select {

@@ -39,6 +39,7 @@ type Cache struct {
 	log         *slog.Logger
 	clock       clock.Clock
 	watchErrors *rate.Limiter
+	gate        *gate
 	ready       chan struct{}
 	unanswered  chan struct{}
 	giveUp      func()        // closes unanswered
@@ -78,6 +79,7 @@ func New(o Options) (*Cache, error) {
 		log:         o.Log,
 		clock:       o.Clock,
 		watchErrors: rate.NewLimiter(rate.Every(10*time.Second), 5),
+		gate:        newGate(),
 		ready:       make(chan struct{}),
 		unanswered:  make(chan struct{}),
 		switched:    make(chan struct{}, 1),
@@ -107,7 +109,8 @@ func (c *Cache) Ready() <-chan struct{} { return c.ready }
 // on answering with what it knew. Run may be called once.
 func (c *Cache) Run(ctx context.Context) error {
 	pods := c.client.CoreV1().Pods("")
-	lw := listWatch(fields.OneTermEqualSelector("spec.nodeName", c.node), c.watchErrorsOf("pods"), pods.List, pods.Watch)
+	lw := listWatch(fields.OneTermEqualSelector("spec.nodeName", c.node), c.watchErrorsOf("pods"),
+		opening(c.gate, pods.List), opening(c.gate, pods.Watch))
 	// Not waited for: a reflector that backs off sleeps through its context's end.
 	go keep(ctx, podStore{c, ctx}, "pods", lw, c.client, &corev1.Pod{})
 	go c.awaitAnswer(ctx)

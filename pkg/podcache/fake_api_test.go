@@ -40,13 +40,14 @@ type api struct {
 	*fake.Clientset
 	t *testing.T
 
-	mu   sync.Mutex
-	open map[string]int // "resource namespace selector"
-	fail func(resource string) error
+	mu      sync.Mutex
+	open    map[string]int // "resource namespace selector"
+	running map[*countedWatch]struct{}
+	fail    func(resource string) error
 }
 
 func newAPI(t *testing.T, objects ...runtime.Object) *api {
-	a := &api{Clientset: fake.NewClientset(objects...), t: t, open: map[string]int{}}
+	a := &api{Clientset: fake.NewClientset(objects...), t: t, open: map[string]int{}, running: map[*countedWatch]struct{}{}}
 	a.PrependReactor("list", "*", a.list)
 	a.PrependWatchReactor("*", a.watch)
 	return a
@@ -97,11 +98,13 @@ func (a *api) watch(action k8stesting.Action) (bool, watch.Interface, error) {
 		return true, nil, err
 	}
 	name := strings.TrimSpace(fmt.Sprintf("%s %s %s", action.GetResource().Resource, action.GetNamespace(), selector))
-	a.count(name, 1)
 	matching := watch.Filter(all, func(e watch.Event) (watch.Event, bool) {
 		return e, selector.Matches(fieldsOf(e.Object))
 	})
-	return true, &countedWatch{Interface: matching, stopped: sync.OnceFunc(func() { a.count(name, -1) })}, nil
+	counted := &countedWatch{Interface: matching}
+	counted.stopped = sync.OnceFunc(func() { a.count(name, counted, -1) })
+	a.count(name, counted, 1)
+	return true, counted, nil
 }
 
 func (a *api) wantSelector(action k8stesting.Action, selector fields.Selector) {
@@ -110,11 +113,26 @@ func (a *api) wantSelector(action k8stesting.Action, selector fields.Selector) {
 	}
 }
 
-func (a *api) count(name string, n int) {
+func (a *api) count(name string, w *countedWatch, n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if n > 0 {
+		a.running[w] = struct{}{}
+	} else {
+		delete(a.running, w)
+	}
 	if a.open[name] += n; a.open[name] == 0 {
 		delete(a.open, name)
+	}
+}
+
+// cut ends all watches, as a connection's end does.
+func (a *api) cut() {
+	a.mu.Lock()
+	running := slices.Collect(maps.Keys(a.running))
+	a.mu.Unlock()
+	for _, w := range running {
+		w.Stop()
 	}
 }
 

@@ -51,7 +51,7 @@ func (c *Cache) watchIdentityExceptions(ctx context.Context) (stop context.Cance
 	}
 	store := identityExceptionStore{c, c.exempt}
 	objects := c.dynamic.Resource(identityExceptionKind.GroupVersion().WithResource(identityExceptionResource))
-	lw := listWatch(fields.Everything(), store.failed, objects.List, objects.Watch)
+	lw := listWatch(fields.Everything(), store.failed, behind(c.gate, objects.List), behind(c.gate, objects.Watch))
 	example := &unstructured.Unstructured{}
 	example.SetGroupVersionKind(identityExceptionKind)
 	go keep(ctx, store, identityExceptionResource, lw, c.dynamic, example)

@@ -19,7 +19,7 @@ func keep(ctx context.Context, store cache.ReflectorStore, name string, lw *cach
 	silent := klog.Logger{}
 	r := cache.NewReflectorWithOptions(
 		cache.ToListWatcherWithWatchListSemantics(lw, client), example, store,
-		cache.ReflectorOptions{Name: name, Logger: &silent})
+		cache.ReflectorOptions{Name: name, Logger: &silent, Backoff: &pause})
 	r.RunWithContext(klog.NewContext(ctx, silent))
 }
 

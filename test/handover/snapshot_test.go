@@ -95,7 +95,7 @@ func replace(ctx context.Context, t *testing.T, s *scene.Scene, w *scene.Workloa
 		}
 		return ctx.Err()
 	})
-	// It may be refused after the hold: client-go asks less and less often.
+	// On a busy machine it may be refused after the hold.
 	for !served(t, &next) {
 		check(t, ctx.Err())
 	}

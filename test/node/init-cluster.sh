@@ -35,7 +35,7 @@ step "containerd ready"
 await kube-apiserver curl --silent --fail --cacert $pki/ca.crt --cert $pki/admin.crt --key $pki/admin.key https://127.0.0.1:6443/readyz
 step "kube-apiserver ready"
 
-start kubelet kubelet --config=/run/node/config/kubelet.yaml --kubeconfig=$pki/kubelet.kubeconfig \
+start kubelet "$rig/kubelet.sh" --config=/run/node/config/kubelet.yaml --kubeconfig=$pki/kubelet.kubeconfig \
 	--hostname-override="$node_name" --node-ip="$node_address" --v=2
 
 # It would spend four seconds below its usual rate to start all controllers.

@@ -9,7 +9,7 @@ mount --make-rprivate /
 stage=$state/run
 mkdir "$stage"
 mount -t tmpfs -o mode=0755 tmpfs "$stage"
-mkdir -p "$stage"/{lock,standins,node/{bin,tools,config,log,overlay,static,sysctl}}
+mkdir -p "$stage"/{lock,standins,node/{bin,tools,config,daemons,log,overlay,static,sysctl}}
 mount --bind -o ro "$bin" "$stage/node/bin"
 mount --bind -o ro "$tools" "$stage/node/tools"
 mount --bind -o ro "$rig/config" "$stage/node/config"

@@ -18,11 +18,19 @@ step() {
 
 declare -A daemons # name to process ID
 
-# start runs a daemon: start NAME COMMAND...
+# start runs a daemon: start NAME COMMAND... By /run/node/daemons/NAME it can be
+# started again when it has ended; its process ID is in NAME.pid beside it.
 start() {
-	local name=$1
+	local name=$1 script=/run/node/daemons/$1
 	shift
-	"$@" >"/run/node/log/$name.log" 2>&1 &
+	cat >"$script" <<-SCRIPT
+		#!/usr/bin/env bash
+		exec </dev/null >>/run/node/log/$name.log 2>&1
+		echo \$\$ >$script.pid
+		exec ${*@Q}
+	SCRIPT
+	chmod +x "$script"
+	"$script" &
 	daemons[$name]=$!
 }
 

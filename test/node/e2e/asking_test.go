@@ -41,8 +41,13 @@ func (p pod) tryGet(args ...string) (answer, error) {
 
 // tryProbe runs probe in the pod and returns the answer that it prints.
 func (p pod) tryProbe(args ...string) (answer, error) {
-	command := append([]string{"kubectl", "-n", p.namespace, "exec", p.name, "-c", cmp.Or(p.container, "app"), "--", "/probe"}, args...)
-	out, err := tryInNode(nil, command...)
+	command := []string{"kubectl", "-n", p.namespace, "exec", p.name, "-c", cmp.Or(p.container, "app"), "--", "/probe"}
+	if p.process != "" {
+		command = []string{"bash", "-euc", `
+			echo 0 >"/sys/fs/cgroup$(sed -n s/^0:://p "/proc/$0/cgroup")/cgroup.procs"
+			exec nsenter --target "$0" --all --wd=/ "$@"`, p.process, "/probe"}
+	}
+	out, err := tryInNode(nil, append(command, args...)...)
 	if err != nil {
 		return answer{}, err
 	}

@@ -67,7 +67,20 @@ func TestChurn(t *testing.T) {
 		checkWave(t, pods, strconv.Itoa(number), may)
 	}
 	kubectl(t, "-n", edge, "delete", "pods", "-l", "churn", "--wait")
-	for _, e := range issued() {
+	checkIssued(t, issued())
+	steered := map[string]bool{}
+	for address, passes := range may {
+		steered[address] = !passes
+	}
+	checkLeaked(t, leaked(), steered)
+	checkNothingLeft(t, before)
+}
+
+// checkIssued makes sure that each service account got tokens of its own
+// identity alone, which bears its name.
+func checkIssued(t *testing.T, issued []entra.Entry) {
+	t.Helper()
+	for _, e := range issued {
 		if e.Kind != entra.Token || !e.Verified || e.Error != "" {
 			continue
 		}
@@ -75,13 +88,18 @@ func TestChurn(t *testing.T) {
 			t.Errorf("%s got a token of %s", e.Subject, named(e.ObjectID))
 		}
 	}
-	for _, e := range leaked() {
+}
+
+// checkLeaked makes sure that no steered pod, by its address, came to the
+// node's own metadata service for an identity.
+func checkLeaked(t *testing.T, asked []standin.Entry, steered map[string]bool) {
+	t.Helper()
+	for _, e := range asked {
 		address, _, _ := strings.Cut(e.Remote, ":")
-		if passes, ours := may[address]; e.Identity && ours && !passes {
+		if e.Identity && steered[address] {
 			t.Errorf("a labelled pod asked the node's metadata service for an identity: %+v", e)
 		}
 	}
-	checkNothingLeft(t, before)
 }
 
 // checkWave waits until each pod was answered three times, and fails the test

@@ -50,17 +50,19 @@ func furnish() error {
 		account(teamB, "stranger", map[string]string{annotationClient: one.ClientID}),
 		account(teamB, "abroad", map[string]string{annotationClient: two.ClientID, annotationTenant: known.Tenants[1]}),
 		account(teamB, "bare", map[string]string{annotationClient: two.ClientID}),
-		account(teamC, "default", nil),
 		account(hostNamespace, "app-two", map[string]string{annotationClient: two.ClientID}),
-		account(hostNamespace, "default", nil),
 		account(edge, "app-one", map[string]string{annotationClient: one.ClientID}),
 		account(edge, "app-two", map[string]string{annotationClient: two.ClientID}),
-		account(edge, "default", nil),
 	}
 	if _, err := tryApply(objects...); err != nil {
 		return err
 	}
 	// The API server makes no pod before its account is there.
+	for _, namespace := range []string{teamC, hostNamespace, edge} {
+		if _, err := tryInNode(nil, "kubectl", "-n", namespace, "wait", "--for=create", "serviceaccount/default", "--timeout=30s"); err != nil {
+			return err
+		}
+	}
 	_, err := tryApply(stranger.object())
 	return err
 }

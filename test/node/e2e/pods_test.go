@@ -38,11 +38,24 @@ type pod struct {
 	hostNetwork              bool
 	change                   func(*corev1.Pod) // the last word on its object; may be nil
 	container                string            // that asks; empty: app
+	process                  string            // of that container, as the node sees it: it is entered from there
 }
 
 // in returns the pod with another container asking.
 func (p pod) in(container string) pod {
 	p.container = container
+	return p
+}
+
+// direct returns the running pod with its commands run by nobody's help: the
+// node enters its cgroup and namespaces, as its runtime would.
+func (p pod) direct(t *testing.T) pod {
+	t.Helper()
+	own := p.processes(t, "/probe")
+	if len(own) != 1 {
+		t.Fatalf("processes of %s: %q", p.name, own)
+	}
+	p.process = own[0]
 	return p
 }
 

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"fmt"
 	"testing"
 	"time"
 )
@@ -17,19 +16,8 @@ const (
 // again with switchOn, at the latest when the test ends.
 func switchOff(t *testing.T) {
 	t.Helper()
-	t.Cleanup(func() {
-		if !kubeletWorks() {
-			switchOn(t)
-		}
-	})
-	inNode(t, "bash", "-euc", `
-		for process in /proc/[0-9]*; do
-			exe=$(readlink "$process/exe") || continue
-			[ "${exe##*/}" = kubelet ] || continue
-			cp "$process/cmdline" /run/node/kubelet.cmdline
-			kill -KILL "${process#/proc/}"
-		done
-		echo 1 >/sys/fs/cgroup/kubepods/cgroup.kill`)
+	kubelet.kill(t)
+	inNode(t, "bash", "-euc", `echo 1 >/sys/fs/cgroup/kubepods/cgroup.kill`)
 	eventually(t, 30*time.Second, func() error {
 		_, err := tryInNode(nil, "bash", "-euc", `
 			find /sys/fs/cgroup/kubepods -depth -type d -exec rmdir {} +
@@ -40,21 +28,7 @@ func switchOff(t *testing.T) {
 }
 
 // switchOn starts the kubelet as it was started before.
-func switchOn(t *testing.T) {
-	t.Helper()
-	inNode(t, "bash", "-euc", `xargs -0 setsid </run/node/kubelet.cmdline >>/run/node/log/kubelet.log 2>&1 &`)
-	eventually(t, 60*time.Second, func() error {
-		if !kubeletWorks() {
-			return fmt.Errorf("the kubelet does not work")
-		}
-		return nil
-	})
-}
-
-func kubeletWorks() bool {
-	_, err := tryInNode(nil, "curl", "--silent", "--fail", "http://127.0.0.1:10248/healthz")
-	return err == nil
-}
+func switchOn(t *testing.T) { kubelet.start(t) }
 
 // hideImage keeps the agent from starting, as a registry that does not answer
 // would, until show is called or the test ends.
