@@ -20,10 +20,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 
 GOLANGCI_LINT := $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+PROMTOOL      := $(CACHE)/bin/promtool
 ACTIONLINT    := $(CACHE)/bin/actionlint-$(ACTIONLINT_VERSION)
 CRANE         := $(CACHE)/bin/crane-$(CRANE_VERSION)
 GOVULNCHECK   := $(CACHE)/bin/govulncheck-$(GOVULNCHECK_VERSION)
-PROMTOOL      := $(CACHE)/bin/promtool
 
 export CLANG_VERSION CLANG_RELEASE
 
@@ -225,14 +225,14 @@ lint: setup $(GOLANGCI_LINT) $(ACTIONLINT) ## go vet and golangci-lint, with the
 	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/clients/bindingclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/manifests && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
-	cd test/supplychain && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/monitoring && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
+	cd test/supplychain && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	go mod tidy -diff
 	go -C test/clients/vaultclient mod tidy -diff
 	go -C test/clients/bindingclient mod tidy -diff
 	go -C test/manifests mod tidy -diff
-	go -C test/supplychain mod tidy -diff
 	go -C test/monitoring mod tidy -diff
+	go -C test/supplychain mod tidy -diff
 	for client in test/clients/go/*/; do go -C $$client vet ./... && go -C $$client mod tidy -diff; done
 	shellcheck -x scripts/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh
 	shellcheck -s sh test/kernels/init

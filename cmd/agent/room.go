@@ -55,7 +55,7 @@ func (a *agent) whenThereIsRoom(ctx context.Context, otherwise string, do func()
 			return err
 		}
 		if !told {
-			a.log.Error("the state directory is full", "effect", otherwise, "state_dir", a.options.stateDir, "err", err)
+			a.log.Error("the state directory is full", "consequence", otherwise, "directory", a.options.stateDir, "err", err)
 		}
 		select {
 		case <-time.After(roomInterval):

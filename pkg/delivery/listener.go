@@ -69,14 +69,14 @@ func (l *listener) accept(serve func(net.Conn, uint64), cookie uint64, log *slog
 		}
 		if err != nil {
 			if pause == 0 {
-				log.Warn("cannot accept; connections wait in the queue", "listener", l.Addr(), "err", err)
+				log.Warn("cannot accept; connections wait in the queue", "listener", l.Addr().String(), "err", err)
 			}
 			pause = min(max(2*pause, firstPause), longestPause)
 			time.Sleep(pause)
 			continue
 		}
 		if pause > 0 {
-			log.Info("accepts again", "listener", l.Addr())
+			log.Info("accepts again", "listener", l.Addr().String())
 			pause = 0
 		}
 		go serve(c, cookie)

@@ -152,11 +152,11 @@ func (n *Node) keepAddress(ctx context.Context, tick <-chan time.Time) {
 		}
 		there, err := Leftovers(n.at.Addr())
 		if err == nil && len(there) == 0 {
-			n.log.Warn("the node listener's address was taken from the loopback link; putting it back", "listener", n.at)
+			n.log.Warn("the node listener's address was taken from the loopback link; putting it back", "address", n.at.Addr())
 			err = ensureAddress(n.at.Addr())
 		}
 		if err != nil && !told {
-			n.log.Error("cannot see to the node listener's address", "listener", n.at, "err", err)
+			n.log.Error("cannot see to the node listener's address", "address", n.at.Addr(), "err", err)
 		}
 		told = err != nil
 	}

@@ -71,14 +71,13 @@ var (
 	dropsDesc = prometheus.NewDesc("sidestep_guard_drops_total",
 		"Packets to the metadata service or the wire server that a guard dropped.",
 		[]string{"guard"}, nil)
-	repairsDesc = prometheus.NewDesc(repairsOpts.Name, repairsOpts.Help, repairsLabels, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (h *Hooks) Describe(ch chan<- *prometheus.Desc) {
 	ch <- connectsDesc
 	ch <- dropsDesc
-	ch <- repairsDesc
+	newRepairs().total.Describe(ch) // also where nothing is loaded
 }
 
 // Collect implements prometheus.Collector.

@@ -1,9 +1,7 @@
 package intercept
 
 import (
-	"fmt"
 	"log/slog"
-	"slices"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -22,10 +20,11 @@ const (
 	moved cause = "moved"
 )
 
-const (
-	linkObject = "link" // the guard of pods' links, of which there are many
-	mapObject  = "map"
-)
+// linkObject names the guard of pods' links, of which there are many.
+const linkObject = "link"
+
+// mapObject names the maps, which are all repaired in one way.
+const mapObject = "map"
 
 // repair is one thing that was not as this process had left it. Its objects
 // are the hooks' names, "map", and "link" for the guard of pods' links.
@@ -40,30 +39,30 @@ type repairs struct {
 	new   map[repair]int
 }
 
-var (
-	repairsOpts = prometheus.CounterOpts{
-		Name: "sidestep_repairs_total",
-		Help: "Programs and maps that others had detached, unpinned or replaced, and that were put back.",
-	}
-	repairsLabels = []string{"object", "cause"}
-)
-
-// newRepairs returns a count that starts with a zero for each object and cause:
-// who asks for the increase of one that is new misses the first.
 func newRepairs() *repairs {
-	r := &repairs{total: prometheus.NewCounterVec(repairsOpts, repairsLabels), new: make(map[repair]int)}
-	objects := []string{linkObject}
-	for _, hook := range append((&Hooks{}).hooks(), (&Hooks{}).guard()) {
-		objects = append(objects, hook.name)
-		r.total.WithLabelValues(hook.name, string(moved))
+	r := &repairs{
+		total: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sidestep_repairs_total",
+			Help: "Programs and maps that others had detached, unpinned or replaced, and that were put back.",
+		}, []string{"object", "cause"}),
+		new: make(map[repair]int),
 	}
-	for _, object := range objects {
-		for _, c := range []cause{detached, unpinned, replaced} {
+	for _, object := range repairable() { // so that each is there, at 0, from the start
+		for _, c := range []cause{detached, unpinned, replaced, moved} {
 			r.total.WithLabelValues(object, string(c))
 		}
 	}
-	r.total.WithLabelValues(mapObject, string(unpinned))
 	return r
+}
+
+// repairable returns all values of the metric's label.
+func repairable() []string {
+	all := []string{mapObject, linkObject}
+	h := new(Hooks)
+	for _, hook := range append(h.hooks(), h.guard()) {
+		all = append(all, hook.name)
+	}
+	return all
 }
 
 func (r *repairs) add(object string, c cause) {
@@ -71,16 +70,11 @@ func (r *repairs) add(object string, c cause) {
 	r.new[repair{object, c}]++
 }
 
-// tell writes one line on all that is new.
+// tell writes a line on each kind of repair that is new.
 func (r *repairs) tell(log *slog.Logger) {
-	if len(r.new) == 0 {
-		return
-	}
-	all := make([]string, 0, len(r.new))
 	for what, n := range r.new {
-		all = append(all, fmt.Sprintf("%s %s: %d", what.object, what.cause, n))
+		log.Warn("programs or maps were not as this agent had left them; put back",
+			"object", what.object, "reason", string(what.cause), "count", n)
 	}
-	slices.Sort(all)
-	log.Warn("programs or maps were not as this agent had left them; put back", "repairs", all)
 	clear(r.new)
 }

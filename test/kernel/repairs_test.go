@@ -54,7 +54,9 @@ func (n *node) repaired(t *testing.T) map[string]float64 {
 			continue
 		}
 		for _, m := range f.GetMetric() { // labels come sorted: cause, object
-			all[m.GetLabel()[1].GetValue()+" "+m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+			if n := m.GetCounter().GetValue(); n > 0 {
+				all[m.GetLabel()[1].GetValue()+" "+m.GetLabel()[0].GetValue()] = n
+			}
 		}
 	}
 	return all
