@@ -119,8 +119,9 @@ test-node: node-build ## Real pods on a real Kubernetes node (root)
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
-	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/faults/row ./test/faults/table ./test/image ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/scene ./test/clients/conformance
+	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/faults/row ./test/faults/table ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/scene ./test/clients/conformance
 	go test -race -timeout 5m -run '^TestSpans' ./test/outages
+	go test -timeout 10m ./test/image # two images are compressed, which takes minutes with the race detector
 	go -C test/manifests test ./...
 	go -C test/supplychain test ./...
 	go -C test/clients/vaultclient test ./...
