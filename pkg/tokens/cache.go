@@ -115,6 +115,19 @@ func (c *cache) look(k key, w workload.Workload, bypass bool) lookup {
 	return not
 }
 
+// hit is serve for the key's token, if there is one that look would return
+// alone.
+func (c *cache) hit(k key, w workload.Workload) (t workload.Token, first, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.clocks.now()
+	e, ok := c.tokens.get(k, now.steady)
+	if !ok || !e.fresh(now) {
+		return workload.Token{}, false, false
+	}
+	return e.at(now), e.serve(w), true
+}
+
 // store keeps a new token, and forgets the account's oldest if it has too
 // many.
 func (c *cache) store(k key, e *entry, now time.Time) {
