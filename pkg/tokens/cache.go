@@ -53,6 +53,7 @@ type cache struct {
 	paces    *bounded[paceKey, pace]
 	circuits circuits
 	told     *bounded[key, told] // failures in the log
+	warmed   *bounded[realm, time.Time]
 	flights  map[key]*flight
 	inFlight map[string]int // by service account
 	// refreshing counts the flights that nobody waited for when they began.
@@ -68,6 +69,7 @@ func newCache(c clocks) *cache {
 		paces:    newBounded[paceKey](maxRefusals, func(p pace, now time.Time) bool { return now.After(p.until.Add(paceMemory)) }),
 		circuits: newCircuits(),
 		told:     newBounded[key](maxRefusals, func(t told, now time.Time) bool { return now.Sub(t.at) >= tellAgainAfter }),
+		warmed:   newBounded[realm](maxCircuits, func(at, now time.Time) bool { return now.Sub(at) >= warmAgain }),
 		flights:  make(map[key]*flight),
 		inFlight: make(map[string]int),
 	}

@@ -62,17 +62,6 @@ func (e *Engine) Cached(w workload.Workload, r workload.TokenRequest) (workload.
 	return token, true
 }
 
-// Warm fetches the discovery document of the default tenant, so that the first
-// pod need not wait for it, and leaves an open connection to Entra. Without a
-// default tenant there is nothing to fetch. A failure harms nothing: the first
-// exchange fetches the document itself.
-func (e *Engine) Warm(ctx context.Context) error {
-	if e.defaults.tenant == "" {
-		return nil
-	}
-	return e.entra.warm(ctx, e.defaults.authority, e.defaults.tenant)
-}
-
 // Forget erases all that is kept for the service account with this UID. Call
 // it when the service account is gone from the cluster or the node.
 func (e *Engine) Forget(serviceAccountUID string) {
