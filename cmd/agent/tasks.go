@@ -38,7 +38,8 @@ func (a *agent) run(ctx context.Context) error {
 		"cgroups":       a.tree.Run,
 		"configuration": a.watchConfig,
 		"broker":        a.broker.Run,
-		"warm-up":       a.warm,
+		"warm-up":       a.warmUp,
+		"warm pods":     a.warmPods,
 		"accounts":      a.followAccounts,
 		"metrics":       a.serveMetrics,
 		"events":        a.events.Run,
@@ -157,22 +158,4 @@ func (a *agent) sweep(ctx context.Context) error {
 		_, err := a.tree.Resolve(cgroupID)
 		return err == nil
 	})
-}
-
-// warm does Entra's discovery before the first pod asks. Pods can be served
-// without it, so failing is no error; it is tried until it succeeds.
-func (a *agent) warm(ctx context.Context) error {
-	const firstPause, longestPause = time.Second, time.Minute
-	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		err := a.tokens.Warm(ctx)
-		if err == nil || ctx.Err() != nil {
-			return nil
-		}
-		a.log.Warn("Entra cannot be reached yet", "err", err, "retry_in", pause.String())
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }

@@ -61,11 +61,11 @@ func TestChecksFind(t *testing.T) {
 			s.lived.vault = append(s.lived.vault, vault.Entry{Operation: vault.Get, Allowed: true, ObjectID: s.question(s.pods.two, azidentity).answer.objectID})
 		}, "the vault let app-one"},
 		{"the vault was never asked", func(s *story) { s.lived.vault = nil }, "the vault let app-one"},
-		{"no audit line", func(s *story) { s.question(s.pods.one, azidentity).logs.audit = nil }, "broker's audit log"},
+		{"no audit line", func(s *story) { s.question(s.pods.one, azidentity).logs.audit = nil }, "broker's debug log"},
 		{"an audit line too many", func(s *story) {
 			s.lived.audit = append(s.lived.audit, s.line(eventRequest, s.pods.two, http.StatusOK))
-		}, "broker's audit log"},
-		{"an audit line of the wrong client", func(s *story) { s.lived.audit[0].ClientID = s.clientID("app-two") }, "broker's audit log"},
+		}, "broker's debug log"},
+		{"an audit line of the wrong client", func(s *story) { s.lived.audit[0].ClientID = s.clientID("app-two") }, "broker's debug log"},
 		{"issued twice", func(s *story) { s.lived.audit = append(s.lived.audit, s.line(eventIssued, s.pods.one, 0)) }, "first token"},
 		{"exchanged twice", func(s *story) { s.lived.entra = append(s.lived.entra, s.lived.entra...) }, "Entra verified"},
 		{"the wrong subject", func(s *story) { s.lived.entra[1].Subject = "system:serviceaccount:team-b:report" }, "Entra verified"},

@@ -37,7 +37,7 @@ func (s *story) checkVault() check {
 // checkAudit: what a client has got is in the audit log, and nothing else is.
 func (s *story) checkAudit() check {
 	successes := s.successes()
-	c := check{text: fmt.Sprintf("each of the %d tokens that labelled pods got is one line in the broker's audit log", len(successes))}
+	c := check{text: fmt.Sprintf("each of the %d tokens that labelled pods got is one line in the broker's debug log", len(successes))}
 	var got, want []string
 	for _, a := range successes {
 		want = append(want, s.auditText(a.by))

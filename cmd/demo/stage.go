@@ -38,7 +38,7 @@ func openStage(ctx context.Context, o options) (*stage, error) {
 		return nil, err
 	}
 	s.Scene, err = scene.Open(ctx, scene.Options{
-		Agent: o.agent, Federation: f, VaultName: vaultName, Workloads: s.pods.pods(),
+		Agent: o.agent, LogLevel: "debug", Federation: f, VaultName: vaultName, Workloads: s.pods.pods(),
 	})
 	return s, err
 }

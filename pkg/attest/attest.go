@@ -83,18 +83,29 @@ func New(o Options) *Attestor {
 }
 
 // Attest returns who made the connection, a connection that is established at
-// the time of the call (see Inspect). Each connection may be asked for once.
-// A caller whose pod, or the rules' word on it, is not known yet is held until
-// it is. The errors are ErrNoFlow, ErrAmbiguous, ErrGone, ErrNotPod,
-// ErrExhausted and, after the hold or when ctx is done, ErrUnknownPod. The decision on the caller may
-// be any other than Unknown: ask Current.
-func (a *Attestor) Attest(ctx context.Context, conn workload.Connection) (workload.Caller, error) {
-	caller, err := a.attest(ctx, conn)
+// the time of the call (see Inspect), and the verdict on that caller, without
+// blocking. Each connection may be asked for once. A verdict of Unknown says
+// that the pod, or the rules' word on it, is not known yet: Await knows more
+// later. The errors are ErrNoFlow, ErrAmbiguous, ErrGone, ErrNotPod and
+// ErrExhausted.
+func (a *Attestor) Attest(conn workload.Connection) (workload.Caller, workload.Verdict, error) {
+	caller, verdict, err := a.attest(conn)
 	if err != nil {
 		a.refuse(conn, err)
-		return workload.Caller{}, err
+		return workload.Caller{}, workload.Unknown, err
 	}
-	return caller, nil
+	return caller, verdict, nil
+}
+
+// Await holds a caller on whom Attest's verdict was Unknown until there is
+// another, which it returns. The errors are ErrGone, ErrNotPod and, after the
+// hold or when ctx is done, ErrUnknownPod.
+func (a *Attestor) Await(ctx context.Context, conn workload.Connection, caller workload.Caller) (workload.Verdict, error) {
+	verdict, err := a.wait(ctx, caller.CgroupID)
+	if err != nil {
+		a.refuse(conn, err)
+	}
+	return verdict, err
 }
 
 // refuse counts a refusal. The one that serves the connection tells the log.
@@ -105,50 +116,50 @@ func (a *Attestor) refuse(conn workload.Connection, err error) {
 		"client", conn.Client, "server", conn.Server, "netns_cookie", conn.NetnsCookie)
 }
 
-func (a *Attestor) attest(ctx context.Context, conn workload.Connection) (workload.Caller, error) {
+func (a *Attestor) attest(conn workload.Connection) (workload.Caller, workload.Verdict, error) {
 	id, err := a.claim(conn)
 	if err != nil {
-		return workload.Caller{}, err
+		return workload.Caller{}, workload.Unknown, err
 	}
-	caller, known, err := a.look(id)
-	if known || err != nil {
-		return caller, err
-	}
-	return a.wait(ctx, id)
+	return a.look(id)
 }
 
-// wait holds a caller whose pod is not known until it is.
-func (a *Attestor) wait(ctx context.Context, id uint64) (workload.Caller, error) {
+// wait holds a caller on whom there is no verdict until there is one.
+func (a *Attestor) wait(ctx context.Context, id uint64) (workload.Verdict, error) {
 	// Subscribed before the first look, so that no change is missed.
 	changed, unsubscribe := a.pods.Subscribe()
 	defer unsubscribe()
 	timer := a.clock.NewTimer(a.hold)
 	defer timer.Stop()
 	for {
-		caller, known, err := a.look(id)
-		if known || err != nil {
-			return caller, err
+		caller, verdict, err := a.look(id)
+		if verdict != workload.Unknown || err != nil {
+			return verdict, err
 		}
 		select {
 		case <-changed:
 		case <-timer.C():
-			return workload.Caller{}, fmt.Errorf("%w: pod UID %s after %s", ErrUnknownPod, caller.PodUID, a.hold)
+			return workload.Unknown, fmt.Errorf("%w: pod UID %s after %s", ErrUnknownPod, caller.PodUID, a.hold)
 		case <-ctx.Done():
-			return workload.Caller{}, fmt.Errorf("%w: pod UID %s: %w", ErrUnknownPod, caller.PodUID, ctx.Err())
+			return workload.Unknown, fmt.Errorf("%w: pod UID %s: %w", ErrUnknownPod, caller.PodUID, ctx.Err())
 		}
 	}
 }
 
-// look returns the caller whose cgroup it is, and whether its pod is known and
-// decided on. A cgroup that is gone, or no pod's, is an error.
-func (a *Attestor) look(id uint64) (_ workload.Caller, known bool, _ error) {
+// look returns the caller whose cgroup it is, and the verdict on it, Unknown
+// where its pod is not known or not decided on. A cgroup that is gone, or no
+// pod's, is an error.
+func (a *Attestor) look(id uint64) (workload.Caller, workload.Verdict, error) {
 	ref, err := a.resolve(id)
 	if err != nil {
-		return workload.Caller{}, false, err
+		return workload.Caller{}, workload.Unknown, err
 	}
+	caller := workload.Caller{PodUID: ref.PodUID, ContainerID: ref.ContainerID, CgroupID: id}
 	_, decision, ok := a.pods.Lookup(ref)
-	known = ok && decision.Verdict != workload.Unknown
-	return workload.Caller{PodUID: ref.PodUID, ContainerID: ref.ContainerID, CgroupID: id}, known, nil
+	if !ok {
+		return caller, workload.Unknown, nil
+	}
+	return caller, decision.Verdict, nil
 }
 
 // Current returns what is known now about a caller that Attest returned: its

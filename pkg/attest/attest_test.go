@@ -34,9 +34,9 @@ func TestAttest(t *testing.T) {
 	for _, v := range []workload.Verdict{workload.Steer, workload.Pass, workload.Deny} {
 		k, p := newKernel(), newPods()
 		p.set(refA, v)
-		got, err := newAttestor(k, p, nil).Attest(t.Context(), conn)
-		if err != nil || got != callerA {
-			t.Errorf("%s: Attest = %+v, %v, want %+v", v, got, err, callerA)
+		got, verdict, err := newAttestor(k, p, nil).Attest(conn)
+		if err != nil || got != callerA || verdict != v {
+			t.Errorf("%s: Attest = %+v, %s, %v, want %+v", v, got, verdict, err, callerA)
 		}
 		if n := p.subscribed(); n != 0 {
 			t.Errorf("%s: %d subscriptions left", v, n)
@@ -69,9 +69,9 @@ func TestAttestRefuses(t *testing.T) {
 			p.set(refA, workload.Steer)
 			tc.change(k)
 			a := newAttestor(k, p, nil)
-			got, err := a.Attest(t.Context(), tc.conn)
-			if !errors.Is(err, tc.want) || got != (workload.Caller{}) {
-				t.Fatalf("Attest = %+v, %v, want %v", got, err, tc.want)
+			got, verdict, err := a.Attest(tc.conn)
+			if !errors.Is(err, tc.want) || got != (workload.Caller{}) || verdict != workload.Unknown {
+				t.Fatalf("Attest = %+v, %s, %v, want %v", got, verdict, err, tc.want)
 			}
 			if isUnknown(err) != errors.Is(tc.want, ErrExhausted) {
 				t.Errorf("says Unknown: %t", isUnknown(err))
@@ -93,10 +93,10 @@ func TestAttestOncePerConnection(t *testing.T) {
 	k, p := newKernel(), newPods()
 	p.set(refA, workload.Steer)
 	a := newAttestor(k, p, nil)
-	if _, err := a.Attest(t.Context(), conn); err != nil {
+	if _, _, err := a.Attest(conn); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.Attest(t.Context(), conn); !errors.Is(err, ErrNoFlow) {
+	if _, _, err := a.Attest(conn); !errors.Is(err, ErrNoFlow) {
 		t.Errorf("second Attest: %v, want ErrNoFlow", err)
 	}
 }
@@ -113,32 +113,37 @@ func TestDecisionIsTheContainers(t *testing.T) {
 	k.flows[second] = 43
 	a := newAttestor(k, p, nil)
 	for c, want := range map[workload.Connection]workload.Verdict{conn: workload.Steer, second: workload.Pass} {
-		caller, err := a.Attest(t.Context(), c)
+		caller, verdict, err := a.Attest(c)
 		if err != nil {
 			t.Fatal(err)
 		}
 		w, d, err := a.Current(caller)
-		if err != nil || d.Verdict != want || w.PodUID != "a" {
+		if err != nil || d.Verdict != want || verdict != want || w.PodUID != "a" {
 			t.Errorf("Current(%+v) = %+v, %+v, %v, want %s", caller, w, d, err, want)
 		}
 	}
 }
 
-// result is what a held Attest came back with.
+// result is what a held caller came back with.
 type result struct {
-	caller workload.Caller
-	err    error
+	caller  workload.Caller
+	verdict workload.Verdict
+	err     error
 }
 
-// hold starts Attest with an unknown pod and returns once it has looked.
-func hold(ctx context.Context, a *Attestor, p *pods) <-chan result {
+// hold attests a caller of an unknown pod, and returns once Await has looked.
+func hold(ctx context.Context, t *testing.T, a *Attestor, p *pods) <-chan result {
+	t.Helper()
+	caller, verdict, err := a.Attest(conn)
+	if err != nil || verdict != workload.Unknown {
+		t.Fatalf("Attest = %s, %v, want unknown", verdict, err)
+	}
 	p.looked = make(chan struct{})
 	done := make(chan result, 1)
 	go func() {
-		caller, err := a.Attest(ctx, conn)
-		done <- result{caller, err}
+		verdict, err := a.Await(ctx, conn, caller)
+		done <- result{caller, verdict, err}
 	}()
-	<-p.looked // at once
 	<-p.looked // after it has subscribed
 	return done
 }
@@ -146,23 +151,23 @@ func hold(ctx context.Context, a *Attestor, p *pods) <-chan result {
 func TestHoldUntilKnown(t *testing.T) {
 	k, p := newKernel(), newPods()
 	p.set(refA, workload.Unknown)
-	done := hold(t.Context(), newAttestor(k, p, nil), p)
+	done := hold(t.Context(), t, newAttestor(k, p, nil), p)
 	p.set(workload.CgroupRef{PodUID: "b"}, workload.Steer) // another pod's change
 	<-p.looked
 	p.set(refA, workload.Steer)
 	<-p.looked
-	if r := <-done; r.err != nil || r.caller != callerA {
-		t.Errorf("Attest = %+v, %v", r.caller, r.err)
+	if r := <-done; r.err != nil || r.caller != callerA || r.verdict != workload.Steer {
+		t.Errorf("held = %+v, %s, %v", r.caller, r.verdict, r.err)
 	}
 }
 
 func TestHoldUntilGone(t *testing.T) {
 	k, p := newKernel(), newPods()
-	done := hold(t.Context(), newAttestor(k, p, nil), p)
+	done := hold(t.Context(), t, newAttestor(k, p, nil), p)
 	k.remove(42)
 	p.set(refA, workload.Steer)
 	if r := <-done; !errors.Is(r.err, ErrGone) {
-		t.Errorf("Attest = %+v, %v, want ErrGone", r.caller, r.err)
+		t.Errorf("Await = %s, %v, want ErrGone", r.verdict, r.err)
 	}
 }
 
@@ -179,11 +184,11 @@ func TestHoldEnds(t *testing.T) {
 	for name, tc := range tests {
 		k, p := newKernel(), newPods()
 		a := newAttestor(k, p, clk)
-		done := hold(tc.ctx, a, p)
+		done := hold(tc.ctx, t, a, p)
 		tc.end()
 		r := <-done
-		if !errors.Is(r.err, ErrUnknownPod) || !isUnknown(r.err) || r.caller != (workload.Caller{}) {
-			t.Errorf("%s: Attest = %+v, %v, want ErrUnknownPod", name, r.caller, r.err)
+		if !errors.Is(r.err, ErrUnknownPod) || !isUnknown(r.err) || r.verdict != workload.Unknown {
+			t.Errorf("%s: Await = %s, %v, want ErrUnknownPod", name, r.verdict, r.err)
 		}
 		if n := testutil.ToFloat64(a.failures.WithLabelValues("unknown_pod")); n != 1 {
 			t.Errorf("%s: failures{reason=unknown_pod} = %v, want 1", name, n)

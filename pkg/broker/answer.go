@@ -25,7 +25,7 @@ func (a answer) write(w http.ResponseWriter) {
 	h := w.Header()
 	set := func(name, value string) {
 		if value != "" {
-			h.Set(name, value)
+			h[name] = []string{value}
 		}
 	}
 	set("Content-Type", a.contentType)
@@ -76,14 +76,20 @@ func throttled(wait time.Duration) answer {
 	return a
 }
 
-// answerJSON returns v as JSON, its fields in the order of its type and no
-// character escaped that JSON does not ask for. v is a struct of strings.
+// answerJSON returns v as JSON. v is a struct of strings.
 func answerJSON(status int, v any) answer {
+	return answer{status: status, contentType: contentJSON, body: encode(v)}
+}
+
+// encode returns v as JSON, its fields in the order of its type and no
+// character escaped that JSON does not ask for. v is a string or a struct of
+// strings.
+func encode(v any) []byte {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	if err := e.Encode(v); err != nil {
-		panic(err) // a struct of strings always encodes
+		panic(err) // strings always encode
 	}
-	return answer{status: status, contentType: contentJSON, body: bytes.TrimSuffix(b.Bytes(), []byte("\n"))}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }

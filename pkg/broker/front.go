@@ -17,9 +17,9 @@ import (
 const connsPerRequest = 8
 
 // HandleConn serves one accepted connection and closes it. netnsCookie is the
-// SO_NETNS_COOKIE of its listener, 0 for the node listener. It returns when
-// the caller is known and its HTTP is served elsewhere, or, for a pod that
-// passes, when its connection ends; callers give it a goroutine of its own.
+// SO_NETNS_COOKIE of its listener, 0 for the node listener. It returns when the
+// connection has ended or its HTTP is served elsewhere; callers give it a
+// goroutine of its own.
 func (s *Server) HandleConn(c net.Conn, netnsCookie uint64) {
 	if !s.enter() {
 		_ = c.Close()
@@ -28,21 +28,33 @@ func (s *Server) HandleConn(c net.Conn, netnsCookie uint64) {
 	defer s.exit()
 	c, p := s.admit(c, netnsCookie)
 	// Callers that are not proven count as one pod, of UID "".
-	release, ok := s.limits.connect(p.caller.PodUID, connsPerRequest*s.settings.Load().Limits.Concurrent)
-	if !ok {
+	p.usage = s.limits.connect(p.caller.PodUID, connsPerRequest*s.settings.Load().Limits.Concurrent)
+	if p.usage == nil {
 		s.log.Debug("too many connections", "pod_uid", p.caller.PodUID)
 		turnAway(c)
 		return
 	}
-	if p.refused == nil && s.passes(p.caller) && s.passOn(c, p.caller) == nil {
-		release()
+	rest, open := s.serveProven(c, p)
+	if !open {
+		_ = c.Close()
+		s.limits.disconnect(p.usage)
 		return
 	}
 	s.open.Add(1)
-	s.handover.deliver(&peerConn{Conn: c, peer: p, release: func() {
-		release()
-		s.open.Add(-1)
-	}})
+	s.handover.deliver(&peerConn{Conn: c, server: s, peer: p, rest: rest, lost: p.refused != nil})
+}
+
+// serveProven serves a proven caller's connection without net/http, as far as
+// that goes. It returns what it has read of what is left to net/http; false if
+// the connection has ended.
+func (s *Server) serveProven(c net.Conn, p *peer) (rest []byte, open bool) {
+	switch {
+	case p.refused != nil:
+		return nil, true
+	case p.verdict == workload.Pass && s.passes(p.caller) && s.passOn(c, p.caller) == nil:
+		return nil, false
+	}
+	return s.serveFast(c, p, readHeaderTimeout)
 }
 
 // admit returns who is at the other end, and the connection to go on with.
@@ -51,26 +63,38 @@ func (s *Server) admit(c net.Conn, netnsCookie uint64) (net.Conn, *peer) {
 	if err != nil {
 		return c, s.refusePeer(conn, err)
 	}
+	p := &peer{conn: conn}
+	p.caller, p.verdict, err = s.attester.Attest(conn)
+	if err == nil && p.verdict == workload.Unknown {
+		start := s.clock.Now()
+		c, p.verdict, err = s.await(c, p)
+		p.held = s.clock.Since(start)
+	}
+	if err != nil {
+		return c, s.refusePeer(conn, err)
+	}
+	return c, p
+}
+
+// await holds a caller whose pod is not known yet. It returns the verdict, and
+// the connection to go on with.
+func (s *Server) await(c net.Conn, p *peer) (net.Conn, workload.Verdict, error) {
 	ctx, cancel := context.WithTimeout(s.life, hold)
 	defer cancel()
-	start := s.clock.Now()
-	known := make(chan attested, 1)
+	known := make(chan verdict, 1)
 	go func() {
-		caller, err := s.attester.Attest(ctx, conn)
-		known <- attested{caller, err}
+		v, err := s.attester.Await(ctx, p.conn, p.caller)
+		known <- verdict{v, err}
 	}()
 	timer := s.clock.NewTimer(probeAfter)
 	defer timer.Stop()
-	var who attested
+	var now verdict
 	select {
-	case who = <-known:
+	case now = <-known:
 	case <-timer.C():
-		c, who = s.early(c, known)
+		c, now = s.early(c, known)
 	}
-	if who.err != nil {
-		return c, s.refusePeer(conn, who.err)
-	}
-	return c, &peer{conn: conn, caller: who.caller, held: s.clock.Since(start)}
+	return c, now.Verdict, now.err
 }
 
 // refusePeer returns a peer that gets no answer but a refusal: "come again"
@@ -103,14 +127,15 @@ func (s *Server) passes(caller workload.Caller) bool {
 // turnedDown returns what a caller is told whom the decision, or the error of
 // asking for it, does not let in; nil if it is let in.
 func turnedDown(d workload.Decision, err error) *answer {
+	if err == nil && d.Verdict == workload.Steer {
+		return nil
+	}
 	var a answer
 	switch {
 	case isUnknown(err):
 		a = tryAgain()
 	case err != nil:
 		a = forbidden("The pod that is calling is gone")
-	case d.Verdict == workload.Steer:
-		return nil
 	case d.Verdict == workload.Deny:
 		a = forbidden("The pod that is calling may not use the instance metadata service")
 	default:

@@ -213,7 +213,9 @@ func TestHoldIsSharedWithFirstTokenRequest(t *testing.T) {
 	slow := &peer{caller: testCaller, held: hold - time.Second}
 	ours, theirs := net.Pipe()
 	defer func() { _ = theirs.Close() }()
-	r.server.handover.deliver(&peerConn{Conn: ours, peer: slow, release: func() {}})
+	r.server.open.Add(1)
+	slow.usage = r.server.limits.connect(testCaller.PodUID, 1)
+	r.server.handover.deliver(&peerConn{Conn: ours, server: r.server, peer: slow})
 	piped := &client{Conn: theirs, t: t, reader: bufio.NewReader(theirs)}
 	piped.send(get(tokenTarget))
 	piped.send(get(tokenTarget))

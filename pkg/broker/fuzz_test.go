@@ -126,7 +126,7 @@ func FuzzTokenParams(f *testing.F) {
 		if err != nil {
 			return
 		}
-		asked := map[string][]string{}
+		asked := map[parameter][]string{}
 		for _, raw := range []string{query, form} {
 			values, _ := url.ParseQuery(raw) // what it cannot read it leaves out
 			for name, all := range values {
@@ -135,14 +135,14 @@ func FuzzTokenParams(f *testing.F) {
 				}
 			}
 		}
-		for name, value := range map[string]string{
-			"resource": got.Resource, "client_id": got.ClientID, "object_id": got.ObjectID, "mi_res_id": got.ResourceID,
+		for name, value := range map[parameter]string{
+			resource: got.Resource, clientID: got.ClientID, objectID: got.ObjectID, resourceID: got.ResourceID,
 		} {
 			if all := asked[name]; len(all) > 1 || len(all) == 1 && all[0] != value {
-				t.Fatalf("%q, %q: %s is %q, read as %q", query, form, name, all, value)
+				t.Fatalf("%q, %q: %d is %q, read as %q", query, form, name, all, value)
 			}
 			if !utf8.ValidString(value) {
-				t.Fatalf("%q, %q: %s is %q", query, form, name, value)
+				t.Fatalf("%q, %q: %d is %q", query, form, name, value)
 			}
 		}
 		if got.Resource == "" || got.ClientID != "" && got.ObjectID+got.ResourceID != "" || got.ObjectID != "" && got.ResourceID != "" {

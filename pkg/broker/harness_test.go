@@ -3,6 +3,7 @@ package broker
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,17 @@ func (f *fakeAttester) Inspect(c net.Conn, netnsCookie uint64) (workload.Connect
 	}, nil
 }
 
-func (f *fakeAttester) Attest(ctx context.Context, c workload.Connection) (workload.Caller, error) {
+func (f *fakeAttester) Attest(c workload.Connection) (workload.Caller, workload.Verdict, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.conns = append(f.conns, c)
+	if f.before != nil {
+		return testCaller, workload.Unknown, nil
+	}
+	return testCaller, f.decision.Verdict, f.attest
+}
+
+func (f *fakeAttester) Await(ctx context.Context, _ workload.Connection, _ workload.Caller) (workload.Verdict, error) {
 	f.mu.Lock()
 	before := f.before
 	f.mu.Unlock()
@@ -66,8 +77,7 @@ func (f *fakeAttester) Attest(ctx context.Context, c workload.Connection) (workl
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.conns = append(f.conns, c)
-	return testCaller, f.attest
+	return f.decision.Verdict, f.attest
 }
 
 func (f *fakeAttester) Current(c workload.Caller) (workload.Workload, workload.Decision, error) {
@@ -97,7 +107,9 @@ type fakeTokens struct {
 	mu     sync.Mutex
 	err    error
 	before func(context.Context) // runs as the exchange would
+	empty  bool                  // nothing is in the cache
 	asked  []workload.TokenRequest
+	hits   int // of asked: from the cache
 }
 
 func (f *fakeTokens) Token(ctx context.Context, w workload.Workload, r workload.TokenRequest) (workload.Token, error) {
@@ -108,14 +120,26 @@ func (f *fakeTokens) Token(ctx context.Context, w workload.Workload, r workload.
 	if before != nil {
 		before(ctx)
 	}
-	client := r.ClientID
-	if client == "" {
-		client = w.ClientID
+	return f.token(w, r), err
+}
+
+// Cached has every token that Token does not wait for.
+func (f *fakeTokens) Cached(w workload.Workload, r workload.TokenRequest) (workload.Token, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.err != nil || f.before != nil || f.empty || r.BypassCache || !w.ServiceAccountSeen {
+		return workload.Token{}, false
 	}
+	f.asked = append(f.asked, r)
+	f.hits++
+	return f.token(w, r), true
+}
+
+func (f *fakeTokens) token(w workload.Workload, r workload.TokenRequest) workload.Token {
 	return workload.Token{
-		Value: "secret-token", Type: "Bearer", ClientID: client,
+		Value: "secret-token", Type: "Bearer", ClientID: cmp.Or(r.ClientID, w.ClientID),
 		NotBefore: testNow.Add(-300 * time.Second), ExpiresOn: testNow.Add(3599 * time.Second),
-	}, err
+	}
 }
 
 // set changes what Tokens does from now on.

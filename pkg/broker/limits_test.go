@@ -93,26 +93,34 @@ func TestLimitsForgetRestedPods(t *testing.T) {
 	clock := testingclock.NewFakeClock(testNow)
 	l := newPodLimits(clock)
 	most := Limits{RequestsPerSecond: 1, Concurrent: 2}
-	release, ok := l.request("a", most)
-	if !ok {
+	// request makes one on a connection of its own.
+	request := func(uid string) bool {
+		u := l.connect(uid, 1)
+		defer l.disconnect(u)
+		ok := u.begin(most, clock.Now())
+		if ok {
+			u.end()
+		}
+		return ok
+	}
+	if !request("a") {
 		t.Fatal("first request refused")
 	}
-	hold, _ := l.connect("held", 1)
-	release()
-	l.request("b", most)
-	if _, ok := l.request("a", most); ok {
+	held := l.connect("held", 1)
+	request("b")
+	if request("a") {
 		t.Error("pod a is forgotten before its second is over")
 	}
 	clock.Step(time.Second)
-	l.request("c", most)
+	request("c")
 	if _, ok := l.pods["a"]; ok {
 		t.Error("pod a is remembered with nothing to remember")
 	}
-	if _, ok := l.connect("held", 1); ok {
+	if l.connect("held", 1) != nil {
 		t.Error("a pod with an open connection is forgotten")
 	}
-	hold()
-	if _, ok := l.connect("held", 1); !ok {
+	l.disconnect(held)
+	if l.connect("held", 1) == nil {
 		t.Error("a connection given back is not free")
 	}
 }

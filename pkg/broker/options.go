@@ -16,12 +16,15 @@ type Attester interface {
 	// Inspect returns an accepted connection as the kernel's records name it,
 	// also with an error, which means that it cannot be attested.
 	Inspect(c net.Conn, netnsCookie uint64) (workload.Connection, error)
-	// Attest returns the caller behind an inspected connection. It holds a
-	// caller whose pod is not known yet until the pod is known or ctx ends.
-	// An error with a method Unknown() bool that returns true says that the
-	// pod is still not known and the caller may try again; every other error
+	// Attest returns the caller behind an inspected connection and the verdict
+	// on it, without blocking: Unknown where its pod is not known yet. An error
 	// means that nothing proves who is calling.
-	Attest(ctx context.Context, c workload.Connection) (workload.Caller, error)
+	Attest(c workload.Connection) (workload.Caller, workload.Verdict, error)
+	// Await holds a caller on whom the verdict was Unknown until there is
+	// another, which it returns, or ctx ends. An error with a method Unknown()
+	// bool that returns true says that the pod is still not known and the
+	// caller may try again.
+	Await(ctx context.Context, c workload.Connection, caller workload.Caller) (workload.Verdict, error)
 	// Current returns the caller's workload and the decision about it as
 	// they are now, without blocking; an error when the pod is gone, or one
 	// with Unknown() as above.
@@ -33,6 +36,9 @@ type Tokens interface {
 	// Token returns an access token of the workload for the request. An error
 	// is a *workload.TokenError or ctx's own.
 	Token(ctx context.Context, w workload.Workload, r workload.TokenRequest) (workload.Token, error)
+	// Cached returns what Token would, if it need not wait for it; false where
+	// Token is to be asked.
+	Cached(w workload.Workload, r workload.TokenRequest) (workload.Token, bool)
 }
 
 // Options is what a Server is made from. Every field but TenantID is needed.

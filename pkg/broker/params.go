@@ -16,22 +16,37 @@ import (
 // maxForm bounds the body of a token request, in bytes.
 const maxForm = 64 << 10
 
-// parameters maps the token path's parameters, in lower case, to the one name
-// of each: those with the same name are spellings of one parameter.
-var parameters = map[string]string{
-	"api-version":  "api-version",
-	"bypass_cache": "bypass_cache",
-	"client_id":    "client_id",
-	"mi_res_id":    "mi_res_id",
-	"msi-res-id":   "mi_res_id",
-	"msi_res_id":   "mi_res_id",
-	"object_id":    "object_id",
-	"principal_id": "object_id",
-	"resource":     "resource",
+// parameter is one of the token path's parameters, however it is spelt.
+type parameter int
+
+const (
+	apiVersion parameter = iota
+	bypassCache
+	clientID
+	objectID
+	resourceID
+	resource
+	parameterCount
+)
+
+// parameters are the spellings of the token path's parameters, in lower case.
+var parameters = map[string]parameter{
+	"api-version":  apiVersion,
+	"bypass_cache": bypassCache,
+	"client_id":    clientID,
+	"mi_res_id":    resourceID,
+	"msi-res-id":   resourceID,
+	"msi_res_id":   resourceID,
+	"object_id":    objectID,
+	"principal_id": objectID,
+	"resource":     resource,
 }
 
 // identityParameters select an identity; a request has one of them at most.
-var identityParameters = []string{"client_id", "object_id", "mi_res_id"}
+var identityParameters = []struct {
+	parameter
+	name string
+}{{clientID, "'client_id'"}, {objectID, "'object_id'"}, {resourceID, "'mi_res_id'"}}
 
 // badParamsError is an error whose text the caller is told.
 type badParamsError struct{ description string }
@@ -42,13 +57,16 @@ func badf(format string, args ...any) error {
 	return &badParamsError{fmt.Sprintf(format, args...)}
 }
 
-// params holds the values of parameters by their one name.
-type params map[string]string
+// params holds the values of parameters.
+type params struct {
+	values [parameterCount]string
+	given  [parameterCount]bool
+}
 
 // tokenParams reads the parameters of a token request from its query and, in
 // a POST, from its form. Errors are *badParamsError.
 func tokenParams(w http.ResponseWriter, r *http.Request) (workload.TokenRequest, error) {
-	p := params{}
+	var p params
 	if err := p.add(r.URL.RawQuery); err != nil {
 		return workload.TokenRequest{}, err
 	}
@@ -75,14 +93,14 @@ func isForm(contentType string) bool {
 
 // add takes in the known ones of a list of parameters. Names are compared
 // without case, so that none that selects an identity is ever overlooked.
-func (p params) add(raw string) error {
+func (p *params) add(raw string) error {
 	for pair := range strings.SplitSeq(raw, "&") {
 		rawName, rawValue, _ := strings.Cut(pair, "=")
 		spelt, err := url.QueryUnescape(rawName)
 		if err != nil {
 			continue // no name of ours
 		}
-		name, known := parameters[strings.ToLower(spelt)]
+		which, known := parameters[strings.ToLower(spelt)]
 		if !known {
 			continue
 		}
@@ -90,33 +108,33 @@ func (p params) add(raw string) error {
 		if err != nil || !utf8.ValidString(value) {
 			return badf("The value of '%s' is malformed", spelt)
 		}
-		if _, twice := p[name]; twice {
+		if p.given[which] {
 			return badf("Parameter '%s' is given more than once", spelt)
 		}
-		p[name] = value
+		p.values[which], p.given[which] = value, true
 	}
 	return nil
 }
 
 // request returns what the parameters ask for. An empty one counts as absent.
-func (p params) request() (workload.TokenRequest, error) {
+func (p *params) request() (workload.TokenRequest, error) {
 	var chosen []string
-	for _, name := range identityParameters {
-		if p[name] != "" {
-			chosen = append(chosen, "'"+name+"'")
+	for _, i := range identityParameters {
+		if p.values[i.parameter] != "" {
+			chosen = append(chosen, i.name)
 		}
 	}
 	if len(chosen) > 1 {
 		return workload.TokenRequest{}, badf("Only one identity may be asked for, not %s", strings.Join(chosen, " and "))
 	}
-	if p["resource"] == "" {
+	if p.values[resource] == "" {
 		return workload.TokenRequest{}, badf("Required query variable 'resource' is missing")
 	}
 	return workload.TokenRequest{
-		Resource:    p["resource"],
-		ClientID:    p["client_id"],
-		ObjectID:    p["object_id"],
-		ResourceID:  p["mi_res_id"],
-		BypassCache: strings.EqualFold(p["bypass_cache"], "true"),
+		Resource:    p.values[resource],
+		ClientID:    p.values[clientID],
+		ObjectID:    p.values[objectID],
+		ResourceID:  p.values[resourceID],
+		BypassCache: strings.EqualFold(p.values[bypassCache], "true"),
 	}, nil
 }

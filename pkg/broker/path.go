@@ -24,7 +24,7 @@ func rawPath(target string) string {
 // loose returns the path in lower case, with repeated and trailing slashes
 // taken out: the differences in spelling that real clients make.
 func loose(path string) string {
-	if !strings.HasPrefix(path, "/") {
+	if path == tokenPath || !strings.HasPrefix(path, "/") {
 		return path
 	}
 	return join(strings.Split(strings.ToLower(path), "/"))

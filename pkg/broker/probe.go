@@ -30,37 +30,37 @@ func hasMetadata(r *http.Request) bool {
 // required is the answer to a probe.
 func required() answer { return invalidRequest("Required metadata header not specified") }
 
-// attested is what Attest returned.
-type attested struct {
-	caller workload.Caller
-	err    error
+// verdict is what Await returned.
+type verdict struct {
+	workload.Verdict
+	err error
 }
 
 // early reads a caller's first request while nobody knows yet who calls. If
 // that is a probe it is answered: a client that finds out whether there is an
 // IMDS waits for 300 ms, a caller may be held for much longer. What else was
 // read is read again from the connection that comes back.
-func (s *Server) early(c net.Conn, known <-chan attested) (net.Conn, attested) {
+func (s *Server) early(c net.Conn, known <-chan verdict) (net.Conn, verdict) {
 	read := make(chan []byte, 1)
 	go func() { read <- firstRequest(c) }()
 	var first []byte
-	var who attested
+	var now verdict
 	select {
 	case first = <-read:
 		if probe(first) {
 			first = nil
 			s.answerProbe(c)
 		}
-		who = <-known
-	case who = <-known:
+		now = <-known
+	case now = <-known:
 		_ = c.SetReadDeadline(time.Now()) // ends the reading
 		first = <-read
 	}
 	_ = c.SetReadDeadline(time.Time{})
 	if len(first) == 0 {
-		return c, who
+		return c, now
 	}
-	return &reread{Conn: c, first: bytes.NewReader(first)}, who
+	return &reread{Conn: c, first: bytes.NewReader(first)}, now
 }
 
 func (s *Server) answerProbe(c net.Conn) {

@@ -34,7 +34,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	a := s.answer(w, r, c)
 	a.close = a.close || s.leaving.Load()
 	a.write(w)
-	s.record(r.Context(), c, a, s.clock.Since(start))
+	s.record(r.Context(), c, a.status, s.clock.Since(start))
 }
 
 // answer returns the request's answer. The caller's decision is asked for
@@ -43,14 +43,13 @@ func (s *Server) answer(w http.ResponseWriter, r *http.Request, c *call) answer 
 	if c.peer.refused != nil {
 		return *c.peer.refused
 	}
-	release, ok := s.limits.request(c.peer.caller.PodUID, c.settings.Limits)
-	if !ok {
+	if !c.peer.usage.begin(c.settings.Limits, s.clock.Now()) {
 		return throttled(time.Second)
 	}
-	defer release()
+	defer c.peer.usage.end()
 	refusal := s.refresh(c)
 	switch {
-	case isProbe(r): // told the same whoever asks
+	case c.route.endpoint == endpointToken && !hasMetadata(r): // a probe: told the same whoever asks
 		return required()
 	case refusal != nil:
 		return *refusal
@@ -125,28 +124,32 @@ func identityGate(r *http.Request, access workload.Access) *answer {
 	return nil
 }
 
-// record logs and counts an answer. A token request is one line at info,
-// everything else one at debug.
-func (s *Server) record(ctx context.Context, c *call, a answer, took time.Duration) {
-	s.metrics.observe(c.route.endpoint, a.status, took)
+// record logs and counts an answer. A token request that brought no token is
+// one line at info, everything else one at debug: what was issued to whom is
+// the token engine's to say, once for each pod.
+func (s *Server) record(ctx context.Context, c *call, status int, took time.Duration) {
+	s.metrics.observe(c.route.endpoint, status, took)
 	level := slog.LevelDebug
-	if c.route.endpoint == endpointToken {
+	if c.route.endpoint == endpointToken && status != http.StatusOK {
 		level = slog.LevelInfo
 	}
-	args := []any{
-		"event", "imds_request",
-		"namespace", c.workload.Namespace,
-		"service_account", c.workload.ServiceAccount,
-		"pod", c.workload.PodName,
-		"pod_uid", c.peer.caller.PodUID,
-		"endpoint", string(c.route.endpoint),
-		"status", a.status,
-		"client_id", c.clientID,
-		"resource", c.resource,
-		"duration_ms", took.Milliseconds(),
+	if !s.log.Enabled(ctx, level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("event", "imds_request"),
+		slog.String("namespace", c.workload.Namespace),
+		slog.String("service_account", c.workload.ServiceAccount),
+		slog.String("pod", c.workload.PodName),
+		slog.String("pod_uid", c.peer.caller.PodUID),
+		slog.String("endpoint", string(c.route.endpoint)),
+		slog.Int("status", status),
+		slog.String("client_id", c.clientID),
+		slog.String("resource", c.resource),
+		slog.Int64("duration_ms", took.Milliseconds()),
 	}
 	if c.err != nil {
-		args = append(args, "err", c.err)
+		attrs = append(attrs, slog.Any("err", c.err))
 	}
-	s.log.Log(ctx, level, "IMDS request", args...)
+	s.log.LogAttrs(ctx, level, "IMDS request", attrs...)
 }

@@ -58,7 +58,8 @@ type Server struct {
 
 	mu       sync.Mutex
 	draining bool
-	fronts   sync.WaitGroup // running HandleConns
+	fronts   sync.WaitGroup        // running HandleConns
+	fast     map[net.Conn]struct{} // those served by serveFast
 }
 
 // New returns a Server that waits for HandleConn and Run. It fails on an
@@ -82,6 +83,7 @@ func New(o Options) (*Server, error) {
 		relay:    relay,
 		metrics:  metrics,
 		handover: newHandover(),
+		fast:     map[net.Conn]struct{}{},
 		refusals: rate.Sometimes{First: 10, Interval: time.Second},
 	}
 	s.SetSettings(o.Settings)
@@ -107,6 +109,7 @@ func (s *Server) newHTTPServer() *http.Server {
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, peerKey{}, c.(*peerConn).peer)
 		},
+		ConnState: noteAnswered,
 	}
 }
 
@@ -151,6 +154,7 @@ func (s *Server) beginDraining() {
 	s.draining = true
 	s.mu.Unlock()
 	s.endLife()
+	s.wakeFast()
 }
 
 func (s *Server) awaitFronts(ctx context.Context) error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,19 +13,6 @@ import (
 // identityNotFound is the beginning of IMDS's answer to a request for an
 // identity that is not there. Credential chains know it by these words.
 const identityNotFound = "Identity not found"
-
-// tokenAnswer is IMDS's token, its fields in IMDS's order, each a string:
-// clients break on numbers.
-type tokenAnswer struct {
-	AccessToken  string `json:"access_token"`
-	ClientID     string `json:"client_id"`
-	ExpiresIn    string `json:"expires_in"`
-	ExpiresOn    string `json:"expires_on"`
-	ExtExpiresIn string `json:"ext_expires_in"`
-	NotBefore    string `json:"not_before"`
-	Resource     string `json:"resource"`
-	TokenType    string `json:"token_type"`
-}
 
 // token answers the token path.
 func (s *Server) token(w http.ResponseWriter, r *http.Request, c *call) answer {
@@ -42,16 +28,12 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, c *call) answer {
 		return invalidRequest(err.Error())
 	}
 	c.clientID, c.resource = request.ClientID, request.Resource
-	ctx, cancel := context.WithTimeout(r.Context(), max(hold-c.peer.held, exchangeTime))
-	defer cancel()
-	c.peer.held = 0 // requests of a connection come one after another
-	if a := s.awaitAccount(ctx, c); a != nil {
-		return *a
-	}
-	token, err := s.tokens.Token(ctx, c.workload, request)
-	if err != nil {
-		c.err = err
-		return tokenFailure(err, request)
+	token, ok := s.tokens.Cached(c.workload, request)
+	if !ok {
+		var refusal *answer
+		if token, refusal = s.exchange(r.Context(), c, request); refusal != nil {
+			return *refusal
+		}
 	}
 	// The pod may have ended, or changed sides, while Entra was asked.
 	if a := s.refresh(c); a != nil {
@@ -61,7 +43,28 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, c *call) answer {
 		return invalidRequest(identityNotFound)
 	}
 	c.clientID = token.ClientID
-	return answerJSON(http.StatusOK, renderToken(token, request.Resource, s.clock.Now()))
+	return answer{
+		status: http.StatusOK, contentType: contentJSON,
+		body: issuedAs(token, request.Resource).at(s.clock.Now()).body,
+	}
+}
+
+// exchange gets a token that is not in the cache, or the answer to say why it
+// cannot be had.
+func (s *Server) exchange(ctx context.Context, c *call, request workload.TokenRequest) (workload.Token, *answer) {
+	ctx, cancel := context.WithTimeout(ctx, max(hold-c.peer.held, exchangeTime))
+	defer cancel()
+	c.peer.held = 0 // requests of a connection come one after another
+	if a := s.awaitAccount(ctx, c); a != nil {
+		return workload.Token{}, a
+	}
+	token, err := s.tokens.Token(ctx, c.workload, request)
+	if err != nil {
+		c.err = err
+		a := tokenFailure(err, request)
+		return workload.Token{}, &a
+	}
+	return token, nil
 }
 
 // accountInterval is how often a pod's service account is looked for that is
@@ -88,21 +91,6 @@ func (s *Server) awaitAccount(ctx context.Context, c *call) *answer {
 		}
 	}
 	return nil
-}
-
-// renderToken returns the token as IMDS gives it at that time.
-func renderToken(t workload.Token, resource string, now time.Time) tokenAnswer {
-	left := strconv.FormatInt(int64(max(t.ExpiresOn.Sub(now), 0)/time.Second), 10)
-	return tokenAnswer{
-		AccessToken:  t.Value,
-		ClientID:     t.ClientID,
-		ExpiresIn:    left,
-		ExpiresOn:    strconv.FormatInt(t.ExpiresOn.Unix(), 10),
-		ExtExpiresIn: left,
-		NotBefore:    strconv.FormatInt(t.NotBefore.Unix(), 10),
-		Resource:     resource,
-		TokenType:    t.Type,
-	}
 }
 
 // tokenFailure returns the answer that makes clients do what the failure

@@ -249,8 +249,10 @@ func TestPodChangesWhileTokenIsFetched(t *testing.T) {
 
 func TestTokenLogLine(t *testing.T) {
 	r := newRig(t)
-	r.dial().send(get(tokenTarget))
 	c := r.dial()
+	c.send(get(tokenTarget)) // issued: told by the engine, once
+	r.tokens.set(func(f *fakeTokens) { f.err = errors.New("refused by Entra") })
+	c.send(get(tokenTarget + "&client_id=client-2"))
 	c.send(get("/metadata/instance"))
 	c.send(request("GET", "/metadata/instance/x", "Connection: close"))
 	if err := r.stop(); err != nil {
@@ -261,8 +263,8 @@ func TestTokenLogLine(t *testing.T) {
 		t.Fatalf("%d info lines, want 1:\n%s", n, log)
 	}
 	for _, part := range []string{
-		"namespace=shop", "service_account=web", "pod=web-0", "pod_uid=pod-1", "endpoint=token", "status=200",
-		"client_id=client-default", "resource=https://vault.azure.net", "duration_ms=0",
+		"namespace=shop", "service_account=web", "pod=web-0", "pod_uid=pod-1", "endpoint=token", "status=429",
+		"client_id=client-2", "resource=https://vault.azure.net", "duration_ms=0", "refused by Entra",
 	} {
 		if !strings.Contains(log, part) {
 			t.Errorf("log line lacks %q:\n%s", part, log)

@@ -15,7 +15,7 @@ import (
 // alone, removed with all that is in it when the test ends. It skips only
 // where such a cgroup cannot be had by anybody; root on a machine with cgroup
 // v2 must be able to run these tests.
-func cgroup2(t *testing.T) (mount, own string) {
+func cgroup2(t testing.TB) (mount, own string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: it makes cgroups")
@@ -36,7 +36,7 @@ func cgroup2(t *testing.T) (mount, own string) {
 
 // removeCgroup removes a cgroup and those below it. No process is left in them
 // by then: start ends and reaps its own.
-func removeCgroup(t *testing.T, dir string) {
+func removeCgroup(t testing.TB, dir string) {
 	t.Helper()
 	names, err := subdirs(dir)
 	if err != nil {
@@ -77,7 +77,7 @@ func command(t *testing.T, cgroup string, name string, args ...string) *exec.Cmd
 	return cmd
 }
 
-func open(t *testing.T, mount, kubepods string) *Tree {
+func open(t testing.TB, mount, kubepods string) *Tree {
 	t.Helper()
 	tree, err := Open(mount, kubepods, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -87,14 +87,14 @@ func open(t *testing.T, mount, kubepods string) *Tree {
 	return tree
 }
 
-func mkdir(t *testing.T, dir string) {
+func mkdir(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func id(t *testing.T, path string) uint64 {
+func id(t testing.TB, path string) uint64 {
 	t.Helper()
 	id, err := ID(path)
 	if err != nil {

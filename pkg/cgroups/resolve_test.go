@@ -27,8 +27,10 @@ func TestResolve(t *testing.T) {
 
 	want := workload.CgroupRef{PodUID: uid, ContainerID: cid}
 	for path, want := range map[string]workload.CgroupRef{pod: {PodUID: uid}, container: want, nested: want} {
-		if got, err := tree.Resolve(id(t, path)); err != nil || got != want {
-			t.Errorf("Resolve(%s) = %+v, %v, want %+v", path, got, err, want)
+		for _, time := range []string{"first", "second"} {
+			if got, err := tree.Resolve(id(t, path)); err != nil || got != want {
+				t.Errorf("%s Resolve(%s) = %+v, %v, want %+v", time, path, got, err, want)
+			}
 		}
 	}
 	notPods := []string{mount, own, kubepods, filepath.Dir(pod), outside, filepath.Join(pod, "cgroup.procs")}

@@ -33,6 +33,7 @@ type Tree struct {
 	rootPath string
 	kubepods string // absolute
 	rel      string // kubepods relative to root
+	known    *known
 	log      *slog.Logger
 
 	ready     chan struct{}
@@ -70,6 +71,7 @@ func Open(root, kubepods string, log *slog.Logger) (*Tree, error) {
 	}
 	return &Tree{
 		root: dir, rootName: name, rootPath: root, kubepods: kubepods, rel: rel, log: log,
+		known:       &known{byID: map[uint64]seen{}},
 		ready:       make(chan struct{}),
 		kubepodsID:  id,
 		pods:        map[string]workload.PodCgroup{},
@@ -103,7 +105,10 @@ func openMount(root string) (*os.File, string, error) {
 }
 
 // Close gives the mount back.
-func (t *Tree) Close() error { return t.root.Close() }
+func (t *Tree) Close() error {
+	t.known.close()
+	return t.root.Close()
+}
 
 // ID returns the id of the cgroup at path: the inode number of its directory,
 // which the kernel gives no other cgroup while it runs. It returns ErrGone if
@@ -124,9 +129,44 @@ func ID(path string) (uint64, error) {
 // cgroup does not exist any more and ErrNotPod if it lies in no pod of this
 // node.
 func (t *Tree) Resolve(id uint64) (workload.CgroupRef, error) {
-	path, err := t.path(id)
+	if ref, ok := t.known.find(id); ok {
+		return ref, nil
+	}
+	fd, err := t.open(id)
 	if err != nil {
 		return workload.CgroupRef{}, err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	ref, err := t.resolve(id, fd)
+	if err == nil {
+		t.known.add(id, ref, fd)
+	}
+	return ref, err
+}
+
+// open opens the cgroup's directory.
+func (t *Tree) open(id uint64) (fd int, err error) {
+	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
+	fd, err = unix.OpenByHandleAt(int(t.root.Fd()), handle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	switch {
+	case isGone(err):
+		return -1, fmt.Errorf("%w: id %d", ErrGone, id)
+	case errors.Is(err, unix.ENOTDIR): // the id of one of a cgroup's files
+		return -1, fmt.Errorf("%w: id %d", ErrNotPod, id)
+	case err != nil:
+		return -1, fmt.Errorf("cgroups: open cgroup %d: %w", id, err)
+	}
+	return fd, nil
+}
+
+// resolve reads from the path of a cgroup that is open what it belongs to.
+func (t *Tree) resolve(id uint64, fd int) (workload.CgroupRef, error) {
+	path, err := fdPath(fd)
+	if err != nil {
+		return workload.CgroupRef{}, err
+	}
+	if strings.HasSuffix(path, " (deleted)") { // removed since it was opened
+		return workload.CgroupRef{}, fmt.Errorf("%w: id %d", ErrGone, id)
 	}
 	rel, ok := below(path, filepath.Join(t.rootName, t.rel))
 	if !ok {
@@ -141,29 +181,6 @@ func (t *Tree) Resolve(id uint64) (workload.CgroupRef, error) {
 		return workload.CgroupRef{}, fmt.Errorf("%w: %q", ErrNotPod, path)
 	}
 	return Parse(rel)
-}
-
-// path returns the path of the cgroup as the kernel prints it.
-func (t *Tree) path(id uint64) (string, error) {
-	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
-	fd, err := unix.OpenByHandleAt(int(t.root.Fd()), handle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
-	switch {
-	case isGone(err):
-		return "", fmt.Errorf("%w: id %d", ErrGone, id)
-	case errors.Is(err, unix.ENOTDIR): // the id of one of a cgroup's files
-		return "", fmt.Errorf("%w: id %d", ErrNotPod, id)
-	case err != nil:
-		return "", fmt.Errorf("cgroups: open cgroup %d: %w", id, err)
-	}
-	defer func() { _ = unix.Close(fd) }()
-	path, err := fdPath(fd)
-	if err != nil {
-		return "", err
-	}
-	if strings.HasSuffix(path, " (deleted)") { // removed since it was opened
-		return "", fmt.Errorf("%w: id %d", ErrGone, id)
-	}
-	return path, nil
 }
 
 func fdPath(fd int) (string, error) {

@@ -122,6 +122,7 @@ func (w *watch) scan() {
 	}
 	w.toldUnread = w.unread != nil
 	w.tree.replace(id, pods)
+	w.tree.known.forgetGone()
 	if w.missing != nil && !w.told {
 		w.tree.log.Warn("inotify is refused: reading the cgroups every second instead",
 			"err", w.missing, "mend", "raise fs.inotify.max_user_watches and max_user_instances")

@@ -27,6 +27,9 @@ func listen(kernel Kernel, at netip.AddrPort) (*listener, error) {
 		l.netnsCookie, err = netnsCookie(socket)
 		return err
 	}}
+	// The other end is in the same kernel and cannot be lost in silence: no
+	// probes, and no four system calls to ask for them with each connection.
+	config.KeepAlive = -1
 	// A pod's connect is plain TCP, and MPTCP listeners cannot be looked up by
 	// the kernel side.
 	config.SetMultipathTCP(false)

@@ -53,6 +53,7 @@ type cache struct {
 	paces    *bounded[paceKey, pace]
 	circuits circuits
 	told     *bounded[key, told] // failures in the log
+	warmed   *bounded[realm, time.Time]
 	flights  map[key]*flight
 	inFlight map[string]int // by service account
 	// refreshing counts the flights that nobody waited for when they began.
@@ -68,6 +69,7 @@ func newCache(c clocks) *cache {
 		paces:    newBounded[paceKey](maxRefusals, func(p pace, now time.Time) bool { return now.After(p.until.Add(paceMemory)) }),
 		circuits: newCircuits(),
 		told:     newBounded[key](maxRefusals, func(t told, now time.Time) bool { return now.Sub(t.at) >= tellAgainAfter }),
+		warmed:   newBounded[realm](maxCircuits, func(at, now time.Time) bool { return now.Sub(at) >= warmAgain }),
 		flights:  make(map[key]*flight),
 		inFlight: make(map[string]int),
 	}
@@ -113,6 +115,19 @@ func (c *cache) look(k key, w workload.Workload, bypass bool) lookup {
 		return lookup{outcome: stale, entry: old}
 	}
 	return not
+}
+
+// hit is serve for the key's token, if there is one that look would return
+// alone.
+func (c *cache) hit(k key, w workload.Workload) (t workload.Token, first, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.clocks.now()
+	e, ok := c.tokens.get(k, now.steady)
+	if !ok || !e.fresh(now) {
+		return workload.Token{}, false, false
+	}
+	return e.at(now), e.serve(w), true
 }
 
 // store keeps a new token, and forgets the account's oldest if it has too

@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -218,4 +219,52 @@ func TestBoundedForgetsTheDeadThenTheOldest(t *testing.T) {
 			t.Errorf("%s kept: %v, want %v", k, ok, want)
 		}
 	}
+}
+
+// Cached has what Token would return at once, and nothing else.
+func TestCached(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
+		none := func(why string, w workload.Workload, r workload.TokenRequest) {
+			t.Helper()
+			if token, ok := b.engine.Cached(w, r); ok || token.Value != "" {
+				t.Errorf("%s: %v", why, token)
+			}
+		}
+		none("nothing was issued", w, r)
+		want := b.mustToken(w, r)
+		got, ok := b.engine.Cached(w, r)
+		if diff := cmp.Diff(want, got); diff != "" || !ok {
+			t.Errorf("cached %t (-want +got):\n%s", ok, diff)
+		}
+		if got.Made == nil || got.Made != want.Made {
+			t.Error("what is made of the token is not shared")
+		}
+		bypassing := r
+		bypassing.BypassCache = true
+		none("the cache is passed over", w, bypassing)
+		none("another resource", w, workload.TokenRequest{Resource: "https://other"})
+		unseen := w
+		unseen.ServiceAccountSeen = false
+		none("the service account is not known", unseen, r)
+		b.advance(time.Until(want.ExpiresOn) - minLeft + time.Second)
+		none("the token is about to end", w, r)
+	})
+}
+
+// A cached token's first issue to a pod is audited, however it comes.
+func TestCachedIsAudited(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		w, r := b.pod("shop", "cart", "web-1"), workload.TokenRequest{Resource: vault}
+		b.mustToken(w, r)
+		next := b.pod("shop", "cart", "web-2")
+		for range 2 {
+			if _, ok := b.engine.Cached(next, r); !ok {
+				t.Fatal("not cached")
+			}
+		}
+		if n := strings.Count(b.audit.String(), `"pod":"web-2"`); n != 1 {
+			t.Errorf("%d audit lines, want 1:\n%s", n, b.audit.String())
+		}
+	})
 }

@@ -83,13 +83,21 @@ func (d *discovery) RoundTrip(req *http.Request) (*http.Response, error) {
 // document returns the remembered document, or asks for it once for all who
 // wait for it.
 func (d *discovery) document(req *http.Request) (document, error) {
-	url := "https://" + req.URL.Host + req.URL.Path
-	if doc, ok := d.remembered(url); ok {
+	if doc, ok := d.remembered(documentURL(req)); ok {
 		return doc, nil
 	}
+	return d.ask(req, true)
+}
+
+func documentURL(req *http.Request) string { return "https://" + req.URL.Host + req.URL.Path }
+
+// ask asks for the document once for all who wait for it. With unlessKnown one
+// that came meanwhile will do.
+func (d *discovery) ask(req *http.Request, unlessKnown bool) (document, error) {
+	url := documentURL(req)
 	shared := d.flight.DoChan(url, func() (any, error) {
 		// The flight before this one may have ended just now.
-		if doc, ok := d.remembered(url); ok {
+		if doc, ok := d.remembered(url); ok && unlessKnown {
 			return doc, nil
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), requestLimit)
@@ -157,22 +165,4 @@ func (doc document) response(req *http.Request) *http.Response {
 		ContentLength: int64(len(doc.body)),
 		Request:       req,
 	}
-}
-
-// warm fetches the discovery document of authority and tenant, and leaves an
-// open connection behind.
-func (x *entra) warm(ctx context.Context, authority, tenant string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, authority+"/"+tenant+discoveryPath, http.NoBody)
-	if err != nil {
-		return fmt.Errorf("ask %s for its discovery document: %w", authority, err)
-	}
-	resp, err := x.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("ask %s for its discovery document: %w", authority, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask %s for its discovery document of the tenant %s: status %d", authority, tenant, resp.StatusCode)
-	}
-	return nil
 }

@@ -40,15 +40,26 @@ func (e *Engine) Token(ctx context.Context, w workload.Workload, r workload.Toke
 	return token, nil
 }
 
-// Warm fetches the discovery document of the default tenant, so that the first
-// pod need not wait for it, and leaves an open connection to Entra. Without a
-// default tenant there is nothing to fetch. A failure harms nothing: the first
-// exchange fetches the document itself.
-func (e *Engine) Warm(ctx context.Context) error {
-	if e.defaults.tenant == "" {
-		return nil
+// Cached returns the token that Token would return, if that is one from the
+// cache which is not about to end. It waits for nothing. Where it returns
+// false the caller asks Token, which knows why.
+func (e *Engine) Cached(w workload.Workload, r workload.TokenRequest) (workload.Token, bool) {
+	if r.BypassCache {
+		return workload.Token{}, false
 	}
-	return e.entra.warm(ctx, e.defaults.authority, e.defaults.tenant)
+	t, err := e.defaults.target(w, r)
+	if err != nil {
+		return workload.Token{}, false
+	}
+	token, first, ok := e.cache.hit(key{account: w.ServiceAccountUID, target: t}, w)
+	if !ok {
+		return workload.Token{}, false
+	}
+	e.metrics.hits.Inc()
+	if first {
+		e.auditIssue(context.Background(), w, t, token)
+	}
+	return token, true
 }
 
 // Forget erases all that is kept for the service account with this UID. Call

@@ -44,7 +44,7 @@ func newEntry(g grant, clientID string, asked instant) *entry {
 	return &entry{
 		token: workload.Token{
 			Value: g.token, Type: "Bearer", ClientID: clientID,
-			NotBefore: asked.date, ExpiresOn: asked.date.Add(g.lifetime),
+			NotBefore: asked.date, ExpiresOn: asked.date.Add(g.lifetime), Made: new(workload.Memo),
 		},
 		issued:    asked,
 		lifetime:  g.lifetime,
@@ -120,9 +120,11 @@ func (e *entry) at(now instant) workload.Token {
 // gets it for the first time. The caller holds the lock.
 func (e *entry) serve(w workload.Workload) (first bool) {
 	e.used = true
-	e.askers = slices.DeleteFunc(e.askers, func(o workload.Workload) bool { return o.PodUID == w.PodUID })
-	e.askers = slices.Insert(e.askers, 0, w)
-	e.askers = e.askers[:min(len(e.askers), maxAskers)]
+	if len(e.askers) > 0 && e.askers[0].PodUID == w.PodUID {
+		e.askers[0] = w
+	} else {
+		e.putAsker(w)
+	}
 	if _, ok := e.pods[w.PodUID]; ok {
 		return false
 	}
@@ -131,4 +133,11 @@ func (e *entry) serve(w workload.Workload) (first bool) {
 	}
 	e.pods[w.PodUID] = struct{}{}
 	return true
+}
+
+// putAsker makes the workload the one that asked last.
+func (e *entry) putAsker(w workload.Workload) {
+	e.askers = slices.DeleteFunc(e.askers, func(o workload.Workload) bool { return o.PodUID == w.PodUID })
+	e.askers = slices.Insert(e.askers, 0, w)
+	e.askers = e.askers[:min(len(e.askers), maxAskers)]
 }

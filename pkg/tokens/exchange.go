@@ -21,8 +21,9 @@ var errForeignEndpoint = errors.New("the authority names a token endpoint at ano
 
 // entra exchanges assertions for access tokens.
 type entra struct {
-	http   *http.Client
-	clocks clocks
+	http      *http.Client
+	discovery *discovery // of http
+	clocks    clocks
 }
 
 // grant is what Entra issued. Its times are spans: Entra's answer has no dates
@@ -36,15 +37,17 @@ type grant struct {
 // newEntra sends through transport. Redirects are not followed: one would
 // carry the assertion to a host that nobody chose.
 func newEntra(transport http.RoundTripper, c clocks) *entra {
+	d := newDiscovery(transport, c.steady)
 	return &entra{
 		http: &http.Client{
 			Timeout:   requestLimit,
-			Transport: newDiscovery(transport, c.steady),
+			Transport: d,
 			CheckRedirect: func(*http.Request, []*http.Request) error {
 				return http.ErrUseLastResponse
 			},
 		},
-		clocks: c,
+		discovery: d,
+		clocks:    c,
 	}
 }
 

@@ -54,7 +54,7 @@ func TestDiscoveryIsDoneOncePerTenant(t *testing.T) {
 		var all sync.WaitGroup
 		for range 20 {
 			all.Go(func() {
-				if err := b.engine.Warm(t.Context()); err != nil {
+				if err := b.engine.Warm(t.Context(), workload.Workload{}); err != nil {
 					t.Error(err)
 				}
 			})
@@ -72,7 +72,7 @@ func TestDiscoveryIsDoneOncePerTenant(t *testing.T) {
 			t.Errorf("discovery requests (-want +got):\n%s", diff)
 		}
 		b.advance(discoveryLifetime)
-		if err := b.engine.Warm(t.Context()); err != nil {
+		if err := b.engine.Warm(t.Context(), workload.Workload{}); err != nil {
 			t.Fatal(err)
 		}
 		if got := b.entra.discoveries["/"+tenantA+discoveryPath]; got != 2 {
@@ -102,7 +102,7 @@ func TestWarmWithoutTenantAsksNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Warm(t.Context()); err != nil {
+	if err := e.Warm(t.Context(), workload.Workload{}); err != nil {
 		t.Error(err)
 	}
 }
@@ -117,7 +117,7 @@ func (f failingTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 func TestWarmTellsOfFailure(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.entra.set(func(f *fakeEntra) { f.down = true })
-		if err := b.engine.Warm(t.Context()); err == nil {
+		if err := b.engine.Warm(t.Context(), workload.Workload{}); err == nil {
 			t.Error("no error though nobody answered")
 		}
 	})

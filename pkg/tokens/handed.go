@@ -96,6 +96,7 @@ func (h handed) entry(now instant) (key, *entry) {
 		refreshAt: now.steady.Add(h.RefreshIn), used: h.Used, askers: h.Askers,
 		pods: make(map[string]struct{}, len(h.Pods)),
 	}
+	t.token.Made = new(workload.Memo)
 	for _, uid := range h.Pods {
 		t.pods[uid] = struct{}{}
 	}

@@ -67,6 +67,7 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	errors   *prometheus.CounterVec
 	requests *prometheus.CounterVec
+	hits     prometheus.Counter // of requests: looked up once
 	ahead    *prometheus.CounterVec
 }
 
@@ -107,6 +108,7 @@ func newMetrics(r prometheus.Registerer, c *cache) *metrics {
 		}, []string{"outcome"}),
 	}
 	m.startAtZero()
+	m.hits = m.requests.WithLabelValues(string(hit))
 	return m
 }
 

@@ -138,7 +138,8 @@ func validTenant(tenant string) bool {
 }
 
 func (d defaults) selectAuthority(w workload.Workload) (string, error) {
-	if w.AuthorityHost == "" {
+	// The webhook names the cluster's own in every pod, with a slash at its end.
+	if w.AuthorityHost == "" || strings.TrimSuffix(w.AuthorityHost, "/") == d.authority {
 		return d.authority, nil
 	}
 	authority, err := parseAuthority(w.AuthorityHost)

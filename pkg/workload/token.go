@@ -3,6 +3,7 @@ package workload
 import (
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 )
 
@@ -29,7 +30,35 @@ type Token struct {
 	ClientID  string
 	NotBefore time.Time
 	ExpiresOn time.Time
+	// Made is shared by all copies of the token as it was issued.
+	Made *Memo `json:"-"`
 }
+
+// Memo keeps one value that somebody makes of a token, so that it is made once
+// and is gone when the token is. Its methods may be called from several
+// goroutines; a nil Memo keeps nothing.
+type Memo struct{ value atomic.Pointer[any] }
+
+// Load returns the value that is kept, or nil.
+func (m *Memo) Load() any {
+	if m == nil {
+		return nil
+	}
+	if v := m.value.Load(); v != nil {
+		return *v
+	}
+	return nil
+}
+
+// Store keeps a value in place of the last one.
+func (m *Memo) Store(v any) {
+	if m != nil {
+		m.value.Store(&v)
+	}
+}
+
+// Equal makes tokens comparable by what Entra said.
+func (m *Memo) Equal(*Memo) bool { return true }
 
 // Format implements fmt.Formatter: whatever prints a Token, by whichever verb,
 // leaves its value out.

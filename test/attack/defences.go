@@ -69,7 +69,7 @@ var defences = []defence{
 		{steering, "\t\treturn OUTCOME_PASS;\n\t}\n\treturn OUTCOME_UNKNOWN;", "\t\treturn OUTCOME_PASS;\n\t}\n\treturn OUTCOME_PASS;"},
 	}},
 	{name: "pods must be known", edits: []edit{
-		{attestor, "known = ok && decision.Verdict != workload.Unknown", "known = ok || decision.Verdict == workload.Unknown"},
+		{attestor, "return caller, workload.Unknown, nil", "return caller, workload.Steer, nil"},
 		secondLook,
 	}},
 	{name: "second look at the pod", edits: []edit{secondLook}},

@@ -216,7 +216,11 @@ func (n *node) prove(c net.Conn, cookie uint64) (workload.Caller, error) {
 	if err != nil {
 		return workload.Caller{}, err
 	}
-	return n.attester.Attest(context.Background(), connection)
+	caller, verdict, err := n.attester.Attest(connection)
+	if err == nil && verdict == workload.Unknown {
+		_, err = n.attester.Await(context.Background(), connection, caller)
+	}
+	return caller, err
 }
 
 // flows returns how many flow records there are.

@@ -18,10 +18,14 @@ func (a *attester) Inspect(c net.Conn, netnsCookie uint64) (workload.Connection,
 	return workload.Connection{NetnsCookie: netnsCookie, Client: c.RemoteAddr().(*net.TCPAddr).AddrPort()}, nil
 }
 
-func (a *attester) Attest(_ context.Context, c workload.Connection) (workload.Caller, error) {
+func (a *attester) Attest(c workload.Connection) (workload.Caller, workload.Verdict, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return workload.Caller{PodUID: a.pods[c.NetnsCookie].PodUID, CgroupID: c.NetnsCookie}, nil
+	return workload.Caller{PodUID: a.pods[c.NetnsCookie].PodUID, CgroupID: c.NetnsCookie}, workload.Steer, nil
+}
+
+func (a *attester) Await(context.Context, workload.Connection, workload.Caller) (workload.Verdict, error) {
+	return workload.Steer, nil
 }
 
 func (a *attester) Current(c workload.Caller) (workload.Workload, workload.Decision, error) {
