@@ -44,6 +44,11 @@ const (
 // Entra is asked once for each pod's token, by the first of them.
 func TestUpgradesUnderLoad(t *testing.T) {
 	s, all := open(t)
+	for _, w := range all {
+		if !served(t, w) { // a token that is still on its way is not handed over
+			t.Fatalf("%s has no token", w)
+		}
+	}
 	ended := begin(t, all)
 	started := time.Now()
 	for i := range *rounds {
@@ -82,28 +87,6 @@ func TestUpgradesUnderLoad(t *testing.T) {
 	}
 }
 
-// asking has a pod's clients ask until the file is there.
-type asking struct {
-	Until string
-	Load  load.Options
-}
-
-func init() { lab.Register("load", ask) }
-
-func ask(a asking) (load.Tally, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	if a.Until != "" {
-		go func() {
-			for _, err := os.Stat(a.Until); err != nil; _, err = os.Stat(a.Until) {
-				time.Sleep(10 * time.Millisecond)
-			}
-			cancel()
-		}()
-	}
-	return load.Run(ctx, a.Load, nil), nil
-}
-
 // begin has all pods ask for tokens. The function ends it, and returns what
 // came of it.
 func begin(t *testing.T, all []*scene.Workload) (end func() load.Tally) {
@@ -114,10 +97,10 @@ func begin(t *testing.T, all []*scene.Workload) (end func() load.Tally) {
 	for i := range sums {
 		w := all[i/2]
 		group.Go(func() (err error) {
-			sums[i], err = lab.Run[asking, load.Tally](context.Background(), w.Pod, "load", asking{until, load.Options{
+			sums[i], err = w.Ask(context.Background(), until, load.Options{
 				Keep: i%2 == 0, Workers: workers, Every: every, Idle: idle,
 				Client: w.Annotations[scene.ClientIDAnnotation],
-			}})
+			})
 			return err
 		})
 	}
