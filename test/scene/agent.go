@@ -90,6 +90,9 @@ func (a *Agent) start(s *Scene, kubeconfig string, o Options) error {
 	return nil
 }
 
+// PID returns the process's id.
+func (a *Agent) PID() int { return a.process.Process.Pid }
+
 // Kill ends the process as a crash would and waits until it is gone.
 func (a *Agent) Kill() error {
 	if a.process == nil {
@@ -134,9 +137,15 @@ func (a *Agent) WaitReady(ctx context.Context) error {
 	return err
 }
 
-// Configure writes a configuration in place of the last one, at a stroke.
+// Configure writes a configuration in place of the last one that says no more
+// than this.
 func (a *Agent) Configure(unlabeled config.Unlabeled) error {
-	text := fmt.Sprintf("apiVersion: %s\nkind: %s\nunlabeled: %s\n", config.APIVersion, config.Kind, unlabeled)
+	return a.WriteConfig(fmt.Sprintf("apiVersion: %s\nkind: %s\nunlabeled: %s\n",
+		config.APIVersion, config.Kind, unlabeled))
+}
+
+// WriteConfig puts a text in the place of the configuration file, at a stroke.
+func (a *Agent) WriteConfig(text string) error {
 	next := a.config + ".next"
 	if err := os.WriteFile(next, []byte(text), 0o644); err != nil {
 		return err

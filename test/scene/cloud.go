@@ -49,6 +49,7 @@ const apiToken = "of-the-scene's-agent"
 type Cloud struct {
 	Federation federation.File
 	API        *kubeapi.Server
+	Entra      *entra.Server
 	Logs       struct{ Entra, IMDS, Vault Record }
 
 	authority *pki.Authority
@@ -66,7 +67,7 @@ func openCloud(ctx context.Context, o Options) (_ *Cloud, err error) {
 	if c.authority, err = pki.New(); err != nil {
 		return nil, err
 	}
-	handlers, err := c.handlers(o.VaultName)
+	handlers, err := c.handlers(o)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +86,7 @@ func openCloud(ctx context.Context, o Options) (_ *Cloud, err error) {
 }
 
 // handlers returns the stand-ins by the addresses at which they are served.
-func (c *Cloud) handlers(vaultName string) (map[string]http.Handler, error) {
+func (c *Cloud) handlers(o Options) (map[string]http.Handler, error) {
 	directory, err := federation.Fixed(c.Federation)
 	if err != nil {
 		return nil, err
@@ -102,14 +103,14 @@ func (c *Cloud) handlers(vaultName string) (map[string]http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	login, err := entra.New(entra.Options{
-		Federation: directory, Key: entraKey, Issuers: trusting, Log: &c.Logs.Entra,
+	c.Entra, err = entra.New(entra.Options{
+		Federation: directory, Key: entraKey, Issuers: trusting, Log: &c.Logs.Entra, RefreshIn: o.RefreshIn,
 	})
 	if err != nil {
 		return nil, err
 	}
 	secrets, err := vault.New(vault.Options{
-		Name: vaultName, Federation: directory, Authority: EntraURL, Keys: trusting, Log: &c.Logs.Vault,
+		Name: o.VaultName, Federation: directory, Authority: EntraURL, Keys: trusting, Log: &c.Logs.Vault,
 	})
 	if err != nil {
 		return nil, err
@@ -119,7 +120,7 @@ func (c *Cloud) handlers(vaultName string) (map[string]http.Handler, error) {
 		return nil, err
 	}
 	return map[string]http.Handler{
-		apiAddress: c.API, entraAddress: login, vaultAddress: secrets, lab.IMDS: metadata,
+		apiAddress: c.API, entraAddress: c.Entra, vaultAddress: secrets, lab.IMDS: metadata,
 	}, nil
 }
 
