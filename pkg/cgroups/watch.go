@@ -29,7 +29,7 @@ func (t *Tree) Run(ctx context.Context) error {
 		return t.run(ctx, &watch{tree: t, missing: err}, nil, nil)
 	}
 	defer func() { _ = inotify.Close() }()
-	return t.run(ctx, &watch{tree: t, inotify: inotify}, inotify.Events, inotify.Errors)
+	return t.run(ctx, &watch{tree: t, inotify: inotify, watched: map[string]uint64{}}, inotify.Events, inotify.Errors)
 }
 
 func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, errs <-chan error) error {
@@ -59,6 +59,7 @@ func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, 
 type watch struct {
 	tree    *Tree
 	inotify *fsnotify.Watcher // nil: the kernel gave none
+	watched map[string]uint64 // the directories' cgroup ids, by path
 	missing error             // why a watch is missing; nil: none is
 	told    bool              // the log says so already
 	scanned time.Time
@@ -69,6 +70,9 @@ func (w *watch) handle(ev fsnotify.Event) {
 	// The kernel reports changed cgroup.events files here too.
 	if !ev.Has(fsnotify.Create) && !ev.Has(fsnotify.Remove) {
 		return
+	}
+	if ev.Has(fsnotify.Remove) {
+		w.forget(ev.Name)
 	}
 	kubepods := w.tree.kubepods
 	rel, inside := below(ev.Name, kubepods)
@@ -104,6 +108,7 @@ func (w *watch) scan() {
 	}
 	pods := map[string]workload.PodCgroup{}
 	w.readLevel("", pods)
+	w.forgetGone()
 	w.tree.replace(id, pods)
 	if w.missing != nil && !w.told {
 		w.tree.log.Warn("inotify is refused: reading the cgroups every second instead",
@@ -177,16 +182,6 @@ func (w *watch) readPod(dir, uid string) (workload.PodCgroup, bool) {
 			workload.ContainerCgroup{ContainerID: container, CgroupID: id, Path: child})
 	}
 	return pod, true
-}
-
-// add watches a directory. One that is gone needs no watch.
-func (w *watch) add(dir string) {
-	if w.inotify == nil {
-		return
-	}
-	if err := w.inotify.Add(dir); err != nil && !isGone(err) && w.missing == nil {
-		w.missing = err
-	}
 }
 
 // unreadable tells of a cgroup that could not be read for another reason than
