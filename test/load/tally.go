@@ -1,6 +1,7 @@
 package load
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func check(status int, body []byte, want string) error {
 	}
 	for _, client := range []string{claims.AppID, token.ClientID} {
 		if client != want {
-			return &wrongError{client}
+			return &wrongError{cmp.Or(client, "nobody")}
 		}
 	}
 	return nil

@@ -36,6 +36,7 @@ func TestCheckAndJudge(t *testing.T) {
 		"another's":          {200, answer("other", "other"), Tally{Wrong: 1, Failures: []Failure{{Client: "other"}}}},
 		"said to be another": {200, answer("other", "me"), Tally{Wrong: 1, Failures: []Failure{{Client: "other"}}}},
 		"said to be right":   {200, answer("me", "other"), Tally{Wrong: 1, Failures: []Failure{{Client: "other"}}}},
+		"without an owner":   {200, answer("", "me"), Tally{Wrong: 1, Failures: []Failure{{Client: "nobody"}}}},
 		"no token":           {200, `{"client_id":"me"}`, Tally{Failed: 1, Failures: []Failure{{}}}},
 		"come again":         {http.StatusTooManyRequests, "{}", Tally{Failed: 1, Failures: []Failure{{Status: 429}}}},
 	} {
