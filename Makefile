@@ -111,7 +111,7 @@ test-without-node:
 	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-monitoring test-kernel test-handover test-faults-quick test-boot test-attack
 
 .PHONY: test-all
-test-all: test test-outages test-faults test-kernels test-clients fuzz ## With those that take long
+test-all: test test-outages test-faults test-kernels test-clients fuzz soak ## With those that take long
 
 .PHONY: test-node
 test-node: node-build ## Real pods on a real Kubernetes node (root)
@@ -119,7 +119,7 @@ test-node: node-build ## Real pods on a real Kubernetes node (root)
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
-	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/faults/row ./test/faults/table ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/scene ./test/clients/conformance
+	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/faults/row ./test/faults/table ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/load ./test/scene ./test/soak ./test/clients/conformance
 	go test -race -timeout 5m -run '^TestSpans' ./test/outages
 	go test -timeout 10m ./test/image # two images are compressed, which takes minutes with the race detector
 	go -C test/manifests test ./...
@@ -164,6 +164,14 @@ test-attack: setup ## Attacks on identity, each also without its defence (root)
 .PHONY: test-outages
 test-outages: setup ## Entra's bad days, networks and secrets: the table of faults (2 minutes)
 	go test -v -count=1 -parallel 32 -timeout 5m ./test/outages | grep -vE '^ *=== '
+
+# How long pods come and go, agents are replaced and Entra fails. Before and
+# after it the agent rests, for six minutes in all.
+DURATION ?= 10m
+
+.PHONY: soak
+soak: setup ## Churn, restarts and faults for DURATION; then nothing may be left (root)
+	go run ./test/soak -duration $(DURATION)
 
 # The clients are some 400 MB, and Debian's packages as much again.
 .PHONY: test-clients

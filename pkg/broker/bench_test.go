@@ -56,7 +56,7 @@ func newBench(b testing.TB) *Server {
 	s, err := New(Options{
 		Attester: peer, Tokens: peer, IMDSEndpoint: "http://127.0.0.1:1",
 		Settings: Settings{Limits: Limits{RequestsPerSecond: 1 << 30, Concurrent: 1 << 10}},
-		Log:      slog.New(slog.NewJSONHandler(io.Discard, nil)), Registerer: prometheus.NewRegistry(), Clock: clock.RealClock{},
+		Log:      slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Clock: clock.RealClock{},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -208,6 +208,7 @@ func TestBodyIsNoRequest(t *testing.T) {
 				t.Fatal(err)
 			}
 			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
 			if strings.Contains(string(body), "access_token") {
 				t.Errorf("a token came: %s", body)
 			}

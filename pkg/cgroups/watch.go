@@ -29,7 +29,7 @@ func (t *Tree) Run(ctx context.Context) error {
 		return t.run(ctx, &watch{tree: t, missing: err}, nil, nil)
 	}
 	defer func() { _ = inotify.Close() }()
-	return t.run(ctx, &watch{tree: t, inotify: inotify}, inotify.Events, inotify.Errors)
+	return t.run(ctx, &watch{tree: t, inotify: inotify, watched: map[string]uint64{}}, inotify.Events, inotify.Errors)
 }
 
 func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, errs <-chan error) error {
@@ -59,6 +59,7 @@ func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, 
 type watch struct {
 	tree    *Tree
 	inotify *fsnotify.Watcher // nil: the kernel gave none
+	watched map[string]uint64 // the directories' cgroup ids, by path
 	missing error             // why a watch is missing; nil: none is
 	told    bool              // the log says so already
 	scanned time.Time
@@ -73,6 +74,9 @@ func (w *watch) handle(ev fsnotify.Event) {
 	// The kernel reports changed cgroup.events files here too.
 	if !ev.Has(fsnotify.Create) && !ev.Has(fsnotify.Remove) {
 		return
+	}
+	if ev.Has(fsnotify.Remove) {
+		w.forget(ev.Name)
 	}
 	kubepods := w.tree.kubepods
 	rel, inside := below(ev.Name, kubepods)
@@ -121,6 +125,7 @@ func (w *watch) scan() {
 		}
 	}
 	w.toldUnread = w.unread != nil
+	w.forgetGone()
 	w.tree.replace(id, pods)
 	w.tree.known.forgetGone()
 	if w.missing != nil && !w.told {
@@ -210,16 +215,6 @@ func (w *watch) readPod(dir, uid string) (workload.PodCgroup, error) {
 			workload.ContainerCgroup{ContainerID: container, CgroupID: id, Path: child})
 	}
 	return pod, nil
-}
-
-// add watches a directory. One that is gone needs no watch.
-func (w *watch) add(dir string) {
-	if w.inotify == nil {
-		return
-	}
-	if err := w.inotify.Add(dir); err != nil && !isGone(err) && w.missing == nil {
-		w.missing = err
-	}
 }
 
 // cannotRead notes that a cgroup could not be read for another reason than that

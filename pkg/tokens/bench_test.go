@@ -2,7 +2,6 @@ package tokens
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"testing"
@@ -20,7 +19,7 @@ func newFilled(b *testing.B, accounts int) (*Engine, []workload.Workload) {
 	b.Helper()
 	e, err := New(Options{
 		KubeletDir: b.TempDir(), TenantID: tenantA, Transport: noTransport{},
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -16,6 +16,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/sidestep-agent/sidestep/test/overlay"
 )
 
 // result is one line that the suite writes.
@@ -74,11 +76,11 @@ func (s *suite) try(ctx context.Context, d *defence) error {
 		"-attack.agent", filepath.Join(s.dir, "agent")}
 	without := ""
 	if d != nil {
-		overlay, err := d.overlay(ctx, filepath.Join(s.dir, "without"))
+		changed, err := overlay.Write(ctx, filepath.Join(s.dir, "without"), d.changes())
 		if err != nil {
 			return fmt.Errorf("take away %q: %w", d.name, err)
 		}
-		build, agent = append(build, "-overlay", overlay), append(agent, "-overlay", overlay)
+		build, agent = append(build, "-overlay", changed), append(agent, "-overlay", changed)
 		args, without = append(args, "-attack.without", d.name), d.name
 	}
 	builds := [][]string{append(build, "./test/kernel")}

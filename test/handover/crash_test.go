@@ -8,7 +8,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/sidestep-agent/sidestep/test/lab"
 	"github.com/sidestep-agent/sidestep/test/load"
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
@@ -91,9 +90,9 @@ func TestEndWithoutASuccessor(t *testing.T) {
 // served reports whether the pod gets its token now.
 func served(t *testing.T, w *scene.Workload) bool {
 	t.Helper()
-	sum, err := lab.Run[asking, load.Tally](t.Context(), w.Pod, "load", asking{Load: load.Options{
+	sum, err := w.Ask(t.Context(), "", load.Options{
 		Workers: 1, Every: every, Idle: every, Requests: 1, Client: w.Annotations[scene.ClientIDAnnotation],
-	}})
+	})
 	check(t, err)
 	return sum.Bad() == 0
 }

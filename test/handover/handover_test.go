@@ -98,28 +98,6 @@ func awaitIssued(t *testing.T, s *scene.Scene, want int) {
 	}
 }
 
-// asking has a pod's clients ask until the file is there.
-type asking struct {
-	Until string
-	Load  load.Options
-}
-
-func init() { lab.Register("load", ask) }
-
-func ask(a asking) (load.Tally, error) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	if a.Until != "" {
-		go func() {
-			for _, err := os.Stat(a.Until); err != nil; _, err = os.Stat(a.Until) {
-				time.Sleep(10 * time.Millisecond)
-			}
-			cancel()
-		}()
-	}
-	return load.Run(ctx, a.Load, nil), nil
-}
-
 // begin has all pods ask for tokens. The function ends it, and returns what
 // came of it.
 func begin(t *testing.T, all []*scene.Workload) (end func() load.Tally) {
@@ -130,10 +108,10 @@ func begin(t *testing.T, all []*scene.Workload) (end func() load.Tally) {
 	for i := range sums {
 		w := all[i/2]
 		group.Go(func() (err error) {
-			sums[i], err = lab.Run[asking, load.Tally](context.Background(), w.Pod, "load", asking{until, load.Options{
+			sums[i], err = w.Ask(context.Background(), until, load.Options{
 				Keep: i%2 == 0, Workers: workers, Every: every, Idle: idle,
 				Client: w.Annotations[scene.ClientIDAnnotation],
-			}})
+			})
 			return err
 		})
 	}

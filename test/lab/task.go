@@ -39,6 +39,9 @@ func TaskEnvironment(name string) []string {
 	return []string{envTask + "=" + name, "GORACE=atexit_sleep_ms=0"}
 }
 
+// IsTask reports whether this process is to run a task: Main is what does.
+func IsTask() bool { return os.Getenv(envTask) != "" }
+
 func runTask(name string) int {
 	task, ok := tasks[name]
 	if !ok {

@@ -5,15 +5,11 @@ package load
 import (
 	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -27,18 +23,6 @@ type Options struct {
 	// Requests ends a worker by itself after so many; 0: it goes on.
 	Requests int
 }
-
-// Tally is what came of it. Nothing was tried twice.
-type Tally struct {
-	Requests, Failed, Reset, Wrong int
-	Told                           int      // answers with Connection: close
-	Notes                          []string // on the first that went wrong
-}
-
-// Bad returns how many requests did not bring the right token.
-func (t *Tally) Bad() int { return t.Failed + t.Reset + t.Wrong }
-
-const maxNotes = 20
 
 // Run asks until ctx ends and returns what came of it. Till then tell, if not
 // nil, is called each second with what has come by then.
@@ -85,22 +69,12 @@ func (s *sum) add(o Tally) {
 	s.all.Add(o)
 }
 
-// Add adds another tally.
-func (t *Tally) Add(o Tally) {
-	t.Requests += o.Requests
-	t.Failed += o.Failed
-	t.Reset += o.Reset
-	t.Wrong += o.Wrong
-	t.Told += o.Told
-	notes := slices.Concat(t.Notes, o.Notes) // others read the old ones
-	t.Notes = notes[:min(len(notes), maxNotes)]
-}
-
 type worker struct {
 	Options
 	sum    *sum
 	conn   net.Conn
 	reader *bufio.Reader
+	alive  time.Time // see Failure
 }
 
 func (w *worker) work(ctx context.Context) {
@@ -109,7 +83,7 @@ func (w *worker) work(ctx context.Context) {
 	defer tick.Stop()
 	for n := 1; ctx.Err() == nil; n++ {
 		told, err := w.ask()
-		t := judge(err)
+		t := judge(err, w.alive)
 		if t.Requests = 1; told {
 			t.Told = 1
 		}
@@ -127,24 +101,6 @@ func (w *worker) work(ctx context.Context) {
 	}
 }
 
-// errWrong means that a token came and was another's.
-var errWrong = errors.New("another's token")
-
-// judge counts one request's error.
-func judge(err error) Tally {
-	switch {
-	case err == nil:
-		return Tally{}
-	case errors.Is(err, errWrong):
-		return Tally{Wrong: 1, Notes: []string{err.Error()}}
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE),
-		errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return Tally{Reset: 1, Notes: []string{err.Error()}}
-	default:
-		return Tally{Failed: 1, Notes: []string{err.Error()}}
-	}
-}
-
 // patience is how long a real client waits for an answer.
 const patience = 30 * time.Second
 
@@ -152,11 +108,16 @@ const patience = 30 * time.Second
 // connection.
 const NewConnection = "new connection"
 
+// Asker is a parameter of each request that means nothing but to who reads a
+// log: the client id of the right token.
+const Asker = "asker"
+
 // ask reports whether the answer said that its connection ends.
 func (w *worker) ask() (told bool, err error) {
 	if w.conn != nil {
 		return w.exchange()
 	}
+	w.alive = time.Now()
 	dialer := net.Dialer{Timeout: patience}
 	c, err := dialer.DialContext(context.Background(), "tcp4", "169.254.169.254:80")
 	if err != nil {
@@ -174,8 +135,8 @@ func (w *worker) exchange() (told bool, err error) {
 	if err := w.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return false, err
 	}
-	_, err = io.WriteString(w.conn, "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net HTTP/1.1\r\n"+
-		"Host: 169.254.169.254\r\nMetadata: true\r\n\r\n")
+	_, err = fmt.Fprintf(w.conn, "GET /metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net&%s=%s HTTP/1.1\r\n"+
+		"Host: 169.254.169.254\r\nMetadata: true\r\n\r\n", Asker, w.Client)
 	if err != nil {
 		return false, fmt.Errorf("send: %w", err)
 	}
@@ -191,24 +152,11 @@ func (w *worker) exchange() (told bool, err error) {
 	if resp.Close || !w.Keep {
 		w.hangUp()
 	}
-	return resp.Close, w.check(resp.StatusCode, body)
-}
-
-func (w *worker) check(status int, body []byte) error {
-	var token struct {
-		ClientID    string `json:"client_id"`
-		AccessToken string `json:"access_token"`
+	if err := check(resp.StatusCode, body, w.Client); err != nil {
+		return resp.Close, err
 	}
-	if status != http.StatusOK {
-		return fmt.Errorf("answer %d: %s", status, body)
-	}
-	if err := json.Unmarshal(body, &token); err != nil {
-		return err
-	}
-	if token.ClientID != w.Client || token.AccessToken == "" {
-		return errWrong
-	}
-	return nil
+	w.alive = time.Now()
+	return resp.Close, nil
 }
 
 func (w *worker) hangUp() {

@@ -91,6 +91,9 @@ func (a *Agent) start(s *Scene, kubeconfig string, o Options) error {
 	return nil
 }
 
+// PID returns the process's id.
+func (a *Agent) PID() int { return a.process.Process.Pid }
+
 // Kill ends the process as a crash would and waits until it is gone.
 func (a *Agent) Kill() error {
 	if a.process == nil {
@@ -121,9 +124,6 @@ func (a *Agent) WaitEnd(ctx context.Context) error {
 	}
 }
 
-// PID returns the process's number.
-func (a *Agent) PID() int { return a.process.Process.Pid }
-
 // StateDir returns its state directory, which all agents of the scene share.
 func (a *Agent) StateDir() string { return a.stateDir }
 
@@ -144,12 +144,14 @@ func (a *Agent) WaitReady(ctx context.Context) error {
 // Config returns the path of its configuration file.
 func (a *Agent) Config() string { return a.config }
 
-// Configure writes a configuration in place of the last one, at a stroke.
+// Configure writes a configuration in place of the last one that says no more
+// than this.
 func (a *Agent) Configure(unlabeled config.Unlabeled) error {
-	return a.WriteConfig(fmt.Sprintf("apiVersion: %s\nkind: %s\nunlabeled: %s\n", config.APIVersion, config.Kind, unlabeled))
+	return a.WriteConfig(fmt.Sprintf("apiVersion: %s\nkind: %s\nunlabeled: %s\n",
+		config.APIVersion, config.Kind, unlabeled))
 }
 
-// WriteConfig writes any text in place of the last configuration, at a stroke.
+// WriteConfig puts a text in the place of the configuration file, at a stroke.
 func (a *Agent) WriteConfig(text string) error {
 	next := a.config + ".next"
 	if err := os.WriteFile(next, []byte(text), 0o644); err != nil {

@@ -50,6 +50,7 @@ const apiToken = "of-the-scene's-agent"
 type Cloud struct {
 	Federation federation.File
 	API        *kubeapi.Server
+	Entra      *entra.Server
 	Logs       struct{ Entra, IMDS, Vault Record }
 
 	authority *pki.Authority
@@ -68,7 +69,7 @@ func openCloud(ctx context.Context, o Options) (_ *Cloud, err error) {
 	if c.authority, err = pki.New(); err != nil {
 		return nil, err
 	}
-	handlers, err := c.handlers(o.VaultName)
+	handlers, err := c.handlers(o)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func openCloud(ctx context.Context, o Options) (_ *Cloud, err error) {
 }
 
 // handlers returns the stand-ins by the addresses at which they are served.
-func (c *Cloud) handlers(vaultName string) (map[string]http.Handler, error) {
+func (c *Cloud) handlers(o Options) (map[string]http.Handler, error) {
 	directory, err := federation.Fixed(c.Federation)
 	if err != nil {
 		return nil, err
@@ -103,14 +104,14 @@ func (c *Cloud) handlers(vaultName string) (map[string]http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	login, err := entra.New(entra.Options{
-		Federation: directory, Key: entraKey, Issuers: trusting, Log: &c.Logs.Entra,
+	c.Entra, err = entra.New(entra.Options{
+		Federation: directory, Key: entraKey, Issuers: trusting, Log: &c.Logs.Entra, RefreshIn: o.RefreshIn,
 	})
 	if err != nil {
 		return nil, err
 	}
 	secrets, err := vault.New(vault.Options{
-		Name: vaultName, Federation: directory, Authority: EntraURL, Keys: trusting, Log: &c.Logs.Vault,
+		Name: o.VaultName, Federation: directory, Authority: EntraURL, Keys: trusting, Log: &c.Logs.Vault,
 	})
 	if err != nil {
 		return nil, err
@@ -121,7 +122,7 @@ func (c *Cloud) handlers(vaultName string) (map[string]http.Handler, error) {
 	}
 	return map[string]http.Handler{
 		issuerAddress: c.API, apiAddress: c.API,
-		entraAddress: login, vaultAddress: secrets, lab.IMDS: metadata,
+		entraAddress: c.Entra, vaultAddress: secrets, lab.IMDS: metadata,
 	}, nil
 }
 

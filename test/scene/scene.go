@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,8 @@ type Options struct {
 	LogLevel   string // of the agent; empty: its default
 	Guard      string // likewise
 	Federation federation.File
+	// RefreshIn is when Entra wants its tokens replaced; 0: it does not say.
+	RefreshIn time.Duration
 	// VaultName is the vault's name in the federation file.
 	VaultName string
 	// Extra is served over TLS beside the stand-ins, by IPv4 address.

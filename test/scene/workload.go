@@ -1,6 +1,8 @@
 package scene
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -34,17 +36,23 @@ type Workload struct {
 	Labels          map[string]string
 	Annotations     map[string]string // the service account's
 	Federated       bool              // it has the volume with a token for Entra
+	// Slot gives the pod an address that pods of the same slot had before it;
+	// 0 gives it a new one.
+	Slot uint32
 
 	Pod       *lab.Pod
 	Assertion string // the token in the volume; empty: it has none
+
+	accounts int // service accounts that were deleted under the pod
 }
 
 // String returns namespace and name.
 func (w *Workload) String() string { return w.Namespace + "/" + w.Name }
 
-// Start starts the pod and tells the API stand-in of it.
+// Start starts the pod and tells the API stand-in of it and of its service
+// account.
 func (s *Scene) Start(w *Workload) (err error) {
-	if w.Pod, err = s.Node.StartPod(lab.PodOptions{}); err != nil {
+	if w.Pod, err = s.Node.StartPod(lab.PodOptions{Slot: w.Slot}); err != nil {
 		return err
 	}
 	return s.Introduce(w)
@@ -65,6 +73,21 @@ func (s *Scene) Introduce(w *Workload) (err error) {
 	return writeProjected(s.Node.KubeletDir, w.Pod.UID, w.Assertion)
 }
 
+// Stop kills the pod and removes it, its volumes and its object, as the kubelet
+// does. The service account stays.
+func (s *Scene) Stop(w *Workload) error {
+	err := w.Pod.Stop()
+	s.Cloud.API.DeletePod(w.Namespace, w.Name)
+	return errors.Join(err, os.RemoveAll(filepath.Join(s.Node.KubeletDir, "pods", w.Pod.UID)))
+}
+
+// DeleteAccount deletes the workload's service account. Annotate makes another
+// of the same name.
+func (s *Scene) DeleteAccount(w *Workload) {
+	s.Cloud.API.DeleteServiceAccount(w.Namespace, w.Account)
+	w.accounts++
+}
+
 // Annotate replaces the annotations of the workload's service account, as
 // `kubectl annotate` would.
 func (s *Scene) Annotate(w *Workload, annotations map[string]string) {
@@ -72,7 +95,7 @@ func (s *Scene) Annotate(w *Workload, annotations map[string]string) {
 	s.Cloud.API.PutServiceAccount(w.accountObject())
 }
 
-func (w *Workload) accountUID() string { return "account-of-" + w.Pod.UID }
+func (w *Workload) accountUID() string { return fmt.Sprintf("account-%d-of-%s", w.accounts, w.Pod.UID) }
 
 func (w *Workload) accountObject() *corev1.ServiceAccount {
 	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{

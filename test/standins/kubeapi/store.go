@@ -1,6 +1,8 @@
 package kubeapi
 
 import (
+	"slices"
+	"sort"
 	"strconv"
 	"sync"
 
@@ -146,12 +148,8 @@ func (s *store) list(match selector) ([]object, uint64) {
 func (s *store) since(version uint64) ([]change, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i, c := range s.history {
-		if c.version > version {
-			return s.history[i:len(s.history):len(s.history)], s.changed
-		}
-	}
-	return nil, s.changed
+	i := sort.Search(len(s.history), func(i int) bool { return s.history[i].version > version })
+	return slices.Clip(s.history[i:]), s.changed
 }
 
 func (s *store) get(id key) object {
