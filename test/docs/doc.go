@@ -1,0 +1,2 @@
+// Package docs holds the pages of the repository to what they speak of.
+package docs
