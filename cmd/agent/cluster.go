@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"net"
 	"strings"
@@ -107,8 +108,16 @@ func (e *events) guardReduced(guard string, reason error) {
 
 // configurationRefused reports a bad new configuration; the old one stays.
 func (e *events) configurationRefused(err error) {
-	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "ConfigurationRefused", "Reload",
+	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "ConfigurationRefused", reloadOf(err),
 		"The agent's configuration was not applied, the last good one stays: %v", err)
+}
+
+// reloadOf returns an action of its own for each mistake. client-go makes
+// events of one reason and action a series, six minutes long, and sends the
+// first one's note alone: a second mistake would go by the first one's name.
+func reloadOf(err error) string {
+	sum := sha256.Sum256([]byte(err.Error()))
+	return fmt.Sprintf("Reload-%x", sum[:4])
 }
 
 // maxNote is how long an event's note may be, in bytes.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -156,5 +157,15 @@ func TestAddressOfTheAPIServer(t *testing.T) {
 		if got, err := apiServerAddress(file); err != nil || got != want {
 			t.Errorf("%s: %q, %v, want %q", server, got, err, want)
 		}
+	}
+}
+
+func TestEachMistakeHasItsEvent(t *testing.T) {
+	first, second := errors.New("line 2: no such field"), errors.New("line 3: no such value")
+	if reloadOf(first) == reloadOf(second) {
+		t.Errorf("both are %s, one series of events", reloadOf(first))
+	}
+	if again := errors.New(first.Error()); reloadOf(first) != reloadOf(again) {
+		t.Error("the same mistake twice is no series")
 	}
 }
