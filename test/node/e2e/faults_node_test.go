@@ -26,17 +26,22 @@ func refusedToken(t *testing.T, w witness) string {
 	old := inNode(t, "cat", file)
 	kubectl(t, "-n", system, "delete", "serviceaccount", "sidestep-agent")
 	kubectl(t, "apply", "-k", manifest(t, "base"))
-	// Who is connected is not asked again, nor is a token for 10 s after it was
-	// taken.
-	issued := w.newTokens(t, 11*time.Second)
-	cutOff(t, func() { w.nudge(t) })()
+	eventually(t, 30*time.Second, func() error { // one that was taken is, for 10 s more
+		if status, _ := askAPI(t, old, "GET", "application/json", "/api/v1/pods?limit=1", nil); status != 401 {
+			return fmt.Errorf("the agent's token gets %d", status)
+		}
+		return nil
+	})
+	before := unauthenticated(t)
+	cutOff(t, func() { w.nudge(t) })() // who is connected is not asked again
 	eventually(t, 60*time.Second, func() error {
-		if log := kubectl(t, "-n", system, "logs", "daemonset/sidestep-agent", "--since=30s"); !strings.Contains(log, "Unauthorized") {
-			return fmt.Errorf("the agent's log does not say that it is refused")
+		if unauthenticated(t) == before {
+			return fmt.Errorf("the API server has not refused the agent")
 		}
 		return nil
 	})
 	w.label(t, "-")
+	issued := w.newTokens(t, time.Second)
 	kubelet.kill(t)
 	kubelet.start(t)
 	eventually(t, 90*time.Second, func() error {
@@ -48,9 +53,15 @@ func refusedToken(t *testing.T, w witness) string {
 		return nil
 	})
 	label := w.reached(t, nodes)
-	w.label(t, "=true")
-	w.reached(t, witnessName)
+	w.steered(t)
 	return fmt.Sprintf("401 for it, new tokens for pods meanwhile: %d; a change made meanwhile came through %s after the kubelet wrote another", issued, label)
+}
+
+// unauthenticated returns the API server's count of requests with a token that
+// it does not take.
+func unauthenticated(t *testing.T) string {
+	t.Helper()
+	return inNode(t, "bash", "-c", "grep -c 'Unable to authenticate the request' /run/node/log/kube-apiserver.log || true")
 }
 
 func killedKubelet(t *testing.T, _ witness) string {

@@ -32,6 +32,13 @@ func (w witness) label(t *testing.T, change string) {
 	kubectl(t, "-n", w.namespace, "label", "pod", w.name, "--overwrite", labelUse+change)
 }
 
+// steered gives it back its label.
+func (w witness) steered(t *testing.T) {
+	t.Helper()
+	w.label(t, "=true")
+	w.reached(t, witnessName)
+}
+
 // annotate changes its service account's client id: "=" and an id, or "-".
 func (w witness) annotate(t *testing.T, change string) {
 	t.Helper()
