@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -73,10 +74,11 @@ func (s *Scene) Introduce(w *Workload) (err error) {
 	return writeProjected(s.Node.KubeletDir, w.Pod.UID, w.Assertion)
 }
 
-// Stop kills the pod and removes it, its volumes and its object, as the kubelet
-// does. The service account stays.
+// Stop kills the pod and removes it, its link, its volumes and its object, as
+// the kubelet and a network plugin do. The service account stays.
 func (s *Scene) Stop(w *Workload) error {
-	err := w.Pod.Stop()
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: w.Pod.NodeLink.Index}}
+	err := errors.Join(netlink.LinkDel(link), w.Pod.Stop())
 	s.Cloud.API.DeletePod(w.Namespace, w.Name)
 	return errors.Join(err, os.RemoveAll(filepath.Join(s.Node.KubeletDir, "pods", w.Pod.UID)))
 }

@@ -44,9 +44,7 @@ func (c *churner) life(ctx context.Context, n int) error {
 	w.Slot = uint32(1 + c.number*addresses + n%addresses)
 	unlabelled := n%5 == 4
 	if unlabelled {
-		// Its packets leave the pod: at the address of a namespace that a leak
-		// keeps, it would wait in vain.
-		w.Labels, w.Annotations, w.Account, w.Slot = nil, nil, "default", 0
+		w.Labels, w.Annotations, w.Account = nil, nil, "default"
 	}
 	if err := c.scene.Start(w); err != nil {
 		return err
@@ -57,12 +55,7 @@ func (c *churner) life(ctx context.Context, n int) error {
 		err = c.ask(ctx, w, n%2 == 0)
 	}
 	if err == nil && !unlabelled && n%3 != 0 {
-		if n%3 == 1 {
-			c.scene.DeleteAccount(w)
-		}
-		c.scene.Annotate(w, identity(second))
-		c.record.count(func(n *counts) *int { return &n.Identities })
-		err = c.become(ctx, w, second, first)
+		err = c.change(ctx, w, n%3 == 1, second)
 	}
 	if err == nil {
 		err = c.part(ctx, w)
@@ -72,6 +65,18 @@ func (c *churner) life(ctx context.Context, n int) error {
 		c.scene.Cloud.API.DeleteServiceAccount(w.Namespace, w.Account)
 	}
 	return err
+}
+
+// change gives the pod's service account another identity, or the pod another
+// service account of the same name with it.
+func (c *churner) change(ctx context.Context, w *scene.Workload, account bool, to string) error {
+	former := whose(w)
+	if account {
+		c.scene.DeleteAccount(w)
+	}
+	c.scene.Annotate(w, identity(to))
+	c.record.count(func(n *counts) *int { return &n.Identities })
+	return c.become(ctx, w, to, former)
 }
 
 // become waits until the pod gets the client's tokens. Those of the former one

@@ -16,6 +16,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/test/scene"
@@ -184,16 +186,18 @@ func countEntries(path string) (n int64, err error) {
 	return n, entries.Err()
 }
 
-// countNamespaces counts the node's ends of pods' links: a namespace has its
-// own as long as anything, a forgotten socket too, keeps it alive.
+// countNamespaces counts the ids that the node's namespace has for others: one
+// that a link ever led to keeps its own as long as anything, a forgotten socket
+// too, keeps it alive.
 func (f figures) countNamespaces() error {
-	links, err := netlink.LinkList()
-	for _, l := range links {
-		if l.Type() == "veth" {
-			f[namespaces]++
-		}
+	req := nl.NewNetlinkRequest(unix.RTM_GETNSID, unix.NLM_F_DUMP)
+	req.AddData(nl.NewRtGenMsg())
+	all, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNSID)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // by one that ends: looked at again
+		return fmt.Errorf("list the namespaces' ids: %w", err)
 	}
-	return err
+	f[namespaces] = int64(len(all))
+	return nil
 }
 
 func (f figures) countCgroups(kubepods string) error {

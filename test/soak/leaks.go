@@ -21,6 +21,11 @@ var leaks = []leak{
 		Old:  "\tdefer func() { _ = unix.Close(fd) }()\n\tref, err := t.resolve(id, fd)",
 		New:  "\tref, err := t.resolve(id, fd)",
 	}}},
+	{"the watch of a cgroup that ended goes on", watches, []overlay.Edit{{
+		File: "pkg/cgroups/inotify.go",
+		Old:  "\t_ = w.inotify.Remove(dir)\n",
+		New:  "",
+	}}},
 	{"the listener of a pod that ended stays open", namespaces, []overlay.Edit{{
 		File: "pkg/delivery/pod.go",
 		Old:  "\tl.Close()\n\tdelete(r.listeners, uid)",

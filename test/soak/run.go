@@ -80,7 +80,7 @@ type run struct {
 // stir has everything happen at the same time. With restarts the agent is
 // replaced in the first two thirds of the time.
 func (r *run) stir(ctx context.Context, lasts time.Duration, restarts bool) error {
-	end, err := traffic(r.standing, r.rate, &r.record)
+	end, err := traffic(r.scene.Home, r.standing, r.rate, &r.record)
 	if err != nil {
 		return err
 	}

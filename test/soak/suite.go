@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sidestep-agent/sidestep/test/lab"
 	"github.com/sidestep-agent/sidestep/test/overlay"
 )
 
@@ -31,6 +32,9 @@ const (
 
 // suite makes the run, and beside it one for each leak.
 func suite(ctx context.Context, o options) error {
+	if err := lab.Possible(); err != nil {
+		return err
+	}
 	dir, err := os.MkdirTemp("", "sidestep-soak-")
 	if err != nil {
 		return err
