@@ -35,14 +35,19 @@ func TestTokenRequest(t *testing.T) {
 	web := pod{namespace: teamA, name: "no-webhook", account: "app-one", labelled: true}
 	other := pod{namespace: teamA, name: "of-nobody", account: "nobody"}
 	start(t, web, other)
-	// For a resource of its own: the account's token for the vault may be cached.
-	got := web.get(t, tokenPath+url.QueryEscape("https://graph.microsoft.com"))
+	// For a resource of its own: the account's token for the vault may be cached,
+	// and one agent hands it to the next.
+	own := tokenPath + url.QueryEscape("https://graph.microsoft.com")
+	got := web.get(t, own)
 	if got.Status != 400 || !strings.Contains(got.Body, "the pod has no projected service account token") {
 		t.Errorf("without the overlay: %+v", got)
 	}
 	installTokenRequest(t)
 	asked := sinceNow[entra.Entry](t, "entra")
 	web.becomes(t, "app-one")
+	if got := web.get(t, own).whose(); got != "app-one" {
+		t.Errorf("for a resource of its own: %q, want app-one", got)
+	}
 	if got := useVault(t, teamA, web.name); got.Vault != "ok" {
 		t.Errorf("the vault: %+v", got)
 	}
