@@ -39,14 +39,18 @@ type Agent struct {
 	started  time.Time
 }
 
-// newAgent writes the first configuration; nothing runs yet.
-func newAgent(path, dir string) (*Agent, error) {
+// newAgent writes the first configuration, which lets pods without a label pass
+// if text is empty; nothing runs yet.
+func newAgent(path, dir, text string) (*Agent, error) {
 	a := &Agent{
 		path: path, instance: "agent", config: filepath.Join(dir, "config", "config.yaml"),
 		stateDir: filepath.Join(dir, "state"), ended: make(chan struct{}),
 	}
 	if err := os.Mkdir(filepath.Dir(a.config), 0o755); err != nil {
 		return nil, err
+	}
+	if text != "" {
+		return a, a.WriteConfig(text)
 	}
 	return a, a.Configure(config.UnlabeledPass)
 }

@@ -51,7 +51,7 @@ type Cloud struct {
 	Federation federation.File
 	API        *kubeapi.Server
 	Entra      *entra.Server
-	Logs       struct{ Entra, IMDS, Vault Record }
+	Logs       struct{ API, Entra, IMDS, Vault Record }
 
 	authority *pki.Authority
 	secure    *tls.Config
@@ -100,7 +100,9 @@ func (c *Cloud) handlers(o Options) (map[string]http.Handler, error) {
 	trusting := &http.Client{Transport: &http.Transport{
 		TLSClientConfig: &tls.Config{RootCAs: c.authority.Pool(), MinVersion: tls.VersionTLS12},
 	}}
-	c.API, err = kubeapi.New(kubeapi.Options{Issuer: IssuerURL, Key: clusterKey, Token: apiToken})
+	c.API, err = kubeapi.New(kubeapi.Options{
+		Issuer: IssuerURL, Key: clusterKey, Token: apiToken, Log: &c.Logs.API,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,7 @@ type Options struct {
 	Agent      string // path of the agent's program
 	LogLevel   string // of the agent; empty: its default
 	Guard      string // likewise
+	Config     string // text of its configuration file; empty: unlabelled pods pass
 	Federation federation.File
 	// RefreshIn is when Entra wants its tokens replaced; 0: it does not say.
 	RefreshIn time.Duration
@@ -54,8 +56,9 @@ type Scene struct {
 	CA    string // path of the stand-ins' CA certificate
 	Home  string // the clients' home directory, empty at first
 
-	options Options
-	agents  int // started so far
+	options   Options
+	agents    int          // started so far
+	announced atomic.Int64 // pods so far
 }
 
 // Open makes the node, the stand-ins and the workloads, starts the agent and
@@ -108,7 +111,7 @@ func (s *Scene) startAgent(ctx context.Context) error {
 	if err := os.WriteFile(s.kubeconfig(), s.Cloud.kubeconfig(), 0o600); err != nil {
 		return err
 	}
-	a, err := newAgent(s.options.Agent, runDir)
+	a, err := newAgent(s.options.Agent, runDir, s.options.Config)
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ const (
 type Workload struct {
 	Namespace, Name string
 	Account         string // its service account
+	AccountUID      string // other workloads may have the same; empty: none has
 	Labels          map[string]string
 	Annotations     map[string]string // the service account's
 	Federated       bool              // it has the volume with a token for Entra
@@ -44,16 +45,29 @@ type Workload struct {
 	Pod       *lab.Pod
 	Assertion string // the token in the volume; empty: it has none
 
-	accounts int // service accounts that were deleted under the pod
+	uid      string // the pod's, once the API stand-in has it
+	accounts int    // service accounts that were deleted under the pod
 }
 
 // String returns namespace and name.
 func (w *Workload) String() string { return w.Namespace + "/" + w.Name }
 
-// Start starts the pod and tells the API stand-in of it and of its service
-// account.
+// Announce tells the API stand-in of the service account, and that the pod is
+// bound to the node, where it does not run yet.
+func (s *Scene) Announce(w *Workload) {
+	w.Pod, w.uid = nil, fmt.Sprintf("00000000-0000-4000-a000-%012x", s.announced.Add(1))
+	s.Cloud.API.PutServiceAccount(w.accountObject())
+	s.Cloud.API.PutPod(w.podObject())
+}
+
+// Start starts the pod and tells the API stand-in that it runs, and of its
+// service account if it was not announced. A workload that was started before
+// gets another pod.
 func (s *Scene) Start(w *Workload) (err error) {
-	if w.Pod, err = s.Node.StartPod(lab.PodOptions{Slot: w.Slot}); err != nil {
+	if w.Pod != nil {
+		w.uid = ""
+	}
+	if w.Pod, err = s.Node.StartPod(lab.PodOptions{UID: w.uid, Slot: w.Slot}); err != nil {
 		return err
 	}
 	return s.Introduce(w)
@@ -61,17 +75,20 @@ func (s *Scene) Start(w *Workload) (err error) {
 
 // Introduce tells the API stand-in of a workload whose pod runs.
 func (s *Scene) Introduce(w *Workload) (err error) {
-	s.Cloud.API.PutServiceAccount(w.accountObject())
+	if w.uid != w.Pod.UID { // not announced
+		w.uid = w.Pod.UID
+		s.Cloud.API.PutServiceAccount(w.accountObject())
+	}
 	s.Cloud.API.PutPod(w.podObject())
 	if !w.Federated {
 		return nil
 	}
 	w.Assertion, err = s.Cloud.API.SignServiceAccountToken(w.Namespace, w.Account, w.accountUID(),
-		w.Name, w.Pod.UID, federation.DefaultAudience, tokenTTL)
+		w.Name, w.uid, federation.DefaultAudience, tokenTTL)
 	if err != nil {
 		return err
 	}
-	return writeProjected(s.Node.KubeletDir, w.Pod.UID, w.Assertion)
+	return writeProjected(s.Node.KubeletDir, w.uid, w.Assertion)
 }
 
 // Stop kills the pod and removes it, its link, its volumes and its object, as
@@ -87,6 +104,7 @@ func (s *Scene) Stop(w *Workload) error {
 // of the same name.
 func (s *Scene) DeleteAccount(w *Workload) {
 	s.Cloud.API.DeleteServiceAccount(w.Namespace, w.Account)
+	w.AccountUID = ""
 	w.accounts++
 }
 
@@ -97,7 +115,12 @@ func (s *Scene) Annotate(w *Workload, annotations map[string]string) {
 	s.Cloud.API.PutServiceAccount(w.accountObject())
 }
 
-func (w *Workload) accountUID() string { return fmt.Sprintf("account-%d-of-%s", w.accounts, w.Pod.UID) }
+func (w *Workload) accountUID() string {
+	if w.AccountUID != "" {
+		return w.AccountUID
+	}
+	return fmt.Sprintf("account-%d-of-%s", w.accounts, w.uid)
+}
 
 func (w *Workload) accountObject() *corev1.ServiceAccount {
 	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{
@@ -108,18 +131,21 @@ func (w *Workload) accountObject() *corev1.ServiceAccount {
 func (w *Workload) podObject() *corev1.Pod {
 	o := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: w.Namespace, Name: w.Name, UID: types.UID(w.Pod.UID), Labels: w.Labels,
+			Namespace: w.Namespace, Name: w.Name, UID: types.UID(w.uid), Labels: w.Labels,
 		},
 		Spec: corev1.PodSpec{
 			NodeName: nodeName, ServiceAccountName: w.Account,
 			Containers: []corev1.Container{{Name: "app", Image: "app"}},
 		},
-		Status: corev1.PodStatus{
+		Status: corev1.PodStatus{Phase: corev1.PodPending},
+	}
+	if w.Pod != nil {
+		o.Status = corev1.PodStatus{
 			Phase: corev1.PodRunning,
 			ContainerStatuses: []corev1.ContainerStatus{{
 				Name: "app", ContainerID: "containerd://" + w.Pod.ContainerID,
 			}},
-		},
+		}
 	}
 	if w.Federated {
 		o.Spec.Volumes = []corev1.Volume{projectedVolume()}
