@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+// The generated part of the document stands between these lines.
+const (
+	begin = "<!-- generated: make bench-docs -->\n"
+	end   = "<!-- end of what is generated -->\n"
+)
+
+// writeInto writes the generated part of the document anew.
+func (r report) writeInto(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(text), begin)
+	_, after, ended := strings.Cut(rest, end)
+	if !ok || !ended {
+		return errors.New(path + " has no generated part")
+	}
+	return os.WriteFile(path, []byte(before+begin+r.markdown()+end+after), 0o644)
+}
+
+func (r report) markdown() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %d × %s, Linux %s, load %s before, %.0f s.\n\n", r.day(), r.CPUs, r.CPU, r.Kernel, r.Load, r.Seconds)
+	b.WriteString("| figure | measured | baseline | ratio | minimal program | target | result |\n|---|---|---|---|---|---|---|\n")
+	for _, row := range r.Rows {
+		minimal := row.MinimalIs
+		if row.Minimal != nil {
+			minimal = row.Minimal.String() + " " + minimal
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n",
+			row.Figure, row.Measured, row.Baseline, row.Ratio, orDash(minimal), row.Target, row.Result)
+	}
+	b.WriteString("\n| program | instructions | verifier walked | machine code |\n|---|---|---|---|\n")
+	for _, p := range r.Instructions {
+		fmt.Fprintf(&b, "| `%s` | %d | %d | %d bytes |\n", p.Program, p.Loaded, p.Verified, p.Machine)
+	}
+	b.WriteString("\n")
+	for _, note := range r.Notes {
+		fmt.Fprintf(&b, "- %s\n", note)
+	}
+	return b.String()
+}
+
+func (r report) day() string {
+	at, err := time.Parse(time.RFC3339, r.At)
+	if err != nil {
+		return r.At
+	}
+	return at.Format(time.DateOnly)
+}
+
+// String returns the median with the bounds of its confidence.
+func (r *ratio) String() string {
+	if r == nil {
+		return "–"
+	}
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", r.Median, r.Low, r.High)
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "–"
+	}
+	return s
+}
