@@ -15,6 +15,25 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
+// startPod starts a process in a network namespace of its own and returns its
+// id.
+func startPod(t *testing.T) int {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: a network namespace")
+	}
+	pod := exec.Command("sleep", "infinity")
+	pod.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	if err := pod.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = pod.Process.Kill()
+		_ = pod.Wait()
+	})
+	return pod.Process.Pid
+}
+
 // withoutDescriptors runs fn while this process can open no file.
 func withoutDescriptors(t *testing.T, fn func()) {
 	t.Helper()
@@ -36,30 +55,19 @@ func withoutDescriptors(t *testing.T, fn func()) {
 // That a pod cannot be looked at, for want of descriptors, takes neither its
 // listener nor the guard of its link away, and is not tried all the time.
 func TestWhatIsThereStaysWithoutDescriptors(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: a network namespace")
-	}
-	pod := exec.Command("sleep", "infinity")
-	pod.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
-	if err := pod.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = pod.Process.Kill()
-		_ = pod.Wait()
-	}()
-	k, n := newKernel(), &node{pids: map[string][]int{"one": {pod.Process.Pid}}}
+	pod := startPod(t)
+	k, n := newKernel(), &node{pids: map[string][]int{"one": {pod}}}
 	n.run(1, workload.Pod{UID: "one", Decision: steer})
 	r := newReconciler(t, k, n, func(o *Options) { o.GuardLinks = true })
 	r.reconcile(true)
 	// Its links cannot be known here, where it has none.
 	const link = 7
-	r.links["one"] = podLinks{inode: r.listeners["one"].inode, ifindexes: []int{link}}
-	k.guarded[link], r.guarded[link] = 1, 1
+	r.guard.links["one"] = podLinks{inode: r.listeners["one"].inode, ifindexes: []int{link}}
+	k.guarded[link], r.guard.guarded[link] = 1, 1
 	before := k.verdicts[1]
 	withoutDescriptors(t, func() {
-		if retry := r.reconcile(true); retry {
-			t.Error("it is tried again at once")
+		if soon := max(r.reconcile(true), r.guard.look()); soon != 0 {
+			t.Errorf("it is tried again in %s, want with the next thorough look", soon)
 		}
 	})
 	if k.verdicts[1] != before || before.Port == 0 || len(r.Listeners()) != 1 {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -16,6 +18,7 @@ type kernel struct {
 	tagged   int
 	full     bool // no verdict can be written
 	behind   bool // no link can be guarded
+	gone     int  // this link is not there
 }
 
 func newKernel() *kernel {
@@ -31,6 +34,9 @@ func (k *kernel) SetVerdict(id uint64, e workload.Entry) error {
 }
 
 func (k *kernel) GuardLink(ifindex int, podCgroupID uint64) error {
+	if ifindex == k.gone {
+		return unix.ENODEV
+	}
 	if k.behind {
 		return errors.New("another program runs first")
 	}
@@ -69,13 +75,19 @@ type node struct {
 	pods    []workload.Pod
 	cgroups []workload.PodCgroup
 	pids    map[string][]int // by cgroup path
+	looked  map[string]int   // how often for pids
 }
 
 func (n *node) Pods() []workload.Pod                 { return n.pods }
 func (n *node) Snapshot() []workload.PodCgroup       { return n.cgroups }
 func (n *node) Subscribe() (<-chan struct{}, func()) { return make(chan struct{}), func() {} }
 
-func (n *node) Processes(path string) ([]int, error) { return n.pids[path], nil }
+func (n *node) Processes(path string) ([]int, error) {
+	if n.looked != nil {
+		n.looked[path]++
+	}
+	return n.pids[path], nil
+}
 
 // run adds a pod that runs, with the cgroup id.
 func (n *node) run(id uint64, p workload.Pod) {

@@ -9,34 +9,27 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-const (
-	// retryInterval is how soon a pod whose namespace is not there yet is
-	// looked at again: the runtime takes 10–20 ms to enter it.
-	retryInterval = 5 * time.Millisecond
-	// retryLimit ends the quick retries of one pod; then checkInterval holds.
-	retryLimit = 10 * time.Second
-	// checkInterval is how often every pod's namespace is compared with that
-	// of its listener, in case an event was missed.
-	checkInterval = 5 * time.Second
-)
+// checkInterval is how often every pod's namespace is compared with that of its
+// listener, in case an event was missed.
+const checkInterval = 5 * time.Second
 
 // Reconciler keeps listeners, verdicts and guarded links as the rules and the
 // running pods want them.
 type Reconciler struct {
 	Options
+	node      *namespace
 	sandboxes sandboxFinder
 	listeners map[string]*podListener    // by pod UID
 	inForce   map[uint64]*workload.Entry // as last written; nil: by an earlier agent
-	links     map[string]podLinks        // of guarded pods, by pod UID
-	guarded   map[int]uint64             // cgroup ids by link; 0: by an earlier agent
-	waiting   map[string]time.Time       // pods that something is missing of, since when
+	waiting   waits                      // pods that something is missing of
+	last      *round                     // the last look at all pods
+	guard     *guard
 	poke      chan struct{}
 	passed    chan struct{}
 	ready     chan struct{}
 
-	mu        sync.Mutex
-	ports     map[string]uint16 // what Listeners returns
-	unguarded map[string]error  // what Unguarded returns
+	mu    sync.Mutex
+	ports map[string]uint16 // what Listeners returns
 }
 
 // NewReconciler returns a Reconciler for the network namespace it is called
@@ -46,21 +39,20 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the node's network namespace: %w", err)
 	}
-	defer node.close()
-	return &Reconciler{
+	r := &Reconciler{
 		Options:   o,
+		node:      node,
 		sandboxes: sandboxFinder{proc: o.Proc, cgroups: o.Cgroups, nodeInode: node.inode},
 		listeners: make(map[string]*podListener),
 		inForce:   make(map[uint64]*workload.Entry),
-		links:     make(map[string]podLinks),
-		guarded:   make(map[int]uint64),
-		waiting:   make(map[string]time.Time),
+		waiting:   make(waits),
 		poke:      make(chan struct{}, 1),
 		passed:    make(chan struct{}),
 		ready:     make(chan struct{}),
 		ports:     make(map[string]uint16),
-		unguarded: make(map[string]error),
-	}, nil
+	}
+	r.guard = newGuard(&r.Options, &r.sandboxes, node)
+	return r, nil
 }
 
 // Passed is closed after the first pass over all pods: from then on the
@@ -103,26 +95,35 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer cancelCgroups()
 	check := time.NewTicker(checkInterval)
 	defer check.Stop()
-	thorough := true
+	guarding, stop := context.WithCancel(ctx)
+	guarded := make(chan struct{})
+	go func() { defer close(guarded); r.guard.run(guarding) }()
+	defer func() { stop(); <-guarded }() // whoever comes next writes the same maps
+	soon := r.reconcile(true)
 	for {
-		retry := r.reconcile(thorough)
-		thorough = false
-		var again <-chan time.Time
-		if retry {
-			again = time.After(retryInterval)
-		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-after(soon):
+			soon = r.lookAgain()
 		case <-pods:
+			soon = r.reconcile(false)
 		case <-cgroups:
+			soon = r.reconcile(false)
 		case <-r.poke:
-			thorough = true
+			soon = r.reconcile(true)
 		case <-check.C:
-			thorough = true
-		case <-again:
+			soon = r.reconcile(true)
 		}
 	}
+}
+
+// after is time.After but for 0, which never comes.
+func after(d time.Duration) <-chan time.Time {
+	if d == 0 {
+		return nil
+	}
+	return time.After(d)
 }
 
 // adopt takes over what an earlier agent left in force, so that what belongs
@@ -140,25 +141,26 @@ func (r *Reconciler) adopt() error {
 		return err
 	}
 	for _, ifindex := range guarded {
-		r.guarded[ifindex] = 0
+		r.guard.guarded[ifindex] = 0
 	}
 	return nil
 }
 
-// write brings the kernel's verdicts from those in force to those wanted.
-func (r *Reconciler) write(want map[uint64]workload.Entry) (complete bool) {
-	complete = true
-	for id, w := range want {
-		if now := r.inForce[id]; now != nil && *now == w {
-			continue
-		}
-		if err := r.Kernel.SetVerdict(id, w); err != nil {
-			r.Log.Error("cannot set a verdict; the pod is held", "cgroup_id", id, "err", err)
-			complete = false
-			continue
-		}
-		r.inForce[id] = &w
+// set puts an entry in force unless it is.
+func (r *Reconciler) set(id uint64, want workload.Entry) error {
+	if now := r.inForce[id]; now != nil && *now == want {
+		return nil
 	}
+	if err := r.Kernel.SetVerdict(id, want); err != nil {
+		r.Log.Error("cannot set a verdict; the pod is held", "cgroup_id", id, "err", err)
+		return err
+	}
+	r.inForce[id] = &want
+	return nil
+}
+
+// drop takes away the verdicts that are not wanted.
+func (r *Reconciler) drop(want map[uint64]workload.Entry) {
 	for id := range r.inForce {
 		if _, ok := want[id]; ok {
 			continue
@@ -169,7 +171,6 @@ func (r *Reconciler) write(want map[uint64]workload.Entry) (complete bool) {
 		}
 		delete(r.inForce, id)
 	}
-	return complete
 }
 
 // closeOnce is called by the reconciling goroutine alone.

@@ -84,8 +84,8 @@ func TestSteeredPodWithoutNamespaceIsUnknown(t *testing.T) {
 	// The runtime is seen first, still in the node's namespace: this one.
 	n.pids["starting"] = []int{os.Getpid()}
 	r := newReconciler(t, k, n, nil)
-	if retry := r.reconcile(true); !retry {
-		t.Error("it is not looked at again soon")
+	if soon := r.reconcile(true); soon <= 0 || soon > shortestWait {
+		t.Errorf("it is looked at again in %s, want at most %s", soon, shortestWait)
 	}
 	wantVerdicts(t, k, map[uint64]workload.Entry{1: {Verdict: workload.Unknown}})
 	if k.tagged != 0 {

@@ -13,26 +13,23 @@ type round struct {
 	*Reconciler
 	thorough bool
 	pods     map[string]workload.Pod // by UID
+	cgroups  []workload.PodCgroup
 	want     map[uint64]workload.Entry
-	guards   map[int]uint64 // links to be guarded: cgroup ids of their pods
-	table    linkTable
-	unsure   bool // some pod's links could not be looked for: no guard is taken away
-	complete bool // every steered pod has its listener
-	retry    bool // some pod should be looked at again soon
+	lacking  map[string]bool // steered pods without a listener, and pods without a verdict
 }
 
-// reconcile makes one pass over all pods. It reports whether some pod should
-// be looked at again soon.
-func (r *Reconciler) reconcile(thorough bool) (retry bool) {
+// reconcile makes one pass over all pods. It returns how soon to lookAgain; 0:
+// nothing is waited for.
+func (r *Reconciler) reconcile(thorough bool) (soon time.Duration) {
 	now := &round{
-		Reconciler: r, thorough: thorough, pods: make(map[string]workload.Pod),
-		want: make(map[uint64]workload.Entry), guards: make(map[int]uint64), complete: true,
+		Reconciler: r, thorough: thorough, pods: make(map[string]workload.Pod), cgroups: r.Cgroups.Snapshot(),
+		want: make(map[uint64]workload.Entry), lacking: make(map[string]bool),
 	}
 	for _, pod := range r.Pods.Pods() {
 		now.pods[pod.UID] = pod
 	}
 	running := make(map[string]bool)
-	for _, cg := range r.Cgroups.Snapshot() {
+	for _, cg := range now.cgroups {
 		running[cg.UID] = true
 		if cg.CgroupID != r.Self {
 			now.visit(cg)
@@ -40,15 +37,53 @@ func (r *Reconciler) reconcile(thorough bool) (retry bool) {
 	}
 	if r.Self != 0 {
 		now.want[r.Self] = OwnEntry()
+		if err := r.set(r.Self, OwnEntry()); err != nil {
+			now.lacking[""] = true
+		}
 	}
 	r.forget(running)
-	now.complete = r.write(now.want) && now.complete
-	now.writeLinks()
+	r.drop(now.want)
+	r.guard.want(now.toGuard(), thorough)
 	closeOnce(r.passed)
-	if now.complete {
+	r.last = now
+	return now.end()
+}
+
+// lookAgain looks at the pods that something is missing of and nothing else
+// has changed of, as often as it is time to.
+func (r *Reconciler) lookAgain() (soon time.Duration) {
+	now := r.last
+	now.thorough = false
+	for _, cg := range now.cgroups {
+		if r.waiting[cg.UID] != nil && r.waiting.due(cg) {
+			now.visit(cg)
+		}
+	}
+	return now.end()
+}
+
+// end says whether all is in force, and returns how soon to look again.
+func (r *round) end() (soon time.Duration) {
+	if len(r.lacking) == 0 {
 		closeOnce(r.ready)
 	}
-	return now.retry
+	return r.waiting.soon()
+}
+
+// toGuard returns the pods whose links are to be guarded: those that may not
+// send everything, and those that nothing is known of.
+func (r *round) toGuard() (all []workload.PodCgroup) {
+	if !r.GuardLinks {
+		return nil
+	}
+	for _, cg := range r.cgroups {
+		e := r.want[cg.CgroupID]
+		passes := e.Verdict == workload.Pass && !e.DenyWireServer
+		if !passes && !r.pods[cg.UID].HostNetwork {
+			all = append(all, cg)
+		}
+	}
+	return all
 }
 
 // OwnEntry returns what must be in force for the agent's own pod before the
@@ -59,37 +94,47 @@ func OwnEntry() workload.Entry { return workload.Entry{Verdict: workload.Pass, A
 func (r *round) visit(cg workload.PodCgroup) {
 	box := &sandbox{finder: &r.sandboxes, cgroup: cg.Path}
 	defer box.close()
+	delete(r.lacking, cg.UID)
 	pod, known := r.pods[cg.UID]
 	if !known {
 		// No verdict: the kernel side calls it unknown.
+		delete(r.waiting, cg.UID)
 		r.closeListener(cg.UID)
-		_ = r.guard(cg, workload.Entry{}, box) // seen again with the next event
 		return
 	}
 	at, err := r.deliver(pod, cg, box)
-	if err != nil {
-		r.complete = r.complete && errors.Is(err, errNoSandbox)
+	if err != nil && !errors.Is(err, errNoSandbox) {
+		r.lacking[cg.UID] = true
 	}
-	r.decide(pod, cg, at)
-	if !pod.HostNetwork {
-		err = errors.Join(err, r.guard(cg, r.want[cg.CgroupID], box))
+	// At once, and not when all pods have been seen to.
+	if set := r.decide(pod, cg, at); set != nil {
+		r.lacking[cg.UID] = true
+		err = errors.Join(err, set)
 	}
-	r.settle(pod, err)
+	if r.waiting.settle(cg, err) && !errors.Is(err, errNoSandbox) {
+		r.Log.Warn("a pod is not served as it should be", "namespace", pod.Namespace, "pod", pod.Name, "err", err)
+	}
 }
 
-// decide adds the entries of one pod: its own, and those of containers that
-// differ.
-func (r *round) decide(pod workload.Pod, cg workload.PodCgroup, at workload.Entry) {
+// decide puts the entries of one pod in force: its own, and those of containers
+// that differ.
+func (r *round) decide(pod workload.Pod, cg workload.PodCgroup, at workload.Entry) error {
 	own := resolve(pod.Decision, at)
 	for _, d := range pod.Containers {
 		own.Shared = own.Shared || d.Verdict == workload.Pass
 	}
-	r.want[cg.CgroupID] = own
+	err := r.put(cg.CgroupID, own)
 	for _, c := range cg.Containers {
 		if d, ok := pod.Containers[c.ContainerID]; ok {
-			r.want[c.CgroupID] = resolve(d, at)
+			err = errors.Join(err, r.put(c.CgroupID, resolve(d, at)))
 		}
 	}
+	return err
+}
+
+func (r *round) put(id uint64, e workload.Entry) error {
+	r.want[id] = e
+	return r.set(id, e)
 }
 
 // resolve turns a rule's decision into a kernel's entry. at is where the pod
@@ -103,27 +148,6 @@ func resolve(d workload.Decision, at workload.Entry) workload.Entry {
 	return e
 }
 
-// settle keeps count of how long something has been missing of the pod, and
-// has it looked at again soon for a while.
-func (r *round) settle(pod workload.Pod, err error) {
-	if err == nil {
-		delete(r.waiting, pod.UID)
-		return
-	}
-	since, waiting := r.waiting[pod.UID]
-	if !waiting {
-		since = time.Now()
-		r.waiting[pod.UID] = since
-	}
-	if !waiting && !errors.Is(err, errNoSandbox) {
-		r.Log.Warn("a pod is not served as it should be", "namespace", pod.Namespace, "pod", pod.Name,
-			"err", err)
-	}
-	if time.Since(since) < retryLimit && !workload.Exhausted(err) {
-		r.retry = true
-	}
-}
-
 // forget drops what is kept of pods that no longer run.
 func (r *Reconciler) forget(running map[string]bool) {
 	for uid := range r.listeners {
@@ -131,22 +155,14 @@ func (r *Reconciler) forget(running map[string]bool) {
 			r.closeListener(uid)
 		}
 	}
-	for uid := range r.waiting {
-		if !running[uid] {
-			delete(r.waiting, uid)
-		}
-	}
-	for uid := range r.links {
-		if !running[uid] {
-			r.forgetLinks(uid)
-		}
-	}
+	r.waiting.forget(running)
 }
 
-// Close closes the listeners; the Reconciler must not run. Verdicts and guards
-// stay: where no agent has the listeners open, steered pods are refused.
+// Close closes the listeners; the Reconciler must not run again. Verdicts and
+// guards stay: where no agent has the listeners open, steered pods are refused.
 func (r *Reconciler) Close() {
 	for uid := range r.listeners {
 		r.closeListener(uid)
 	}
+	r.node.close()
 }

@@ -37,8 +37,8 @@ var leaks = []leak{
 		New:  "if err := error(nil); err != nil {",
 	}}},
 	{"the guard of a link that ended stays pinned", pins, []overlay.Edit{{
-		File: "pkg/delivery/links.go",
-		Old:  "if err := r.Kernel.UnguardLink(ifindex); err != nil {",
+		File: "pkg/delivery/guard.go",
+		Old:  "if err := g.Kernel.UnguardLink(ifindex); err != nil {",
 		New:  "if err := error(nil); err != nil {",
 	}}},
 	{"the tokens of a service account that went stay", cachedTokens, []overlay.Edit{{
