@@ -11,14 +11,20 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 )
 
 func main() {
-	agent := flag.String("agent", "", "path of the agent's program")
+	agent := flag.String("agent", "out/agent", "path of the agent's program")
 	quick := flag.Bool("quick", false, "only what is quick, in the lab")
 	flag.Parse()
+	path, err := filepath.Abs(*agent) // the tests run in their own directories
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "faults:", err)
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx, newTable(os.Stdout, *quick), suites(*agent, *quick))
+	err = run(ctx, newTable(os.Stdout, *quick), suites(path, *quick))
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "faults:", err)
