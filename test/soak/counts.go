@@ -93,6 +93,13 @@ func (r *record) count(n func(*counts) *int) {
 	*n(&r.counts)++
 }
 
+// pods returns how many have come and gone.
+func (r *record) pods() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.counts.Pods
+}
+
 // during notes that a span lasts while do runs.
 func (r *record) during(s *spans, do func() error) error {
 	r.mu.Lock()

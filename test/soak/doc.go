@@ -13,9 +13,10 @@
 // What is compared with what: the baseline is of an agent that took over from
 // another, went through a short stretch of the same churn, and has rested. The
 // agent at the end took over too, and is not replaced in the last third of the
-// run, so that it has itself lived through churn: a successor starts with
-// nothing, and would hide every leak but those in the kernel. Both have rested
-// for longer than the agent keeps anything of what is gone (settle).
+// run, and until it has itself seen three times as many pods come and go: a
+// successor starts with nothing, and would hide every leak but those in the
+// kernel. Both have rested for longer than the agent keeps anything of what is
+// gone (settle).
 //
 // Clients that an agent's death breaks off are counted apart, as refused while
 // no agent ran: between the last word that a connection brought and the

@@ -18,6 +18,11 @@ import (
 const (
 	// warmUp is the short stretch of churn before the baseline.
 	warmUp = 10 * time.Second
+	// outlive is how many times the pods of the warm-up the last agent sees come
+	// and go: what leaks must show above what leaked before the baseline. On a
+	// busy machine that takes longer than was asked for, by extraTime at most.
+	outlive   = 3
+	extraTime = 10 * time.Minute
 	// settle is longer than the agent keeps anything of what is gone: tokens
 	// of a service account that no pod uses for two minutes, looked at every
 	// half; watches and the kernel's counters for one; idle connections to
@@ -47,7 +52,7 @@ func soak(ctx context.Context, o options, progress io.Writer) (_ result, err err
 		return result{}, err
 	}
 	say("an agent has taken over; %s of churn, then it rests for %s", warmUp, settle)
-	if err := run.stir(ctx, warmUp, false); err != nil {
+	if err := run.stir(ctx, warmUp, 1, false); err != nil {
 		return result{}, err
 	}
 	if !pause(ctx, settle) {
@@ -58,7 +63,7 @@ func soak(ctx context.Context, o options, progress io.Writer) (_ result, err err
 		return result{}, err
 	}
 	say("the baseline is taken; %s of churn", o.duration)
-	if err := run.stir(ctx, o.duration, true); err != nil {
+	if err := run.stir(ctx, o.duration, outlive*run.record.pods(), true); err != nil {
 		return result{}, err
 	}
 	say("churn and load have ended; the agent has %s to let go", drainLimit)
@@ -77,32 +82,56 @@ type run struct {
 	record   record
 }
 
-// stir has everything happen at the same time. With restarts the agent is
-// replaced in the first two thirds of the time.
-func (r *run) stir(ctx context.Context, lasts time.Duration, restarts bool) error {
+// stir has everything happen at the same time. In the first two thirds of the
+// time the agent is replaced, with restarts; after that so many pods come and go
+// at the least.
+func (r *run) stir(ctx context.Context, lasts time.Duration, pods int, restarts bool) error {
 	end, err := traffic(r.scene.Home, r.standing, r.rate, &r.record)
 	if err != nil {
 		return err
 	}
 	up := &upheaval{scene: r.scene, standing: r.standing, record: &r.record, configure: r.scene.Agent.WriteConfig}
 	longest := lasts / 10 // of a fault, so that there are several
-	ctx, cancel := context.WithTimeout(ctx, lasts)
-	defer cancel()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return up.breakEntra(ctx, longest) })
 	group.Go(func() error { return up.reload(ctx) })
-	if restarts {
-		group.Go(func() error {
+	group.Go(func() error {
+		defer stop()
+		timer := time.After(lasts)
+		if restarts {
 			ctx, cancel := context.WithTimeout(ctx, lasts*2/3)
 			defer cancel()
-			return up.restart(ctx)
-		})
-	}
+			if err := up.restart(ctx); err != nil {
+				return err
+			}
+		}
+		return r.outlast(ctx, timer, r.record.pods()+pods)
+	})
 	for n := range churners {
 		c := churner{scene: r.scene, record: &r.record, number: n}
 		group.Go(func() error { return c.run(ctx) })
 	}
 	return errors.Join(group.Wait(), end())
+}
+
+// outlast waits for the timer, and until so many pods have come and gone.
+func (r *run) outlast(ctx context.Context, timer <-chan time.Time, pods int) error {
+	select {
+	case <-timer:
+	case <-ctx.Done():
+		return nil // another part of the run tells why
+	}
+	for deadline := time.Now().Add(extraTime); r.record.pods() < pods; {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d pods have come and gone, want %d: the machine is too busy", r.record.pods(), pods)
+		}
+		if !pause(ctx, time.Second) {
+			return nil
+		}
+	}
+	return nil
 }
 
 // drain waits until all is as it was, or the time for it is over, and returns

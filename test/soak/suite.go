@@ -21,8 +21,7 @@ import (
 )
 
 const (
-	// Of a build with a leak; its last agent lives through three times as much
-	// as the one of the baseline.
+	// Of a build with a leak.
 	leakDuration = 9 * warmUp
 	leakRate     = 100
 	// stagger is between the starts of two builds with a leak, so that few of
