@@ -124,7 +124,7 @@ test-unit: setup ## Tests of single packages, with the race detector
 	go test -timeout 10m ./test/image # two images are compressed, which takes minutes with the race detector
 	go -C test/manifests test ./...
 	go -C test/supplychain test ./...
-	go -C test/bench/plots test ./...
+	go -C test/plots test ./...
 	go -C test/clients/vaultclient test ./...
 	go -C test/clients/bindingclient test ./...
 
@@ -186,19 +186,23 @@ test-kernels: setup ## The same on Debian's 6.1 and 6.12 in QEMU, too (root)
 	@test/kernels/setup.sh
 	go run ./test/kernels --cache $(CACHE)/kernels --logs $(OUT)/kernels
 
+PLOT = go -C test/plots run .
+
 # The plots are drawn also where a target is missed.
 .PHONY: bench
 bench: build ## What the agent costs, as ratios to a baseline of the same run (root, 4 minutes)
 	CGO_ENABLED=0 go build -trimpath -o $(OUT)/ ./test/bench ./test/bench/firstprocess
-	status=0; $(OUT)/bench || status=$$?; go -C test/bench/plots run . -in $(CURDIR)/$(OUT)/bench.json -out $(CURDIR)/$(OUT); exit $$status
-
-.PHONY: bench-docs
-bench-docs: ## The last run's table and plots into docs/performance.md
-	go -C test/bench/plots run . -in $(CURDIR)/$(OUT)/bench.json -out $(CURDIR)/docs/performance -doc $(CURDIR)/docs/performance.md
+	status=0; $(OUT)/bench || status=$$?; $(PLOT) -bench $(CURDIR)/$(OUT)/bench.json -out $(CURDIR)/$(OUT); exit $$status
 
 .PHONY: scale
 scale: node-build ## What 10 to 5,000 agents cost an API server; what does not fit is extrapolated
 	go run ./test/scale -bin "$$(test/node/build.sh 2>/dev/null | tail -1)" -o $(OUT)/scale.json
+	$(PLOT) -scale $(CURDIR)/$(OUT)/scale.json -out $(CURDIR)/$(OUT)
+
+# The last run's table and plots into docs/performance.md.
+.PHONY: bench-docs scale-docs
+bench-docs scale-docs: %-docs:
+	$(PLOT) -$* $(CURDIR)/$(OUT)/$*.json -out $(CURDIR)/docs/performance -doc $(CURDIR)/docs/performance.md
 
 # For how long each fuzz test runs: a time, or a count as in 1000x.
 FUZZTIME ?= 30s
@@ -243,14 +247,14 @@ lint: setup $(GOLANGCI_LINT) $(ACTIONLINT) ## go vet and golangci-lint, with the
 	cd test/manifests && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/monitoring && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/supplychain && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
-	cd test/bench/plots && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
+	cd test/plots && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	go mod tidy -diff
 	go -C test/clients/vaultclient mod tidy -diff
 	go -C test/clients/bindingclient mod tidy -diff
 	go -C test/manifests mod tidy -diff
 	go -C test/monitoring mod tidy -diff
 	go -C test/supplychain mod tidy -diff
-	go -C test/bench/plots mod tidy -diff
+	go -C test/plots mod tidy -diff
 	for client in test/clients/go/*/; do go -C $$client vet ./... && go -C $$client mod tidy -diff; done
 	shellcheck -x scripts/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh
 	shellcheck -s sh test/kernels/init

@@ -1,21 +1,26 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"strings"
 	"time"
 )
 
-// The generated part of the document stands between these lines.
+// A generated part of the document stands between these lines. The first names
+// the part, and how it is made.
 const (
-	begin = "<!-- generated: make bench-docs -->\n"
+	begin = "<!-- generated: make %s-docs -->\n"
 	end   = "<!-- end of what is generated -->\n"
 )
 
-// writeInto writes the generated part of the document anew.
-func (r report) writeInto(path string) error {
+// writeInto writes a generated part of the document anew; without a path there
+// is no document.
+func writeInto(path, part, generated string) error {
+	if path == "" {
+		return nil
+	}
+	begin := fmt.Sprintf(begin, part)
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -23,9 +28,9 @@ func (r report) writeInto(path string) error {
 	before, rest, ok := strings.Cut(string(text), begin)
 	_, after, ended := strings.Cut(rest, end)
 	if !ok || !ended {
-		return errors.New(path + " has no generated part")
+		return fmt.Errorf("%s has no part that begins with %q", path, begin)
 	}
-	return os.WriteFile(path, []byte(before+begin+r.markdown()+end+after), 0o644)
+	return os.WriteFile(path, []byte(before+begin+generated+end+after), 0o644)
 }
 
 func (r report) markdown() string {

@@ -1,4 +1,4 @@
-module github.com/sidestep-agent/sidestep/test/bench/plots
+module github.com/sidestep-agent/sidestep/test/plots
 
 go 1.26
 
