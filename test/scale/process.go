@@ -21,6 +21,10 @@ type process struct {
 	log  string
 }
 
+// precedence is how much nicer than the control plane this process is, where it
+// may be: a cluster's agents do not run on the API server's cores.
+const precedence = -10
+
 // startProcess runs a program of the folder bin. The caller stops it.
 func startProcess(bin, dir, name string, args ...string) (*process, error) {
 	p := &process{done: make(chan struct{}), log: filepath.Join(dir, name+".log")}
@@ -29,7 +33,8 @@ func startProcess(bin, dir, name string, args ...string) (*process, error) {
 		return nil, err
 	}
 	defer func() { _ = out.Close() }()                      // the process has its own
-	p.cmd = exec.Command(filepath.Join(bin, name), args...) //nolint:noctx // stop ends it
+	program := []string{"-n", strconv.Itoa(precedence), filepath.Join(bin, name)}
+	p.cmd = exec.Command("nice", append(program, args...)...) //nolint:noctx // stop ends it; nice(1) becomes the program
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
