@@ -7,7 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/commands"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -46,15 +46,15 @@ func projection(s *corev1.PodSpec, audience string) (volume, found string) {
 
 func (f *facts) restartCommand() string {
 	if f.owner.kind == "pod" {
-		return kubectl(f.pod.Namespace, "delete pod %s", azcli.Word(f.pod.Name))
+		return kubectl(f.pod.Namespace, "delete pod %s", commands.Word(f.pod.Name))
 	}
-	return kubectl(f.pod.Namespace, "rollout restart %s %s", f.owner.kind, azcli.Word(f.owner.name))
+	return kubectl(f.pod.Namespace, "rollout restart %s %s", f.owner.kind, commands.Word(f.owner.name))
 }
 
 func judgeClientID(f *facts) link {
 	if f.account == nil {
 		return link{State: broken, Detail: "the service account " + f.pod.Spec.ServiceAccountName + " does not exist",
-			Mend: kubectl(f.pod.Namespace, "create serviceaccount %s", azcli.Word(f.pod.Spec.ServiceAccountName))}
+			Mend: kubectl(f.pod.Namespace, "create serviceaccount %s", commands.Word(f.pod.Spec.ServiceAccountName))}
 	}
 	if id := f.account.Annotations[workload.ClientIDAnnotation]; id != "" {
 		return link{State: ok, Detail: id + ", by the annotation of service account " + f.account.Name}
@@ -85,7 +85,7 @@ func judgeTenant(f *facts) link {
 
 func (f *facts) annotate(name, value string) string {
 	return kubectl(f.pod.Namespace, "annotate --overwrite serviceaccount %s %s=%s",
-		azcli.Word(f.pod.Spec.ServiceAccountName), name, azcli.Word(value))
+		commands.Word(f.pod.Spec.ServiceAccountName), name, commands.Word(value))
 }
 
 func judgeExchange(f *facts) link {
@@ -96,7 +96,7 @@ func judgeExchange(f *facts) link {
 	case e.LastError != "":
 		return link{State: broken, Detail: e.LastError + " (" + e.LastExchange.UTC().Format(time.RFC3339) + ")",
 			// Without a command the cause is none of the set-up: the agent's log says more.
-			Mend: cmp.Or(e.Mend, kubectl(f.agentNamespace, "logs %s", azcli.Word(f.agent)))}
+			Mend: cmp.Or(e.Mend, kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent)))}
 	case e.LastExchange.IsZero():
 		return link{State: unknown, Detail: "nobody has asked for a token of service account " + f.pod.Spec.ServiceAccountName + " on this node yet"}
 	}

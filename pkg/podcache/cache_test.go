@@ -22,7 +22,7 @@ func TestPodsAndLookupTellTheWholeWorkload(t *testing.T) {
 		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: workload.TokenAudience, Path: "token"}}},
 	}}}}
 	sa := newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "from-annotation",
-		identitiesAnnotation, `[{"clientId":"c2","principalId":"p2"}]`)
+		workload.IdentitiesAnnotation, `[{"clientId":"c2","principalId":"p2"}]`)
 	sa.CreationTimestamp = metav1.NewTime(created.Add(time.Minute))
 	elsewhere := newTestPod("shop", "cart-2", "u2", "cart", labeled)
 	elsewhere.Spec.NodeName = "node-2"

@@ -19,9 +19,6 @@ import (
 )
 
 const (
-	// bindingAudience is the audience of a service account token for the proxy
-	// of AKS identity bindings, which Entra itself does not take.
-	bindingAudience = "api://AKSIdentityBinding"
 	// apiServerName is the Service of the API server, where AKS has its proxy.
 	apiServerName = "kubernetes.default"
 	maxBindings   = 256
@@ -30,7 +27,7 @@ const (
 // audienceFor returns the audience that the workload's assertion must have.
 func audienceFor(w workload.Workload) string {
 	if w.Binding != nil {
-		return bindingAudience
+		return workload.BindingAudience
 	}
 	return workload.TokenAudience
 }
