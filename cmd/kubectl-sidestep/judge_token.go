@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,10 +12,14 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// judgeAssertion looks for the token that the agent sends to Entra.
+// judgeAssertion looks for the token that the agent sends to Entra, or to the
+// proxy of the pod's identity binding.
 func judgeAssertion(f *facts) link {
 	if name, audience := projection(&f.pod.Spec, workload.TokenAudience); name != "" {
 		return link{State: ok, Detail: fmt.Sprintf("volume %s, audience %s", name, audience)}
+	}
+	if name, audience := projection(&f.pod.Spec, workload.BindingAudience); name != "" && namesTokenProxy(&f.pod.Spec) {
+		return link{State: ok, Detail: fmt.Sprintf("volume %s, audience %s, for the proxy of an identity binding", name, audience)}
 	}
 	if f.agentErr == nil && f.report.TokenRequest {
 		return link{State: ok, Detail: "the agent asks for it (--token-request)"}
@@ -42,6 +47,16 @@ func projection(s *corev1.PodSpec, audience string) (volume, found string) {
 		}
 	}
 	return "", ""
+}
+
+// namesTokenProxy reports whether a container says where the proxy of the
+// pod's identity binding is. Without it the agent takes the pod for one that
+// has none.
+func namesTokenProxy(s *corev1.PodSpec) bool {
+	named := func(e corev1.EnvVar) bool { return e.Name == workload.TokenProxyVariable && e.Value != "" }
+	return slices.ContainsFunc(slices.Concat(s.Containers, s.InitContainers), func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.Env, named)
+	})
 }
 
 func (f *facts) restartCommand() string {
