@@ -101,9 +101,9 @@ func (r *rig) said(t *testing.T) map[string]string {
 func (r *rig) statusOutput(t *testing.T) string {
 	t.Helper()
 	report := status.Report{Version: "test", Node: "node"}
-	for _, e := range r.engine.Snapshot() {
+	for _, e := range r.engine.Exchanges() {
 		report.ServiceAccounts = append(report.ServiceAccounts, status.ServiceAccount{
-			Namespace: e.Namespace, Name: e.ServiceAccount, ClientID: e.ClientID, TenantID: e.TenantID,
+			Namespace: e.Namespace, Name: e.ServiceAccount,
 			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: e.ErrorCode + e.Error + e.Meaning, Mend: e.Mend,
 		})
 	}
@@ -116,7 +116,7 @@ func (r *rig) statusOutput(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	whole, err := json.Marshal(r.engine.Snapshot())
+	whole, err := json.Marshal(r.engine.Exchanges())
 	if err != nil {
 		t.Fatal(err)
 	}
