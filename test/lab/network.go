@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+// connect joins the pod's namespace and the node's by a veth pair.
 func (p *Pod) connect(number, slot uint32) error {
 	ns, err := openHandle(p.netns)
 	if err != nil {
@@ -51,6 +52,8 @@ func (p *Pod) connect(number, slot uint32) error {
 	return ns.RouteAdd(&netlink.Route{Gw: gateway})
 }
 
+// addAndUp gives a link its address and brings it up, in whichever namespace
+// the functions are of.
 func addAndUp(find func(string) (netlink.Link, error), add func(netlink.Link, *netlink.Addr) error,
 	up func(netlink.Link) error, name string, ip net.IP,
 ) error {
@@ -70,39 +73,41 @@ func ipv4(n uint32) net.IP {
 
 // AddAddress gives the pod's namespace a further address, whoever else has it.
 func (p *Pod) AddAddress(ip net.IP) error {
-	ns, err := openHandle(p.netns)
-	if err != nil {
-		return err
-	}
-	defer ns.close()
-	lo, err := ns.LinkByName("lo")
-	if err != nil {
-		return err
-	}
-	return ns.AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}})
+	return p.withLink("lo", func(ns *handle, lo netlink.Link) error {
+		return ns.AddrAdd(lo, &netlink.Addr{IPNet: host(ip)})
+	})
 }
 
 // LendAddress has the node send packets for a further address to the pod, whose
 // own kernel does not know it.
 func (p *Pod) LendAddress(ip net.IP) error {
+	return p.withLink("eth0", func(_ *handle, eth0 netlink.Link) error {
+		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: p.NodeLink.Index, Dst: host(ip)}); err != nil {
+			return err
+		}
+		return netlink.NeighSet(&netlink.Neigh{
+			LinkIndex: p.NodeLink.Index, IP: ip, HardwareAddr: eth0.Attrs().HardwareAddr,
+			State: netlink.NUD_PERMANENT,
+		})
+	})
+}
+
+// withLink hands do a link of the pod's namespace.
+func (p *Pod) withLink(name string, do func(*handle, netlink.Link) error) error {
 	ns, err := openHandle(p.netns)
 	if err != nil {
 		return err
 	}
 	defer ns.close()
-	eth0, err := ns.LinkByName("eth0")
+	link, err := ns.LinkByName(name)
 	if err != nil {
 		return err
 	}
-	host := &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)}
-	if err := netlink.RouteReplace(&netlink.Route{LinkIndex: p.NodeLink.Index, Dst: host}); err != nil {
-		return err
-	}
-	return netlink.NeighSet(&netlink.Neigh{
-		LinkIndex: p.NodeLink.Index, IP: ip, HardwareAddr: eth0.Attrs().HardwareAddr,
-		State: netlink.NUD_PERMANENT,
-	})
+	return do(ns, link)
 }
+
+// host returns the network of one address.
+func host(ip net.IP) *net.IPNet { return &net.IPNet{IP: ip, Mask: net.CIDRMask(32, 32)} }
 
 // Netns returns the path of the pod's network namespace.
 func (p *Pod) Netns() string { return p.netns }

@@ -12,7 +12,7 @@ import (
 // tokenURL asks for a token of the pod's default identity.
 const tokenURL = "http://" + lab.IMDS + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
 
-// StatusError is the status of an answer that is no token.
+// StatusError is the status of an answer that is not what was asked for.
 type StatusError int
 
 func (e StatusError) Error() string { return fmt.Sprintf("answer %d", int(e)) }
