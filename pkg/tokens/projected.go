@@ -26,7 +26,7 @@ type projected struct {
 	pods string // <kubelet dir>/pods
 }
 
-// Assertion implements [AssertionSource]. It reads the file at each call,
+// Assertion implements assertionSource. It reads the file at each call,
 // since the kubelet renews it.
 func (p projected) Assertion(_ context.Context, w workload.Workload) (string, error) {
 	if w.Projected == nil {
