@@ -175,9 +175,11 @@ func TestSecretsAreInNoCrash(t *testing.T) {
 	}
 	for how, leaksSecret := range map[string]bool{"token": false, "error": false, "planted": true} {
 		t.Run(how, func(t *testing.T) {
-			kept := filepath.Join(t.TempDir(), "secrets.json")
+			dir := t.TempDir()
+			kept := filepath.Join(dir, "secrets.json")
 			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSecretsAreInNoCrash$", "-test.timeout=60s")
-			child.Env = append(os.Environ(), crashVariable+"="+how, "SIDESTEP_TEST_SECRETS="+kept, "GOTRACEBACK=all")
+			// A process that crashes does not clean up: what it leaves is in dir.
+			child.Env = append(os.Environ(), crashVariable+"="+how, "SIDESTEP_TEST_SECRETS="+kept, "GOTRACEBACK=all", "TMPDIR="+dir)
 			said, err := child.CombinedOutput()
 			if err == nil || !strings.Contains(string(said), "panic: ") || strings.Count(string(said), "goroutine ") < 10 {
 				t.Fatalf("no crash: %v\n%s", err, said)
