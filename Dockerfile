@@ -34,7 +34,7 @@ LABEL org.opencontainers.image.title="sidestep-agent" \
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/agent /agent
 # Root, with the few capabilities of the manifest: Kubernetes gives added
-# capabilities to no other user, and the BPF file system lets only root pin.
+# capabilities to no other user, and the BPF filesystem lets only root pin.
 USER 0:0
 ENTRYPOINT ["/agent"]
 CMD ["run"]

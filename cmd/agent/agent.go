@@ -77,10 +77,10 @@ func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
 			a.close()
 		}
 	}()
-	for _, make := range []func() error{
+	for _, step := range []func() error{
 		a.makeSources, a.openTree, a.acquire, a.loadKernel, a.makeDelivery, a.makeTokens, a.makeServing,
 	} {
-		if err := make(); err != nil {
+		if err := step(); err != nil {
 			return nil, err
 		}
 	}

@@ -21,7 +21,8 @@ func addGuard(flags *pflag.FlagSet, guard *string) {
 }
 
 // errNoNamespaces says why the full guard is not to be had with node delivery.
-var errNoNamespaces = errors.New("with --delivery=node the agent may not look into pods' network namespaces, so it cannot tell whose a link is")
+var errNoNamespaces = errors.New("with --delivery=node the agent may not look into pods' network namespaces, so it cannot tell whose a link is: " +
+	"say --guard=socket, or --delivery=pod")
 
 // effectiveGuard returns the guard that is in force, and why it is less than what was
 // asked for, if it is.

@@ -1,4 +1,3 @@
-// Command agent is the node agent of Sidestep.
 package main
 
 import (

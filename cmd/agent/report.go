@@ -82,7 +82,7 @@ func (a *agent) notInForce(p workload.Pod, cgroupID uint64) string {
 
 func (a *agent) addServiceAccounts(r *status.Report) {
 	exchanges := make(map[[2]string]tokens.Exchange)
-	for _, e := range a.tokens.Snapshot() {
+	for _, e := range a.tokens.Exchanges() {
 		exchanges[[2]string{e.Namespace, e.ServiceAccount}] = e
 	}
 	seen := make(map[[2]string]bool)

@@ -15,7 +15,8 @@ import (
 const connectionQuota = 1024
 
 // errNodeListener is what is wrong while others have the node listener's port.
-var errNodeListener = errors.New("another has the node listener's port: pods that are not known yet are refused")
+var errNodeListener = errors.New("another has the node listener's port: pods that are not known yet are refused; " +
+	"end who listens there (ss -ltnp), or set --listen")
 
 // settings carries the configuration to those who obey it.
 type settings struct {

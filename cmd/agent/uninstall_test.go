@@ -22,7 +22,7 @@ import (
 )
 
 // runUninstall runs the command where there is nothing of an agent, and not
-// even a BPF file system: what it removes, the kernel tests show.
+// even a BPF filesystem: what it removes, the kernel tests show.
 func runUninstall(t *testing.T, stateDir string, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
@@ -57,7 +57,7 @@ func TestUninstallIsRefusedWhileAnAgentRuns(t *testing.T) {
 		t.Errorf("beside an agent: %q, %v", out, err)
 	}
 	if _, err := runUninstall(t, dir, "--force"); errors.Is(err, errAgentRuns) || !errors.Is(err, intercept.ErrNoBPFFS) {
-		t.Errorf("with --force: %v, want it to have looked at the BPF file system", err)
+		t.Errorf("with --force: %v, want it to have looked at the BPF filesystem", err)
 	}
 	cancel()
 	if err := <-served; err != nil {

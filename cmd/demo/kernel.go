@@ -5,8 +5,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"slices"
 
 	"github.com/prometheus/common/expfmt"
@@ -28,14 +26,11 @@ const connectsMetric = "sidestep_connects_total"
 
 // kernelCounters reads the kernel's counters from the agent's metrics.
 func kernelCounters(ctx context.Context) ([]connects, error) {
-	resp, err := get(ctx, "http://"+scene.MetricsAddress+"/metrics")
+	text, err := scene.Metrics(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if resp.status != http.StatusOK {
-		return nil, fmt.Errorf("the agent's metrics: status %d", resp.status)
-	}
-	return parseCounters(resp.body)
+	return parseCounters(text)
 }
 
 func parseCounters(text []byte) ([]connects, error) {
@@ -82,24 +77,4 @@ func moved(before, after []connects) []connects {
 		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Verdict, b.Verdict), cmp.Compare(a.Family, b.Family))
 	})
 	return diff
-}
-
-// response is a whole HTTP answer.
-type response struct {
-	status int
-	body   []byte
-}
-
-func get(ctx context.Context, url string) (response, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	if err != nil {
-		return response{}, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return response{}, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	return response{resp.StatusCode, body}, err
 }

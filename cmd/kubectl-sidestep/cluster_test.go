@@ -56,6 +56,14 @@ func tokenVolume(audience string) corev1.Volume {
 	}}}
 }
 
+// bind makes the pod one with an AKS identity binding, as the webhook does.
+func (s *scene) bind(proxy string) {
+	s.pod.Spec.Volumes = []corev1.Volume{tokenVolume(workload.BindingAudience)}
+	s.pod.Spec.Containers = []corev1.Container{{
+		Name: "app", Env: []corev1.EnvVar{{Name: workload.TokenProxyVariable, Value: proxy}},
+	}}
+}
+
 // change edits what the agent says.
 func (s *scene) change(edit func(r *status.Report, pod *status.Pod, account *status.ServiceAccount)) {
 	r := s.reports["agent-1"]

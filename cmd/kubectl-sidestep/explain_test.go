@@ -76,6 +76,9 @@ var breakages = map[string]breakage{
 		"assertion", "no volume", "rollout restart deployment web"},
 	"token for another audience": {func(s *scene) { s.pod.Spec.Volumes = []corev1.Volume{tokenVolume("vault")} },
 		"assertion", "for the audience vault", "rollout restart deployment web"},
+	"identity binding": {func(s *scene) { s.bind("https://kubernetes.default.svc") }, "", "", ""},
+	"identity binding without its proxy": {func(s *scene) { s.bind("") },
+		"assertion", "for the audience api://AKSIdentityBinding", "rollout restart deployment web"},
 	"token asked for": {func(s *scene) {
 		s.pod.Spec.Volumes = nil
 		s.change(func(r reportOf, _ podOf, _ accountOf) { r.TokenRequest = true })

@@ -2,14 +2,17 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/commands"
+	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
+
+// steered is the verdict of pods that the agent serves.
+var steered = workload.Steer.String()
 
 func judgeLabel(f *facts) link {
 	wanted := workload.UseLabel + `: "true"`
@@ -17,7 +20,7 @@ func judgeLabel(f *facts) link {
 	switch {
 	case f.pod.Labels[workload.UseLabel] == "true":
 		return link{State: ok, Detail: wanted}
-	case f.seen != nil && f.seen.Reason == "label on the service account":
+	case f.seen != nil && f.seen.Reason == workload.ReasonAccountLabel:
 		return link{State: ok, Detail: wanted + " on the service account (select: either)"}
 	case onAccount:
 		return link{State: broken, Mend: labelCommand(f),
@@ -31,11 +34,10 @@ func judgeLabel(f *facts) link {
 
 // labelCommand labels the pod where its next one will be labelled too.
 func labelCommand(f *facts) string {
-	if slices.Contains([]string{"deployment", "statefulset", "daemonset"}, f.owner.kind) {
-		patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"labels":{"%s":"true"}}}}}`, workload.UseLabel)
-		return kubectl(f.pod.Namespace, "patch %s %s --type merge --patch %s", f.owner.kind, azcli.Word(f.owner.name), azcli.Word(patch))
+	if command, ok := commands.LabelPods(f.pod.Namespace, f.owner.kind, f.owner.name); ok {
+		return command
 	}
-	return kubectl(f.pod.Namespace, "label --overwrite pod %s %s=true", azcli.Word(f.pod.Name), workload.UseLabel)
+	return kubectl(f.pod.Namespace, "label --overwrite pod %s %s=true", commands.Word(f.pod.Name), workload.UseLabel)
 }
 
 // judgeRules goes by what the agent decided: it alone knows the configuration
@@ -47,13 +49,13 @@ func judgeRules(f *facts) link {
 		return link{State: unknown, Detail: "the agent does not answer"}
 	case f.seen == nil:
 		return link{State: unknown, Detail: "the agent does not know the pod"}
-	case f.seen.Verdict == "steer" && f.report.Mode == "audit":
+	case f.seen.Verdict == steered && f.report.Mode == string(config.ModeAudit):
 		return link{State: broken, Detail: "mode is audit: every connect passes, to the node's identity", Mend: edit}
-	case f.seen.Verdict == "steer" && f.seen.Access == "identity":
+	case f.seen.Verdict == steered && f.seen.Access == workload.Identity.String():
 		return link{State: ok, Detail: "steered: " + f.seen.Reason + skipped(f.pod)}
-	case f.seen.Verdict == "unknown":
+	case f.seen.Verdict == workload.Unknown.String():
 		return link{State: unknown, Detail: "held until more is known: " + f.seen.Reason}
-	case strings.HasPrefix(f.seen.Reason, "unlabeled"):
+	case strings.HasPrefix(f.seen.Reason, workload.ReasonUnlabeled):
 		return link{State: broken, Detail: f.seen.Verdict + ": " + f.seen.Reason, Mend: labelCommand(f)}
 	}
 	return link{State: broken, Detail: fmt.Sprintf("verdict %s by %s", f.seen.Verdict, f.seen.Reason), Mend: edit}

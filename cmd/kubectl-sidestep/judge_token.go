@@ -3,18 +3,23 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/commands"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// judgeAssertion looks for the token that the agent sends to Entra.
+// judgeAssertion looks for the token that the agent sends to Entra, or to the
+// proxy of the pod's identity binding.
 func judgeAssertion(f *facts) link {
 	if name, audience := projection(&f.pod.Spec, workload.TokenAudience); name != "" {
 		return link{State: ok, Detail: fmt.Sprintf("volume %s, audience %s", name, audience)}
+	}
+	if name, audience := projection(&f.pod.Spec, workload.BindingAudience); name != "" && namesTokenProxy(&f.pod.Spec) {
+		return link{State: ok, Detail: fmt.Sprintf("volume %s, audience %s, for the proxy of an identity binding", name, audience)}
 	}
 	if f.agentErr == nil && f.report.TokenRequest {
 		return link{State: ok, Detail: "the agent asks for it (--token-request)"}
@@ -44,17 +49,27 @@ func projection(s *corev1.PodSpec, audience string) (volume, found string) {
 	return "", ""
 }
 
+// namesTokenProxy reports whether a container says where the proxy of the
+// pod's identity binding is. Without it the agent takes the pod for one that
+// has none.
+func namesTokenProxy(s *corev1.PodSpec) bool {
+	named := func(e corev1.EnvVar) bool { return e.Name == workload.TokenProxyVariable && e.Value != "" }
+	return slices.ContainsFunc(slices.Concat(s.Containers, s.InitContainers), func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.Env, named)
+	})
+}
+
 func (f *facts) restartCommand() string {
 	if f.owner.kind == "pod" {
-		return kubectl(f.pod.Namespace, "delete pod %s", azcli.Word(f.pod.Name))
+		return kubectl(f.pod.Namespace, "delete pod %s", commands.Word(f.pod.Name))
 	}
-	return kubectl(f.pod.Namespace, "rollout restart %s %s", f.owner.kind, azcli.Word(f.owner.name))
+	return kubectl(f.pod.Namespace, "rollout restart %s %s", f.owner.kind, commands.Word(f.owner.name))
 }
 
 func judgeClientID(f *facts) link {
 	if f.account == nil {
 		return link{State: broken, Detail: "the service account " + f.pod.Spec.ServiceAccountName + " does not exist",
-			Mend: kubectl(f.pod.Namespace, "create serviceaccount %s", azcli.Word(f.pod.Spec.ServiceAccountName))}
+			Mend: kubectl(f.pod.Namespace, "create serviceaccount %s", commands.Word(f.pod.Spec.ServiceAccountName))}
 	}
 	if id := f.account.Annotations[workload.ClientIDAnnotation]; id != "" {
 		return link{State: ok, Detail: id + ", by the annotation of service account " + f.account.Name}
@@ -85,7 +100,7 @@ func judgeTenant(f *facts) link {
 
 func (f *facts) annotate(name, value string) string {
 	return kubectl(f.pod.Namespace, "annotate --overwrite serviceaccount %s %s=%s",
-		azcli.Word(f.pod.Spec.ServiceAccountName), name, azcli.Word(value))
+		commands.Word(f.pod.Spec.ServiceAccountName), name, commands.Word(value))
 }
 
 func judgeExchange(f *facts) link {
@@ -96,7 +111,7 @@ func judgeExchange(f *facts) link {
 	case e.LastError != "":
 		return link{State: broken, Detail: e.LastError + " (" + e.LastExchange.UTC().Format(time.RFC3339) + ")",
 			// Without a command the cause is none of the set-up: the agent's log says more.
-			Mend: cmp.Or(e.Mend, kubectl(f.agentNamespace, "logs %s", azcli.Word(f.agent)))}
+			Mend: cmp.Or(e.Mend, kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent)))}
 	case e.LastExchange.IsZero():
 		return link{State: unknown, Detail: "nobody has asked for a token of service account " + f.pod.Spec.ServiceAccountName + " on this node yet"}
 	}

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sidestep-agent/sidestep/pkg/status"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 func printNodes(out io.Writer, nodes []nodeStatus, format string) error {
@@ -70,7 +71,8 @@ func nodeRow(n nodeStatus) []string {
 			verdicts[p.Verdict]++
 		}
 		row = append(row, r.Version, strconv.FormatBool(r.Ready), r.Mode, r.Delivery, r.Guard,
-			strconv.Itoa(verdicts["steer"]), strconv.Itoa(verdicts["pass"]), strconv.Itoa(verdicts["deny"]),
+			strconv.Itoa(verdicts[workload.Steer.String()]), strconv.Itoa(verdicts[workload.Pass.String()]),
+			strconv.Itoa(verdicts[workload.Deny.String()]),
 			strconv.Itoa(failing(r)))
 	} else {
 		row = append(row, "", "no answer")

@@ -14,9 +14,9 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// DefaultHold is how long a caller is held whose pod is not known yet. Clients
+// defaultHold is how long a caller is held whose pod is not known yet. Clients
 // of the instance metadata service were seen to wait 35 seconds for an answer.
-const DefaultHold = 25 * time.Second
+const defaultHold = 25 * time.Second
 
 // Flows has the kernel's records of steered connections.
 type Flows interface {
@@ -50,7 +50,7 @@ type Options struct {
 	Pods       Pods
 	Log        *slog.Logger
 	Registerer prometheus.Registerer
-	Hold       time.Duration // 0: DefaultHold
+	Hold       time.Duration // 0: 25 s
 	Clock      clock.Clock   // nil: the real one
 }
 
@@ -74,7 +74,7 @@ func New(o Options) *Attestor {
 		failures: newFailures(o.Registerer),
 	}
 	if a.hold == 0 {
-		a.hold = DefaultHold
+		a.hold = defaultHold
 	}
 	if a.clock == nil {
 		a.clock = clock.RealClock{}

@@ -178,7 +178,7 @@ func TestHoldEnds(t *testing.T) {
 		ctx context.Context
 		end func()
 	}{
-		"time":    {t.Context(), func() { clk.Step(DefaultHold) }},
+		"time":    {t.Context(), func() { clk.Step(defaultHold) }},
 		"context": {ctx, cancel},
 	}
 	for name, tc := range tests {

@@ -22,7 +22,7 @@ func MakeKubepods(root, kubepods string) error {
 		return fmt.Errorf("bootguard: statfs %s: %w", root, err)
 	}
 	if mount.Type != unix.CGROUP2_SUPER_MAGIC {
-		return fmt.Errorf("%w: %s", ErrNoCgroup2, root)
+		return fmt.Errorf("%w: %s: set --cgroup-root", ErrNoCgroup2, root)
 	}
 	rel, err := filepath.Rel(root, kubepods)
 	if err != nil || rel == "." || !filepath.IsLocal(rel) {

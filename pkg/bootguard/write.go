@@ -55,8 +55,8 @@ func writeLink(path, target string) error {
 	return nil
 }
 
-// replace has make write a file of another name, and gives it the name path.
-func replace(path string, make func(scratch string) error) (err error) {
+// replace has write make a file of another name, and gives it the name path.
+func replace(path string, write func(scratch string) error) (err error) {
 	dir := filepath.Dir(path)
 	// A directory of its own: the name is then nobody else's, for links too.
 	scratch, err := os.MkdirTemp(dir, scratchPrefix)
@@ -65,7 +65,7 @@ func replace(path string, make func(scratch string) error) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	next := filepath.Join(scratch, "next")
-	if err := make(next); err != nil {
+	if err := write(next); err != nil {
 		return err
 	}
 	if err := os.Rename(next, path); err != nil {

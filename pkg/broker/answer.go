@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -37,6 +38,21 @@ func (a answer) write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(a.status)
 	_, _ = w.Write(a.body) // a client that has left needs no answer
+}
+
+// bytes returns the answer as it is sent where there is no http.Server.
+func (a answer) bytes() []byte {
+	header := http.Header{"Content-Type": {a.contentType}}
+	if a.retryAfter != "" {
+		header.Set("Retry-After", a.retryAfter)
+	}
+	r := http.Response{
+		StatusCode: a.status, ProtoMajor: 1, ProtoMinor: 1, Close: a.close, Header: header,
+		Body: io.NopCloser(bytes.NewReader(a.body)), ContentLength: int64(len(a.body)),
+	}
+	var b bytes.Buffer
+	_ = r.Write(&b) // to memory
+	return b.Bytes()
 }
 
 // imdsError is an error as IMDS spells it. Clients read both fields.

@@ -1,12 +1,10 @@
 package broker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -41,7 +39,7 @@ func (s *Server) HandleConn(c net.Conn, netnsCookie uint64) {
 		return
 	}
 	s.open.Add(1)
-	s.handover.deliver(&peerConn{Conn: c, server: s, peer: p, rest: rest, lost: p.refused != nil})
+	s.listener.deliver(&peerConn{Conn: c, server: s, peer: p, rest: rest, lost: p.refused != nil})
 }
 
 // serveProven serves a proven caller's connection without net/http, as far as
@@ -160,17 +158,11 @@ func turnAway(c net.Conn) {
 	if _, err := c.Read(make([]byte, maxHeaderBytes)); err != nil {
 		return
 	}
-	a := tryAgain()
-	answer := http.Response{
-		StatusCode: a.status, ProtoMajor: 1, ProtoMinor: 1, Close: true,
-		Header: http.Header{"Content-Type": {a.contentType}, "Retry-After": {a.retryAfter}},
-		Body:   io.NopCloser(bytes.NewReader(a.body)), ContentLength: int64(len(a.body)),
-	}
-	if answer.Write(c) != nil {
+	if _, err := c.Write(tryAgain().bytes()); err != nil {
 		return
 	}
 	// What has been sent must be read, or the close would be a reset.
-	if half, ok := c.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+	if closeWrite(c) == nil {
 		_, _ = io.Copy(io.Discard, io.LimitReader(c, maxForm))
 	}
 }

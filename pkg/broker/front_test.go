@@ -215,7 +215,7 @@ func TestHoldIsSharedWithFirstTokenRequest(t *testing.T) {
 	defer func() { _ = theirs.Close() }()
 	r.server.open.Add(1)
 	slow.usage = r.server.limits.connect(testCaller.PodUID, 1)
-	r.server.handover.deliver(&peerConn{Conn: ours, server: r.server, peer: slow})
+	r.server.listener.deliver(&peerConn{Conn: ours, server: r.server, peer: slow})
 	piped := &client{Conn: theirs, t: t, reader: bufio.NewReader(theirs)}
 	piped.send(get(tokenTarget))
 	piped.send(get(tokenTarget))

@@ -3,7 +3,6 @@ package broker
 import (
 	"bufio"
 	"bytes"
-	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -78,7 +77,7 @@ func firstRequest(c net.Conn) []byte {
 	for len(text) < cap(text) {
 		n, err := c.Read(text[len(text):cap(text)])
 		text = text[:len(text)+n]
-		if err != nil || bytes.Contains(text, []byte("\r\n\r\n")) {
+		if err != nil || bytes.Contains(text, headerEnd) {
 			break
 		}
 	}
@@ -94,18 +93,6 @@ func probe(text []byte) bool {
 		return false // the HTTP server shall decide
 	}
 	return isProbe(r) && source.Len()+reader.Buffered() == 0
-}
-
-// bytes returns the answer as it is sent on a connection that stays.
-func (a answer) bytes() []byte {
-	var b bytes.Buffer
-	r := http.Response{
-		StatusCode: a.status, ProtoMajor: 1, ProtoMinor: 1,
-		Header: http.Header{"Content-Type": {a.contentType}},
-		Body:   io.NopCloser(bytes.NewReader(a.body)), ContentLength: int64(len(a.body)),
-	}
-	_ = r.Write(&b) // to memory
-	return b.Bytes()
 }
 
 // reread is a connection whose first bytes were read already.
@@ -124,8 +111,5 @@ func (c *reread) Read(p []byte) (int, error) {
 
 // CloseWrite sends the end of the stream.
 func (c *reread) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return nil
+	return closeWrite(c.Conn)
 }

@@ -46,7 +46,7 @@ type Server struct {
 	relay    *relay
 	metrics  *metrics
 	http     *http.Server
-	handover *handover
+	listener *connListener
 
 	refusals rate.Sometimes // anyone may dial the node listener and fill the log
 
@@ -82,7 +82,7 @@ func New(o Options) (*Server, error) {
 		limits:   newPodLimits(o.Clock),
 		relay:    relay,
 		metrics:  metrics,
-		handover: newHandover(),
+		listener: newConnListener(),
 		fast:     map[net.Conn]struct{}{},
 		refusals: rate.Sometimes{First: 10, Interval: time.Second},
 	}
@@ -121,7 +121,7 @@ func (s *Server) SetSettings(settings Settings) { s.settings.Store(&settings) }
 // that come meanwhile are closed, so their listeners should be closed first.
 func (s *Server) Run(ctx context.Context) error {
 	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(s.handover) }()
+	go func() { served <- s.http.Serve(s.listener) }()
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve: %w", err)

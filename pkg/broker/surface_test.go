@@ -23,8 +23,8 @@ func raw(status int, body string, headers ...string) string {
 	return strings.Join(lines, "\r\n") + "\r\n\r\n" + body
 }
 
-func rawError(status int, code, description string, headers ...string) string {
-	return raw(status, errorBody(code, description), headers...)
+func rawError(status int, code, description string) string {
+	return raw(status, errorBody(code, description))
 }
 
 // surface is the documented table of what a steered application sees: each row

@@ -57,13 +57,13 @@ func FuzzFirstPod(f *testing.F) {
 		f.Add(rel)
 	}
 	f.Fuzz(func(t *testing.T, rel string) {
-		ref, err := Parse(rel)
+		ref, err := parse(rel)
 		want, is := podIn(rel)
 		if is != (err == nil) || ref.PodUID != want {
-			t.Fatalf("Parse(%q) = %+v, %v; the pod there is %q", rel, ref, err, want)
+			t.Fatalf("parse(%q) = %+v, %v; the pod there is %q", rel, ref, err, want)
 		}
 		if err != nil && !errors.Is(err, ErrNotPod) {
-			t.Fatalf("Parse(%q): %v", rel, err)
+			t.Fatalf("parse(%q): %v", rel, err)
 		}
 	})
 }
@@ -90,8 +90,8 @@ func FuzzRoundTrip(f *testing.F) {
 				if container == "" {
 					rel = pod
 				}
-				if got, err := Parse(rel); err != nil || got != want {
-					t.Fatalf("Parse(%q) = %+v, %v, want %+v", rel, got, err, want)
+				if got, err := parse(rel); err != nil || got != want {
+					t.Fatalf("parse(%q) = %+v, %v, want %+v", rel, got, err, want)
 				}
 			}
 		}
@@ -125,7 +125,7 @@ func FuzzOutsideKubepods(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, p string) {
 		rel, inside := below(p, kubepods)
-		ref, err := Parse(rel)
+		ref, err := parse(rel)
 		want, is := "", false
 		if m := belowKubepods.FindStringSubmatch(p); m != nil {
 			want, is = podIn(m[1])

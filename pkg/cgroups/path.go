@@ -19,12 +19,12 @@ const (
 	hashLen = 32
 )
 
-// Parse reads the pod and the container from a cgroup's path relative to
+// parse reads the pod and the container from a cgroup's path relative to
 // kubepods, as the kubelet (pkg/kubelet/cm) and the container runtimes name
 // them with the systemd and the cgroupfs driver. Whatever lies deeper than a
 // container belongs to that container. It returns ErrNotPod for every other
 // path.
-func Parse(rel string) (workload.CgroupRef, error) {
+func parse(rel string) (workload.CgroupRef, error) {
 	dir, uid, ok := splitPod(rel)
 	if !ok {
 		return workload.CgroupRef{}, fmt.Errorf("%w: %q", ErrNotPod, rel)

@@ -49,11 +49,11 @@ func TestParse(t *testing.T) {
 		"burstable/pod" + uid + "/pod" + other + "/" + hash: pod,
 	}
 	for rel, want := range tests {
-		got, err := Parse(rel)
+		got, err := parse(rel)
 		if err != nil {
-			t.Errorf("Parse(%q): %v", rel, err)
+			t.Errorf("parse(%q): %v", rel, err)
 		} else if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("Parse(%q) (-want +got):\n%s", rel, diff)
+			t.Errorf("parse(%q) (-want +got):\n%s", rel, diff)
 		}
 	}
 }
@@ -79,8 +79,8 @@ func TestParseRefuses(t *testing.T) {
 		"user-pod" + escaped + ".slice",
 		"kubepods-guaranteed.slice/kubepods-guaranteed-pod" + escaped + ".slice",
 	} {
-		if got, err := Parse(rel); !errors.Is(err, ErrNotPod) {
-			t.Errorf("Parse(%q) = %+v, %v, want ErrNotPod", rel, got, err)
+		if got, err := parse(rel); !errors.Is(err, ErrNotPod) {
+			t.Errorf("parse(%q) = %+v, %v, want ErrNotPod", rel, got, err)
 		}
 	}
 }
@@ -95,25 +95,25 @@ func FuzzParse(f *testing.F) {
 	f.Add("kubepods.slice/kubepods-pod"+escaped+".slice", "../pod"+other)
 	f.Add("pod"+uid+" (deleted)", "")
 	f.Fuzz(func(t *testing.T, rel, child string) {
-		ref, err := Parse(rel)
+		ref, err := parse(rel)
 		if err != nil {
 			if !errors.Is(err, ErrNotPod) || ref != (workload.CgroupRef{}) {
-				t.Fatalf("Parse(%q) = %+v, %v", rel, ref, err)
+				t.Fatalf("parse(%q) = %+v, %v", rel, ref, err)
 			}
 			return
 		}
 		if !isUID(ref.PodUID) {
-			t.Fatalf("Parse(%q): %q is no UID", rel, ref.PodUID)
+			t.Fatalf("parse(%q): %q is no UID", rel, ref.PodUID)
 		}
 		if ref.ContainerID != "" && !isHex(ref.ContainerID) {
-			t.Fatalf("Parse(%q): %q is no container id", rel, ref.ContainerID)
+			t.Fatalf("parse(%q): %q is no container id", rel, ref.ContainerID)
 		}
-		nested, err := Parse(rel + "/" + child)
+		nested, err := parse(rel + "/" + child)
 		if err != nil || nested.PodUID != ref.PodUID {
-			t.Fatalf("Parse(%q) = %+v, %v; its parent is %+v", rel+"/"+child, nested, err, ref)
+			t.Fatalf("parse(%q) = %+v, %v; its parent is %+v", rel+"/"+child, nested, err, ref)
 		}
 		if ref.ContainerID != "" && nested != ref {
-			t.Fatalf("Parse(%q) = %+v; its parent is %+v", rel+"/"+child, nested, ref)
+			t.Fatalf("parse(%q) = %+v; its parent is %+v", rel+"/"+child, nested, ref)
 		}
 	})
 }

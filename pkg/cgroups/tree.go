@@ -180,7 +180,7 @@ func (t *Tree) resolve(id uint64, fd int) (workload.CgroupRef, error) {
 	} else if got != id {
 		return workload.CgroupRef{}, fmt.Errorf("%w: %q", ErrNotPod, path)
 	}
-	return Parse(rel)
+	return parse(rel)
 }
 
 func fdPath(fd int) (string, error) {

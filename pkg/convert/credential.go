@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/commands"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -15,7 +15,7 @@ func (id *identity) command(issuer string, a *account) string {
 		return id.applicationCommand(issuer, a)
 	}
 	return fmt.Sprintf("az identity federated-credential create --name %s %s \\\n  --issuer %s \\\n  --subject %s \\\n  --audiences %s",
-		azcli.Word(credentialName(issuer, a)), id.flags(), azcli.Word(issuer), azcli.Word(a.subject()), azcli.Word(workload.TokenAudience))
+		commands.Word(credentialName(issuer, a)), id.flags(), commands.Word(issuer), commands.Word(a.subject()), commands.Word(workload.TokenAudience))
 }
 
 // applicationCommand is the same for an app registration.
@@ -23,7 +23,7 @@ func (id *identity) applicationCommand(issuer string, a *account) string {
 	parameters := jsonText(map[string]any{
 		"name": credentialName(issuer, a), "issuer": issuer, "subject": a.subject(), "audiences": []string{workload.TokenAudience},
 	})
-	return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", azcli.Word(id.clientID), azcli.Word(parameters))
+	return fmt.Sprintf("az ad app federated-credential create --id %s --parameters %s", commands.Word(id.clientID), commands.Word(parameters))
 }
 
 // flags name the managed identity to az.
@@ -32,7 +32,7 @@ func (id *identity) flags() string {
 	if r.id == "" {
 		r.name, r.group, r.subscription = "<identity>", "<resource-group>", "<subscription>"
 	}
-	return fmt.Sprintf("--identity-name %s --resource-group %s --subscription %s", azcli.Word(r.name), azcli.Word(r.group), azcli.Word(r.subscription))
+	return fmt.Sprintf("--identity-name %s --resource-group %s --subscription %s", commands.Word(r.name), commands.Word(r.group), commands.Word(r.subscription))
 }
 
 // complete reports whether the command for the account can be run as it is.
@@ -43,7 +43,7 @@ func (id *identity) complete(a *account) bool {
 // countCommand prints how many federated credentials there are.
 func (id *identity) countCommand() string {
 	if id.application {
-		return "az ad app federated-credential list --id " + azcli.Word(id.clientID) + " --query 'length(@)'"
+		return "az ad app federated-credential list --id " + commands.Word(id.clientID) + " --query 'length(@)'"
 	}
 	return "az identity federated-credential list " + id.flags() + " --query 'length(@)'"
 }
@@ -53,7 +53,7 @@ func credentialName(issuer string, a *account) string {
 	if !a.filledIn {
 		return "<a name of its own>" // one for all that are filled in would replace each by the next
 	}
-	return azcli.CredentialName(a.namespace, a.name, issuer, a.subject())
+	return commands.CredentialName(a.namespace, a.name, issuer, a.subject())
 }
 
 // jsonText returns strings and lists of them as JSON on one line, with < and >

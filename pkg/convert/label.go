@@ -9,7 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/commands"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -19,22 +19,18 @@ type labelChange struct {
 	selector              string
 }
 
-// patchable are the kinds whose pod template kubectl can patch in place.
-var patchable = []string{"deployment", "statefulset", "daemonset"}
-
 // command returns the one that labels the pods, or what to do by hand as false.
 func (l labelChange) command() (string, bool) {
+	if command, ok := commands.LabelPods(l.namespace, l.kind, l.name); ok {
+		return command, true
+	}
 	where := fmt.Sprintf("%s %s of namespace %s", l.kind, l.name, l.namespace)
-	switch {
-	case slices.Contains(patchable, l.kind):
-		patch := fmt.Sprintf(`{"spec":{"template":{"metadata":{"labels":{"%s":"true"}}}}}`, workload.UseLabel)
-		return fmt.Sprintf("kubectl --namespace %s patch %s %s --type merge --patch %s",
-			azcli.Word(l.namespace), l.kind, azcli.Word(l.name), azcli.Word(patch)), true
-	case l.kind == "pod":
+	switch l.kind {
+	case "pod":
 		return where + ": make it anew with the label " + workload.UseLabel + `: "true"`, false
-	case l.kind == "job":
+	case "job":
 		return where + ": its template cannot be changed; label that of the CronJob or program that makes it: " + workload.UseLabel + `: "true"`, false
-	case l.kind == "":
+	case "":
 		return "pods labelled " + bindingLabel + "=" + l.selector + ": label their template: " + workload.UseLabel + `: "true"`, false
 	}
 	return where + ": label its pod template: " + workload.UseLabel + `: "true"`, false

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,7 +53,8 @@ func (o *Objects) add(document json.RawMessage, of metav1.TypeMeta) error {
 	if err := json.Unmarshal(document, &head); err != nil {
 		return err
 	}
-	if kind, ok := itemKind(head.Kind); ok {
+	// The kind of the items is "" where they say it themselves.
+	if kind, ok := strings.CutSuffix(head.Kind, "List"); ok {
 		of = metav1.TypeMeta{APIVersion: head.APIVersion, Kind: kind}
 		o.podsKnown = o.podsKnown || kind == "Pod"
 		for i, item := range head.Items {
@@ -66,15 +68,6 @@ func (o *Objects) add(document json.RawMessage, of metav1.TypeMeta) error {
 		head.TypeMeta = of
 	}
 	return o.addObject(document, head.TypeMeta)
-}
-
-// itemKind returns the kind of a list's items, "" where they say it themselves.
-func itemKind(list string) (string, bool) {
-	const suffix = "List"
-	if len(list) < len(suffix) || list[len(list)-len(suffix):] != suffix {
-		return "", false
-	}
-	return list[:len(list)-len(suffix)], true
 }
 
 func (o *Objects) addObject(document json.RawMessage, of metav1.TypeMeta) error {

@@ -47,7 +47,7 @@ func (a *account) object() any {
 		annotations[workload.TenantIDAnnotation] = tenant
 	}
 	if list := a.mapped(); list != "" {
-		annotations["sidestep.dev/identities"] = list
+		annotations[workload.IdentitiesAnnotation] = list
 	}
 	return map[string]any{
 		"apiVersion": "v1",

@@ -225,7 +225,7 @@ func (c *Cache) readIdentities(a *account, next *serviceAccount) {
 	ids, err := parseIdentities(next.identities)
 	if err != nil {
 		c.log.Warn("service account annotation is not valid: no identity is mapped by it",
-			"annotation", identitiesAnnotation, "namespace", a.name.Namespace,
+			"annotation", workload.IdentitiesAnnotation, "namespace", a.name.Namespace,
 			"service_account", a.name.Name, "err", err)
 	}
 	a.identities = ids

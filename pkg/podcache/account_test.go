@@ -166,12 +166,12 @@ func TestBrokenIdentitiesAreLoggedOncePerChange(t *testing.T) {
 	const line = "annotation is not valid"
 	c := newCluster(t, config.Default(),
 		newTestPod("shop", "cart", "u1", "cart", labeled),
-		newTestAccount("shop", "cart", "sa1", identitiesAnnotation, `[{"clientId":"c1"}]`)).start(t)
+		newTestAccount("shop", "cart", "sa1", workload.IdentitiesAnnotation, `[{"clientId":"c1"}]`)).start(t)
 	if got := c.workload("u1").Identities; len(got) != 1 {
 		t.Fatalf("Identities = %v", got)
 	}
 	for i, client := range []string{"x", "y"} {
-		c.api.put(newTestAccount("shop", "cart", "sa1", identitiesAnnotation, "nonsense", workload.ClientIDAnnotation, client))
+		c.api.put(newTestAccount("shop", "cart", "sa1", workload.IdentitiesAnnotation, "nonsense", workload.ClientIDAnnotation, client))
 		eventually(t, "the change", func() bool { return c.workload("u1").ClientID == client })
 		if n := c.logs.count(line); n != 1 {
 			t.Errorf("change %d: logged %d times in all", i+1, n)

@@ -9,20 +9,16 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// bindingAudience is what the webhook makes the projected token of a pod with
-// an AKS identity binding out to.
-const bindingAudience = "api://AKSIdentityBinding"
-
 // identityBinding returns the identity binding that the webhook injected, and
 // the token for it; nil and nil if the pod has none. The audience decides:
 // with a token for Entra a pod is served by Entra, whatever else is set.
 func identityBinding(s *corev1.PodSpec) (*workload.IdentityBinding, *workload.ProjectedToken) {
-	token := projectedToken(s, bindingAudience)
+	token := projectedToken(s, workload.BindingAudience)
 	if token == nil {
 		return nil, nil
 	}
 	for _, c := range allContainers(s) {
-		proxy := literal(c, "AZURE_KUBERNETES_TOKEN_PROXY")
+		proxy := literal(c, workload.TokenProxyVariable)
 		if proxy == "" {
 			continue
 		}

@@ -17,7 +17,7 @@ func boundSpec(change func(*corev1.PodSpec)) *corev1.PodSpec {
 	s := &corev1.PodSpec{
 		Volumes: []corev1.Volume{{Name: volume, VolumeSource: corev1.VolumeSource{
 			Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
-				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: bindingAudience, Path: "token/azure-identity-token"}},
+				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: workload.BindingAudience, Path: "token/azure-identity-token"}},
 				{ConfigMap: &corev1.ConfigMapProjection{Items: []corev1.KeyToPath{{Key: "ca.crt", Path: "ca-cert/ca.crt"}}}},
 			}},
 		}}},

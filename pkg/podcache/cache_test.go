@@ -22,7 +22,7 @@ func TestPodsAndLookupTellTheWholeWorkload(t *testing.T) {
 		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: workload.TokenAudience, Path: "token"}}},
 	}}}}
 	sa := newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "from-annotation",
-		identitiesAnnotation, `[{"clientId":"c2","principalId":"p2"}]`)
+		workload.IdentitiesAnnotation, `[{"clientId":"c2","principalId":"p2"}]`)
 	sa.CreationTimestamp = metav1.NewTime(created.Add(time.Minute))
 	elsewhere := newTestPod("shop", "cart-2", "u2", "cart", labeled)
 	elsewhere.Spec.NodeName = "node-2"
@@ -103,51 +103,6 @@ func TestPodReplacedUnderItsName(t *testing.T) {
 	}
 }
 
-// A late deletion of the old pod must not take the new one along.
-func TestDeletionOfTheOldUIDLeavesTheNewPod(t *testing.T) {
-	c := newCluster(t, config.Default())
-	s := podStore{c.Cache, t.Context()}
-	for _, err := range []error{
-		s.Add(newTestPod("shop", "db-0", "u2", "")),
-		s.Delete(newTestPod("shop", "db-0", "u1", "")),
-	} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if c.verdict("u2") != workload.Pass {
-		t.Error("the new pod is gone")
-	}
-}
-
-// An API server or proxy that ignores field selectors sends other nodes' pods.
-func TestPodsOfOtherNodesAreNotTaken(t *testing.T) {
-	c := newCluster(t, config.Default())
-	p := newTestPod("shop", "cart", "u1", "")
-	p.Spec.NodeName = "node-2"
-	if err := (podStore{c.Cache, t.Context()}).Add(p); err != nil {
-		t.Fatal(err)
-	}
-	if pods := c.Pods(); len(pods) != 0 {
-		t.Errorf("Pods = %v", pods)
-	}
-}
-
-func TestRelistForgetsPodsThatWentUnseen(t *testing.T) {
-	c := newCluster(t, config.Default())
-	s := podStore{c.Cache, t.Context()}
-	stay, gone := newTestPod("shop", "a", "u1", ""), newTestPod("shop", "b", "u2", "")
-	if err := s.Replace([]any{stay, gone}, ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Replace([]any{stay}, ""); err != nil {
-		t.Fatal(err)
-	}
-	if pods := c.Pods(); len(pods) != 1 || pods[0].UID != "u1" {
-		t.Errorf("Pods = %v", pods)
-	}
-}
-
 func TestLabelRemovedFromALivingPod(t *testing.T) {
 	c := newCluster(t, config.Default(), newTestPod("shop", "cart", "u1", "cart", labeled)).start(t)
 	if got := c.workload("u1").ChangedAt; !got.Equal(created) {
@@ -158,45 +113,6 @@ func TestLabelRemovedFromALivingPod(t *testing.T) {
 	if got := c.workload("u1").ChangedAt; !got.Equal(now) {
 		t.Errorf("ChangedAt = %v, want when the change was seen", got)
 	}
-}
-
-const hash = "0123456789abcdef0123456789abcdef"
-
-func mirror(cgroupUID string) podOption {
-	return withAnnotations(mirrorAnnotation, cgroupUID, configHashAnnotation, cgroupUID)
-}
-
-func TestMirrorPodIsFoundByItsHash(t *testing.T) {
-	c := newCluster(t, config.Default(), newTestPod("shop", "static-node-1", "u1", "", mirror(hash), labeled)).start(t)
-	w, d, ok := c.Lookup(workload.CgroupRef{PodUID: hash})
-	if !ok || d.Verdict != workload.Steer || w.PodUID != hash {
-		t.Errorf("Lookup = %v, %v, %v", w, d, ok)
-	}
-	if !w.ServiceAccountSeen {
-		t.Error("a pod without a service account waits for one")
-	}
-	if c.verdict("u1") != notFound {
-		t.Error("the mirror's own UID is found: no cgroup bears it")
-	}
-}
-
-// Whoever may create pods can write the annotations of a mirror pod.
-func TestForgedMirrorPodTakesNobodysCgroup(t *testing.T) {
-	victim := newTestPod("shop", "cart", "u1", "cart", labeled)
-	c := newCluster(t, config.Default(), victim,
-		newTestPod("shop", "static-node-1", "u2", "", mirror(hash)),
-		newTestPod("evil", "empty", "u5", "", withAnnotations(mirrorAnnotation, ""))).start(t)
-
-	c.api.put(newTestPod("evil", "a", "u3", "", mirror("u1")), newTestPod("evil", "b", "u4", "", mirror(hash)))
-	eventually(t, "the doubt about the static pod", func() bool { return c.verdict(hash) == notFound })
-	if w := c.workload("u1"); w.Namespace != "shop" || c.verdict("u1") != workload.Steer {
-		t.Errorf("the victim's cgroup belongs to %s/%s", w.Namespace, w.PodName)
-	}
-	if _, _, ok := c.Lookup(workload.CgroupRef{}); ok {
-		t.Error("the empty UID belongs to somebody")
-	}
-	c.api.remove(newTestPod("evil", "b", "u4", ""))
-	eventually(t, "the static pod's return", func() bool { return c.verdict(hash) == workload.Pass })
 }
 
 func TestSkipContainersDecideByContainer(t *testing.T) {

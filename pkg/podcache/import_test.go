@@ -70,7 +70,7 @@ func (c *cluster) stale() bool {
 
 func TestImportServesWhileTheAPIIsDown(t *testing.T) {
 	skip := withAnnotations(workload.SkipContainersAnnotation, "proxy")
-	sa := newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c1", identitiesAnnotation, `[{"clientId":"c2"}]`)
+	sa := newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c1", workload.IdentitiesAnnotation, `[{"clientId":"c2"}]`)
 	objects := []runtime.Object{
 		sa,
 		newTestPod("shop", "cart", "u1", "cart", labeled),

@@ -49,7 +49,7 @@ func newPolicy(c *config.AgentConfiguration) (*policy, error) {
 		}
 		p.exceptions = append(p.exceptions, exception{e.Namespaces, selector})
 	}
-	reason := "unlabeled: " + string(c.Unlabeled)
+	reason := workload.ReasonUnlabeled + ": " + string(c.Unlabeled)
 	switch c.Unlabeled {
 	case config.UnlabeledPass:
 		p.unlabeled = workload.Decision{Verdict: workload.Pass, Reason: reason}
@@ -126,7 +126,7 @@ func (p *policy) decideByLabel(pod *pod, account labelState) workload.Decision {
 		// Its label may be the one that selects the pod.
 		return workload.Decision{Verdict: workload.Unknown, Reason: "service account not seen"}
 	}
-	steer.Reason = "label on the service account"
+	steer.Reason = workload.ReasonAccountLabel
 	return steer
 }
 

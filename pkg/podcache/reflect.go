@@ -26,9 +26,7 @@ func keep(ctx context.Context, store cache.ReflectorStore, name string, lw *cach
 // listWatch returns the two calls of a reflector, limited to what selector
 // matches. It hands their errors to failed.
 func listWatch[L runtime.Object](
-	selector fields.Selector, failed func(context.Context, error),
-	list func(context.Context, metav1.ListOptions) (L, error),
-	watchFunc func(context.Context, metav1.ListOptions) (watch.Interface, error),
+	selector fields.Selector, failed func(context.Context, error), list call[L], watches watchFunc,
 ) *cache.ListWatch {
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -42,7 +40,7 @@ func listWatch[L runtime.Object](
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.FieldSelector = selector.String()
-			w, err := watchFunc(ctx, o)
+			w, err := watches(ctx, o)
 			if err != nil {
 				failed(ctx, err)
 			}

@@ -12,9 +12,6 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// identitiesAnnotation of a service account maps identities to client ids.
-const identitiesAnnotation = "sidestep.dev/identities"
-
 // serviceAccount is all that the cache keeps of a service account object.
 type serviceAccount struct {
 	uid        string
@@ -33,7 +30,7 @@ func newServiceAccount(o *corev1.ServiceAccount) serviceAccount {
 		clientID:   o.Annotations[workload.ClientIDAnnotation],
 		tenantID:   o.Annotations[workload.TenantIDAnnotation],
 		expiration: o.Annotations[expirationAnnotation],
-		identities: o.Annotations[identitiesAnnotation],
+		identities: o.Annotations[workload.IdentitiesAnnotation],
 		created:    o.CreationTimestamp.UTC(),
 	}
 }

@@ -72,7 +72,7 @@ func openByHandle(cgroup string) error {
 }
 
 func bpffs(o Options) Result {
-	const name = "BPF file system"
+	const name = "BPF filesystem"
 	magic, err := o.FileSystem(o.BPFFS)
 	if err != nil {
 		return fail(name, "mount the node's /sys/fs/bpf in the pod (hostPath) and set --bpffs to it", "%s: %v", o.BPFFS, err)
@@ -80,7 +80,7 @@ func bpffs(o Options) Result {
 	if magic != unix.BPF_FS_MAGIC {
 		return fail(name, "mount it on the node: mount -t bpf none /sys/fs/bpf", "%s is not one", o.BPFFS)
 	}
-	// The BPF file system refuses names with a dot.
+	// The BPF filesystem refuses names with a dot.
 	scratch, err := os.MkdirTemp(o.BPFFS, "sidestep_check_")
 	if err == nil {
 		err = os.Remove(scratch)

@@ -101,14 +101,14 @@ func TestRunOnANodeThatCanRunIt(t *testing.T) {
 	}
 	want := []string{
 		"kernel", "capabilities", "AppArmor", "SELinux", "cgroup v2", "kubepods", "cgroup handles",
-		"BPF file system", "programs", "place", "kubelet directory", "host processes",
+		"BPF filesystem", "programs", "place", "kubelet directory", "host processes",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
 	}
 	left, err := os.ReadDir(n.path("bpf"))
 	if err != nil || len(left) != 0 {
-		t.Errorf("left on the BPF file system: %v, %v", left, err)
+		t.Errorf("left on the BPF filesystem: %v, %v", left, err)
 	}
 }
 
@@ -146,9 +146,9 @@ func TestFailures(t *testing.T) {
 		"no such kubepods":    {func(_ *testing.T, n *node) { n.options.KubepodsCgroup = n.path("cgroup/none") }, "kubepods", "cgroup/none", "--kubepods-cgroup"},
 		"kubepods is a file":  {func(_ *testing.T, n *node) { n.options.KubepodsCgroup = n.path("proc/self.status") }, "kubepods", "not a directory", "--kubepods-cgroup"},
 		"no handles":          {func(_ *testing.T, n *node) { n.options.OpenByHandle = func(string) error { return boom } }, "cgroup handles", "not permitted", "DAC_READ_SEARCH"},
-		"not bpffs":           {func(_ *testing.T, n *node) { n.fileSystem(unix.CGROUP2_SUPER_MAGIC, nil) }, "BPF file system", "is not one", "mount -t bpf"},
-		"no bpffs":            {func(_ *testing.T, n *node) { n.fileSystem(0, boom) }, "BPF file system", "not permitted", "--bpffs"},
-		"bpffs not writable":  {func(t *testing.T, n *node) { n.remove(t, "bpf") }, "BPF file system", "not writable", "readOnly"},
+		"not bpffs":           {func(_ *testing.T, n *node) { n.fileSystem(unix.CGROUP2_SUPER_MAGIC, nil) }, "BPF filesystem", "is not one", "mount -t bpf"},
+		"no bpffs":            {func(_ *testing.T, n *node) { n.fileSystem(0, boom) }, "BPF filesystem", "not permitted", "--bpffs"},
+		"bpffs not writable":  {func(t *testing.T, n *node) { n.remove(t, "bpf") }, "BPF filesystem", "not writable", "readOnly"},
 		"programs":            {func(_ *testing.T, n *node) { n.options.LoadPrograms = func() error { return boom } }, "programs", "not permitted", "CONFIG_CGROUP_BPF"},
 		"place taken":         {func(_ *testing.T, n *node) { n.options.CheckPlace = func(string) error { return boom } }, "place", "not permitted", "make room"},
 		"no place":            {func(_ *testing.T, n *node) { n.options.FindKubepods = func(string) (string, error) { return "", boom } }, "place", "not permitted", "make room"},
@@ -204,7 +204,7 @@ func TestRunAsksTheKernel(t *testing.T) {
 	if r := result(t, results, "kernel"); err != nil || !strings.Contains(r.Detail, release) {
 		t.Errorf("%+v, want %q in it, %v", r, release, err)
 	}
-	for _, check := range []string{"cgroup v2", "BPF file system"} {
+	for _, check := range []string{"cgroup v2", "BPF filesystem"} {
 		if r := result(t, results, check); r.OK {
 			t.Errorf("a plain directory passes: %+v", r)
 		}

@@ -47,7 +47,7 @@ func capEff(path string) (uint64, error) {
 }
 
 // appArmor wants no profile: the runtimes' default one forbids writes to the
-// BPF file system and reading the namespaces of unconfined pods.
+// BPF filesystem and reading the namespaces of unconfined pods.
 func appArmor(o Options) Result {
 	const name = "AppArmor"
 	enabled, err := os.ReadFile(filepath.Join(o.Sys, "module/apparmor/parameters/enabled"))

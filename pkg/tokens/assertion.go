@@ -10,8 +10,8 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// AssertionSource gets service account tokens for Entra.
-type AssertionSource interface {
+// assertionSource gets service account tokens for Entra.
+type assertionSource interface {
 	// Assertion returns a service account token of the workload's pod. The
 	// engine checks its claims, so a source need not. The error is a
 	// *workload.TokenError.

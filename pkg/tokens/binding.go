@@ -8,20 +8,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 const (
-	// bindingAudience is the audience of a service account token for the proxy
-	// of AKS identity bindings, which Entra itself does not take.
-	bindingAudience = "api://AKSIdentityBinding"
 	// apiServerName is the Service of the API server, where AKS has its proxy.
 	apiServerName = "kubernetes.default"
 	maxBindings   = 256
@@ -30,7 +24,7 @@ const (
 // audienceFor returns the audience that the workload's assertion must have.
 func audienceFor(w workload.Workload) string {
 	if w.Binding != nil {
-		return bindingAudience
+		return workload.BindingAudience
 	}
 	return workload.TokenAudience
 }
@@ -164,22 +158,13 @@ func (b *bindings) certificate(w workload.Workload, t through) (string, error) {
 	}
 	var e *workload.TokenError
 	switch {
-	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR), errors.Is(err, errNotRegular), len(raw) > maxAssertion:
+	case isElsewhere(err), len(raw) > maxAssertion:
 		e = refused("the certificate that AZURE_KUBERNETES_CA_FILE in the pod's spec names is not a file in the pod's own directory")
 	default: // an empty one is about to be renewed
 		e = unavailable("the kubelet has not written the certificate that AZURE_KUBERNETES_CA_FILE in the pod's spec names yet")
 	}
 	e.Err = err
 	return "", e
-}
-
-func volumePath(f workload.VolumeFile) (string, bool) {
-	for _, part := range append([]string{f.Plugin, f.Volume}, strings.Split(f.Path, "/")...) {
-		if !validComponent(part) {
-			return "", false
-		}
-	}
-	return filepath.Join("volumes", f.Plugin, f.Volume, f.Path), true
 }
 
 // transport carries requests for Entra to the proxy. No other proxy is asked:

@@ -81,7 +81,7 @@ func (b *bench) boundPod(p *tokenProxy) workload.Workload {
 		CA:     &workload.VolumeFile{Plugin: "kubernetes.io~projected", Volume: w.Projected.Volume, Path: "ca.crt"},
 	}
 	b.engine.defaults.apiServer, b.engine.bindings.apiServer = p.address(), p.address()
-	b.write(w, b.assertion(w, func(c jwt.MapClaims) { c["aud"] = []string{bindingAudience} }))
+	b.write(w, b.assertion(w, func(c jwt.MapClaims) { c["aud"] = []string{workload.BindingAudience} }))
 	b.writeCertificate(w, p.certificate())
 	return w
 }
@@ -180,7 +180,7 @@ func TestBindingsThatAreRefused(t *testing.T) {
 		"link out of the pod":      {link("/etc/ssl/certs/ca-certificates.crt"), "own directory"},
 		"link to proc":             {link("/proc/self/environ"), "own directory"},
 		"certificate data is none": {func(_ *bench, w *workload.Workload) { w.Binding.CAData = "x" }, "not PEM"},
-		"token for Entra":          {func(b *bench, w *workload.Workload) { b.write(*w, b.assertion(*w, nil)) }, bindingAudience},
+		"token for Entra":          {func(b *bench, w *workload.Workload) { b.write(*w, b.assertion(*w, nil)) }, workload.BindingAudience},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, p := newBench(t), newTokenProxy(t)

@@ -83,7 +83,7 @@ func TestUnavailableIsNotRemembered(t *testing.T) {
 			f.refuse = refusing(503, 90033, "temporarily_unavailable", "AADSTS90033: try again")
 		})
 		w := b.pod("shop", "cart", "web")
-		_, err := b.once(w, workload.TokenRequest{Resource: vault})
+		err := b.once(w, workload.TokenRequest{Resource: vault})
 		wantTokenError(t, err, workload.Unavailable, "try again")
 		b.entra.set(func(f *fakeEntra) { f.refuse = nil })
 		b.mustToken(w, workload.TokenRequest{Resource: vault})

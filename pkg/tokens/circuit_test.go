@@ -43,7 +43,7 @@ func TestRetryAfterHoldsTheTenantAndNoOther(t *testing.T) {
 		other.TenantID = "contoso.example"
 		b.mustToken(w, workload.TokenRequest{Resource: "https://before"})
 		b.entra.set(func(f *fakeEntra) { f.refuse = throttling("10") })
-		_, err := b.once(w, workload.TokenRequest{Resource: vault})
+		err := b.once(w, workload.TokenRequest{Resource: vault})
 		wantTokenError(t, err, workload.Unavailable, "429")
 		if again := asTokenError(err).RetryAfter.Round(time.Second); again != 10*time.Second {
 			t.Errorf("RetryAfter is %v, want Entra's 10s", again)
@@ -74,8 +74,8 @@ func TestThrottlingWithoutATimeIsBelievedAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.entra.set(func(f *fakeEntra) { f.refuse = throttling("") })
 		w := b.pod("shop", "cart", "web")
-		_, _ = b.once(w, workload.TokenRequest{Resource: vault})
-		_, err := b.once(w, workload.TokenRequest{Resource: "https://other"})
+		_ = b.once(w, workload.TokenRequest{Resource: vault})
+		err := b.once(w, workload.TokenRequest{Resource: "https://other"})
 		wantTokenError(t, err, workload.Unavailable, "left alone")
 		if n := b.entra.exchanges(); n != 1 {
 			t.Errorf("%d exchanges, want 1", n)

@@ -5,7 +5,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/sidestep-agent/sidestep/pkg/azcli"
+	"github.com/sidestep-agent/sidestep/pkg/commands"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -15,22 +15,22 @@ var guid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{1
 
 // createCredential makes the federated credential that the assertion needs.
 func createCredential(f facts) string {
-	name := azcli.CredentialName(f.namespace, f.account, f.issuer, f.subject)
-	return f.withIdentity("az identity federated-credential create --name " + azcli.Word(name) + f.credential())
+	name := commands.CredentialName(f.namespace, f.account, f.issuer, f.subject)
+	return f.withIdentity("az identity federated-credential create --name " + commands.Word(name) + f.credential())
 }
 
 // updateCredential corrects the audience of the credential that is there:
 // Entra takes no second one for the same issuer and subject.
 func updateCredential(f facts) string {
 	find := fmt.Sprintf(`"$(az identity federated-credential list%s --query %s --output tsv)"`, identityFlags,
-		azcli.Word(fmt.Sprintf("[?issuer=='%s' && subject=='%s'].name", queryText(f.issuer), queryText(f.subject))))
+		commands.Word(fmt.Sprintf("[?issuer=='%s' && subject=='%s'].name", queryText(f.issuer), queryText(f.subject))))
 	return f.withIdentity("az identity federated-credential update --name " + find + f.credential())
 }
 
 // credential returns the flags that describe the credential.
 func (f facts) credential() string {
 	return fmt.Sprintf("%s --issuer %s --subject %s --audiences %s",
-		identityFlags, azcli.Word(f.issuer), azcli.Word(f.subject), azcli.Word(f.audience))
+		identityFlags, commands.Word(f.issuer), commands.Word(f.subject), commands.Word(f.audience))
 }
 
 // identityFlags name the managed identity; withIdentity sets the variables.
@@ -41,7 +41,7 @@ const identityFlags = ` --identity-name "$name" --resource-group "$group"`
 // the subscription that az is set to. A client id that is no GUID is nobody's.
 func (f facts) withIdentity(command string) string {
 	if name, group, subscription, ok := parseResourceID(f.resourceID); ok {
-		flags := " --identity-name " + azcli.Word(name) + " --resource-group " + azcli.Word(group) + " --subscription " + azcli.Word(subscription)
+		flags := " --identity-name " + commands.Word(name) + " --resource-group " + commands.Word(group) + " --subscription " + commands.Word(subscription)
 		return strings.ReplaceAll(command, identityFlags, flags)
 	}
 	if !guid.MatchString(f.clientID) {
@@ -64,7 +64,7 @@ func parseResourceID(id string) (name, group, subscription string, ok bool) {
 const tenantAnnotation = " " + workload.TenantIDAnnotation + "="
 
 func (f facts) annotate() string {
-	return fmt.Sprintf("kubectl annotate serviceaccount --overwrite --namespace %s %s", azcli.Word(f.namespace), azcli.Word(f.account))
+	return fmt.Sprintf("kubectl annotate serviceaccount --overwrite --namespace %s %s", commands.Word(f.namespace), commands.Word(f.account))
 }
 
 // annotateTenantOfClient sets the tenant in which the identity is.
@@ -81,7 +81,7 @@ func annotateOwnTenant(f facts) string {
 }
 
 func enableClient(f facts) string {
-	return "az ad sp update --id " + azcli.Word(f.clientID) + " --set accountEnabled=true"
+	return "az ad sp update --id " + commands.Word(f.clientID) + " --set accountEnabled=true"
 }
 
 // createResource installs the resource's application in the tenant.
@@ -89,11 +89,11 @@ func createResource(f facts) string {
 	if len(f.resource) > maxShown {
 		return ""
 	}
-	return "az ad sp create --id " + azcli.Word(f.resource)
+	return "az ad sp create --id " + commands.Word(f.resource)
 }
 
 func listPolicies(facts) string {
-	return "az rest --method get --url " + azcli.Word("https://graph.microsoft.com/v1.0/identity/conditionalAccess/policies?$select=displayName,state,conditions")
+	return "az rest --method get --url " + commands.Word("https://graph.microsoft.com/v1.0/identity/conditionalAccess/policies?$select=displayName,state,conditions")
 }
 
 // queryText returns s for a raw string of JMESPath, in which an apostrophe

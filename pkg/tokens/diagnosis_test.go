@@ -141,7 +141,7 @@ func TestRefusalIsExplained(t *testing.T) {
 	if !strings.Contains(got.Mend, "--issuer https://oidc.example/ --subject system:serviceaccount:shop:cart") {
 		t.Errorf("mend %q", got.Mend)
 	}
-	if last := b.engine.Snapshot()[0]; last.Meaning != got.Meaning || last.Mend != got.Mend {
+	if last := b.engine.Exchanges()[0]; last.Meaning != got.Meaning || last.Mend != got.Mend {
 		t.Errorf("status %+v", last)
 	}
 	for _, want := range []string{"No matching federated identity record found.", got.Meaning, "az identity federated-credential create"} {

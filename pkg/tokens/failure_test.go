@@ -61,7 +61,7 @@ func TestEntrasErrorsAreMapped(t *testing.T) {
 						return refuse(w, form)
 					}
 				})
-				_, err := b.once(b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault})
+				err := b.once(b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault})
 				wantTokenError(t, err, tt.want.Kind, tt.want.Description)
 				got := asTokenError(err)
 				if got.Code != tt.want.Code || got.Description != tt.want.Description || got.RetryAfter.Round(time.Second) < tt.want.RetryAfter {
@@ -79,7 +79,7 @@ func TestNetworkFailureIsUnavailable(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		w := b.pod("shop", "cart", "web")
 		b.entra.set(func(f *fakeEntra) { f.down = true })
-		_, err := b.once(w, workload.TokenRequest{Resource: vault})
+		err := b.once(w, workload.TokenRequest{Resource: vault})
 		wantTokenError(t, err, workload.Unavailable, "cannot be reached")
 		if n := testutil.ToFloat64(b.engine.metrics.errors.WithLabelValues("network")); n != 1 {
 			t.Errorf("network counted %v times", n)

@@ -117,7 +117,7 @@ func TestOneAccountCannotTakeAllExchanges(t *testing.T) {
 		for range maxFlights {
 			<-g.arrived
 		}
-		_, err := b.once(w, workload.TokenRequest{Resource: vault})
+		err := b.once(w, workload.TokenRequest{Resource: vault})
 		wantTokenError(t, err, workload.Unavailable, "too many")
 		modest := b.pod("shop", "modest", "web")
 		b.mustToken(modest, workload.TokenRequest{Resource: vault, ClientID: clientB})

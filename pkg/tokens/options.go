@@ -68,7 +68,7 @@ type Options struct {
 // time.
 type Engine struct {
 	defaults   defaults
-	assertions AssertionSource
+	assertions assertionSource
 	entra      *entra
 	bindings   *bindings
 	owners     *owners

@@ -26,14 +26,16 @@ type projected struct {
 	pods string // <kubelet dir>/pods
 }
 
-// Assertion implements [AssertionSource]. It reads the file at each call,
+// Assertion implements assertionSource. It reads the file at each call,
 // since the kubelet renews it.
 func (p projected) Assertion(_ context.Context, w workload.Workload) (string, error) {
 	if w.Projected == nil {
 		return "", refused("the pod has no projected service account token for the audience %s: "+
 			"let the azure-workload-identity webhook add it (install the webhook, then recreate the pod), or add the volume to the pod's spec", workload.TokenAudience)
 	}
-	name, ok := projectedPath(*w.Projected)
+	name, ok := volumePath(workload.VolumeFile{
+		Plugin: "kubernetes.io~projected", Volume: w.Projected.Volume, Path: w.Projected.Path,
+	})
 	if !ok || !validComponent(w.PodUID) {
 		return "", refused("the pod's projected service account token has a path that cannot be used")
 	}
@@ -47,15 +49,15 @@ func (p projected) Assertion(_ context.Context, w workload.Workload) (string, er
 	return strings.TrimSpace(string(raw)), nil
 }
 
-// projectedPath returns the token's path below the pod's directory, and false
-// if a part of it is not a plain name.
-func projectedPath(t workload.ProjectedToken) (string, bool) {
-	for _, part := range append([]string{t.Volume}, strings.Split(t.Path, "/")...) {
+// volumePath returns the file's path below the pod's directory, and false if a
+// part of it is not a plain name.
+func volumePath(f workload.VolumeFile) (string, bool) {
+	for _, part := range append([]string{f.Plugin, f.Volume}, strings.Split(f.Path, "/")...) {
 		if !validComponent(part) {
 			return "", false
 		}
 	}
-	return filepath.Join("volumes", "kubernetes.io~projected", t.Volume, t.Path), true
+	return filepath.Join("volumes", f.Plugin, f.Volume, f.Path), true
 }
 
 func validComponent(s string) bool {
@@ -77,13 +79,13 @@ func (p projected) read(podUID, name string) ([]byte, error) {
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("open the token: %w", err)
+		return nil, fmt.Errorf("open the file: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), name)
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
-		return nil, fmt.Errorf("stat the token: %w", err)
+		return nil, fmt.Errorf("stat the file: %w", err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errNotRegular
@@ -91,12 +93,23 @@ func (p projected) read(podUID, name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, maxAssertion+1))
 }
 
+// isElsewhere reports whether an error of read says that the path leads to
+// something else than a file in the pod's own directory.
+func isElsewhere(err error) bool {
+	for _, e := range []error{unix.EXDEV, unix.ELOOP, unix.ENOTDIR, errNotRegular} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 func readError(err error) *workload.TokenError {
 	var e *workload.TokenError
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		e = unavailable("the kubelet has not written the pod's projected service account token yet")
-	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR), errors.Is(err, errNotRegular):
+	case isElsewhere(err):
 		e = refused("the pod's projected service account token is not a file in the pod's own directory")
 	default:
 		e = unavailable("the pod's projected service account token cannot be read")

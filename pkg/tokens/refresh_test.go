@@ -212,7 +212,7 @@ func TestForgottenAccountGetsNothingFromItsFlights(t *testing.T) {
 		if n := b.engine.cache.size(); n != 0 {
 			t.Errorf("%d tokens are kept of a forgotten service account", n)
 		}
-		if all := b.engine.Snapshot(); len(all) != 0 {
+		if all := b.engine.Exchanges(); len(all) != 0 {
 			t.Errorf("its last exchange is kept: %+v", all)
 		}
 	})

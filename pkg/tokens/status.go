@@ -15,21 +15,18 @@ const maxAccounts = 1024
 
 // Exchange is the last exchange of a service account, for people.
 type Exchange struct {
-	Namespace      string    `json:"namespace"`
-	ServiceAccount string    `json:"serviceAccount"`
-	ClientID       string    `json:"clientId"`
-	TenantID       string    `json:"tenantId"`
-	Resource       string    `json:"resource"`
-	At             time.Time `json:"at"`
-	ExpiresOn      time.Time `json:"expiresOn,omitzero"` // zero if it failed
+	Namespace      string
+	ServiceAccount string
+	At             time.Time
+	ExpiresOn      time.Time // zero if it failed
 	// ErrorCode and Error are empty if it did not fail; ErrorCode also where
 	// Entra gave none.
-	ErrorCode string `json:"errorCode,omitempty"`
-	Error     string `json:"error,omitempty"`
+	ErrorCode string
+	Error     string
 	// Meaning is the error in plain words, and Mend a shell command that mends
 	// it, where they are known.
-	Meaning string `json:"meaning,omitempty"`
-	Mend    string `json:"mend,omitempty"`
+	Meaning string
+	Mend    string
 }
 
 type status struct {
@@ -44,14 +41,7 @@ func newStatus() *status {
 
 // record takes how an exchange ended: issued or failed is nil.
 func (s *status) record(k key, w workload.Workload, issued *entry, failed *workload.TokenError, now time.Time) {
-	x := Exchange{
-		Namespace:      w.Namespace,
-		ServiceAccount: w.ServiceAccount,
-		ClientID:       k.clientID,
-		TenantID:       k.tenant,
-		Resource:       k.resource,
-		At:             now,
-	}
+	x := Exchange{Namespace: w.Namespace, ServiceAccount: w.ServiceAccount, At: now}
 	if issued != nil {
 		x.ExpiresOn = issued.token.ExpiresOn
 	}
@@ -70,9 +60,9 @@ func (s *status) forget(account string) {
 	s.last.remove(account)
 }
 
-// Snapshot returns the last exchange of each service account, by namespace and
+// Exchanges returns the last exchange of each service account, by namespace and
 // name. There is no token in it.
-func (e *Engine) Snapshot() []Exchange {
+func (e *Engine) Exchanges() []Exchange {
 	e.status.mu.Lock()
 	var all []Exchange
 	e.status.last.each(func(_ string, x Exchange) bool {

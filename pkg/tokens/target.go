@@ -108,7 +108,8 @@ func mapped(w workload.Workload, what string, match func(workload.MappedIdentity
 			return m.ClientID, nil
 		}
 	}
-	return "", notFound("the annotation sidestep.dev/identities of the service account %s/%s has no identity with this %s", w.Namespace, w.ServiceAccount, what)
+	return "", notFound("the annotation %s of the service account %s/%s has no identity with this %s",
+		workload.IdentitiesAnnotation, w.Namespace, w.ServiceAccount, what)
 }
 
 func (d defaults) selectTenant(w workload.Workload) (string, error) {

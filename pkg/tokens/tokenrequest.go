@@ -27,7 +27,7 @@ type requested struct {
 	accounts corev1.ServiceAccountsGetter
 }
 
-// Assertion implements [AssertionSource].
+// Assertion implements assertionSource.
 func (r requested) Assertion(ctx context.Context, w workload.Workload) (string, error) {
 	asked := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
 		Audiences:         []string{workload.TokenAudience},
@@ -88,7 +88,7 @@ func newSources(files projected, accounts corev1.ServiceAccountsGetter) sources 
 	return s
 }
 
-// Assertion implements [AssertionSource].
+// Assertion implements assertionSource.
 func (s sources) Assertion(ctx context.Context, w workload.Workload) (string, error) {
 	if w.Projected == nil && s.requested != nil {
 		return s.requested.Assertion(ctx, w)

@@ -84,7 +84,7 @@ func TestNoSpanWithoutAnExchange(t *testing.T) {
 		spans := b.recorded()
 		w := b.pod("shop", "cart", "web")
 		b.write(w, b.assertion(w, func(c jwt.MapClaims) { c["sub"] = "someone else" }))
-		if _, err := b.once(w, workload.TokenRequest{Resource: vault}); err == nil {
+		if err := b.once(w, workload.TokenRequest{Resource: vault}); err == nil {
 			t.Fatal("a token")
 		}
 		if n := len(spans.Started()); n != 0 {

@@ -1,7 +1,7 @@
 package workload
 
-// Names that azure-workload-identity gave, and that pods, its webhook and this
-// agent must agree on.
+// Names that azure-workload-identity and AKS gave, and that pods, the webhook
+// and this agent must agree on.
 const (
 	// UseLabel selects a pod where its value is "true".
 	UseLabel = "azure.workload.identity/use"
@@ -14,4 +14,13 @@ const (
 	// TokenAudience is the audience that Entra wants in a service account token
 	// for workload identity federation.
 	TokenAudience = "api://AzureADTokenExchange"
+	// BindingAudience is the audience of the service account token of a pod with
+	// an AKS identity binding: its proxy takes it, and Entra does not.
+	BindingAudience = "api://AKSIdentityBinding"
+	// TokenProxyVariable is the environment variable that names that proxy.
+	TokenProxyVariable = "AZURE_KUBERNETES_TOKEN_PROXY"
 )
+
+// IdentitiesAnnotation of a service account maps identities to client ids: a
+// JSON list of MappedIdentity. It is Sidestep's own.
+const IdentitiesAnnotation = "sidestep.dev/identities"

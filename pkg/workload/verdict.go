@@ -50,6 +50,15 @@ func (a Access) String() string {
 	return "metadata-only"
 }
 
+// Reasons of decisions that are read by more than people: the plugin of kubectl
+// knows by them what to mend.
+const (
+	// ReasonAccountLabel: the pod's service account bears UseLabel.
+	ReasonAccountLabel = "label on the service account"
+	// ReasonUnlabeled begins the reason where nothing selects the pod.
+	ReasonUnlabeled = "unlabeled"
+)
+
 // Decision is what the rules say about a pod or one of its containers.
 type Decision struct {
 	Verdict Verdict

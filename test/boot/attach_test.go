@@ -129,7 +129,7 @@ func TestAttachFails(t *testing.T) {
 	g := booted(t)
 	for name, flags := range map[string][]string{
 		"no cgroup v2":            {"--cgroup-root", t.TempDir()},
-		"no BPF file system":      {"--bpffs", t.TempDir()},
+		"no BPF filesystem":       {"--bpffs", t.TempDir()},
 		"no kubepods to be found": {"--kubepods-cgroup", ""},
 		"kubepods elsewhere":      {"--kubepods-cgroup", filepath.Dir(g.node.CgroupRoot) + "/elsewhere"},
 	} {

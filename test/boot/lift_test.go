@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,28 +65,11 @@ func init() { lab.Register("ask", ask) }
 func ask(struct{}) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	query := url.Values{"resource": {"https://vault.azure.net"}, "api-version": {"2018-02-01"}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet,
-		"http://"+lab.IMDS+"/metadata/identity/oauth2/token?"+query.Encode(), http.NoBody)
-	if err != nil {
-		return "", err
-	}
-	req.Header.Set("Metadata", "true")
-	resp, err := http.DefaultClient.Do(req)
+	got, err := scene.Token(ctx, http.DefaultClient)
 	if errors.Is(err, unix.ECONNREFUSED) {
 		return refused, nil
 	}
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	var token struct {
-		ClientID string `json:"client_id"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&token); err != nil {
-		return "", err
-	}
-	return token.ClientID, nil
+	return got, err
 }
 
 // asks fails unless the pod gets what is expected.

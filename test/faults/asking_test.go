@@ -2,7 +2,6 @@ package faults
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -19,7 +18,6 @@ import (
 )
 
 const (
-	tokenURL = "http://" + lab.IMDS + "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
 	// pause is how long one that asks all the time waits between two requests.
 	pause = 20 * time.Millisecond
 	// patience is how long it waits for an answer that must come, impatience
@@ -62,32 +60,20 @@ func ask(a asking) (answers, error) {
 }
 
 func askOnce(client *http.Client) string {
-	request, err := http.NewRequestWithContext(context.Background(), http.MethodGet, tokenURL, http.NoBody)
-	if err != nil {
-		return err.Error()
-	}
-	request.Header.Set("Metadata", "true")
-	response, err := client.Do(request)
+	clientID, err := scene.Token(context.Background(), client)
 	var timeout net.Error
+	var status scene.StatusError
 	switch {
+	case err == nil:
+		return clientID
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.ECONNREFUSED):
 		return refused
+	case errors.As(err, &status):
+		return status.Error()
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return noAnswer
-	case err != nil:
-		return reset
 	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return fmt.Sprintf("answer %d", response.StatusCode)
-	}
-	var token struct {
-		ClientID string `json:"client_id"`
-	}
-	if err := json.NewDecoder(response.Body).Decode(&token); err != nil {
-		return reset
-	}
-	return token.ClientID
+	return reset
 }
 
 // ask returns what one request of the pod brings.

@@ -28,6 +28,19 @@ func (r *rig) stranger() *scene.Workload {
 	return w
 }
 
+// holdUntilKnown fails unless a stranger's request is held until the agent
+// hears of the pod, which then passes.
+func (r *rig) holdUntilKnown(stranger *scene.Workload) {
+	r.t.Helper()
+	held := make(chan string, 1)
+	go func() { held <- r.ask(stranger) }()
+	r.eventually("it is held", func() bool { return r.metrics("sidestep_connects_total")["ipv4 unknown"] > 0 })
+	check(r.t, r.Introduce(stranger))
+	if got := <-held; got != nodeToken {
+		r.t.Errorf("the stranger, which passes, got: %s", got)
+	}
+}
+
 // take listens in the agent's place, and says when somebody comes.
 func take(t *testing.T, at string) (l net.Listener, came <-chan struct{}) {
 	t.Helper()
@@ -67,13 +80,7 @@ func TestNodeListenerTaken(t *testing.T) {
 	if len(came) > 0 {
 		t.Error("a pod was sent to whoever listens there")
 	}
-	held := make(chan string, 1)
-	go func() { held <- r.ask(stranger) }()
-	r.eventually("it is held", func() bool { return r.metrics("sidestep_connects_total")["ipv4 unknown"] > 0 })
-	check(t, r.Introduce(stranger))
-	if got := <-held; got != nodeToken {
-		t.Errorf("the stranger, which passes, got: %s", got)
-	}
+	r.holdUntilKnown(stranger)
 	r.see("free again: held until known")
 }
 
@@ -94,13 +101,7 @@ func TestNodeListenersAddress(t *testing.T) {
 	r.logged("putting it back")
 	end()
 	stranger := r.stranger()
-	held := make(chan string, 1)
-	go func() { held <- r.ask(stranger) }()
-	r.eventually("it is held", func() bool { return r.metrics("sidestep_connects_total")["ipv4 unknown"] > 0 })
-	check(t, r.Introduce(stranger))
-	if got := <-held; got != nodeToken {
-		t.Errorf("the stranger, which passes, got: %s", got)
-	}
+	r.holdUntilKnown(stranger)
 	r.see("put back; unknown pods are held there again")
 }
 

@@ -1,9 +1,9 @@
 package faults
 
 import (
+	"bytes"
 	"fmt"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -151,13 +151,12 @@ func (r *rig) logged(says string) {
 // labels' order; none while the agent does not answer.
 func (r *rig) metrics(name string) map[string]float64 {
 	r.t.Helper()
-	response, err := http.Get("http://" + scene.MetricsAddress + "/metrics")
+	text, err := scene.Metrics(r.t.Context())
 	if err != nil {
 		return nil
 	}
-	defer response.Body.Close()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(response.Body)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
 	check(r.t, err)
 	all := map[string]float64{}
 	for _, m := range families[name].GetMetric() {

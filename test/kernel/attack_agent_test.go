@@ -2,11 +2,9 @@ package kernel
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"net/http"
-	"net/url"
 	"syscall"
 	"testing"
 	"time"
@@ -159,7 +157,7 @@ func ask(a asking) (asked, error) {
 	pace := time.NewTicker(10 * time.Millisecond)
 	defer pace.Stop()
 	for deadline := time.Now().Add(a.For); time.Now().Before(deadline); <-pace.C {
-		who, err := askOnce(&client)
+		who, err := scene.Token(context.Background(), &client)
 		if err != nil {
 			sum.Refused++
 			sum.Last = err.Error()
@@ -169,29 +167,4 @@ func ask(a asking) (asked, error) {
 		sum.Last = who
 	}
 	return sum, nil
-}
-
-func askOnce(client *http.Client) (string, error) {
-	query := url.Values{"resource": {"https://vault.azure.net"}, "api-version": {"2018-02-01"}}
-	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet,
-		"http://"+lab.IMDS+"/metadata/identity/oauth2/token?"+query.Encode(), http.NoBody)
-	if err != nil {
-		return "", err
-	}
-	req.Header.Set("Metadata", "true")
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	var token struct {
-		ClientID string `json:"client_id"`
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&token); err != nil {
-		return "", err
-	}
-	if token.ClientID == "" {
-		return "", fmt.Errorf("status %d", resp.StatusCode)
-	}
-	return token.ClientID, nil
 }

@@ -50,3 +50,12 @@ func removeTree(top string) error {
 func killCgroup(dir string) error {
 	return os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
 }
+
+// CgroupID returns the id of a cgroup, its directory's inode.
+func CgroupID(path string) (uint64, error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return stat.Ino, nil
+}

@@ -28,8 +28,8 @@ const cgroupPrefix = "sidestep-lab-"
 
 // Why the lab cannot be made here.
 var (
-	ErrNotRoot    = errors.New("the lab needs root")
-	ErrNoCgroupV2 = errors.New("the lab needs a cgroup v2 mount")
+	ErrNotRoot   = errors.New("the lab needs root")
+	ErrNoCgroup2 = errors.New("the lab needs a cgroup v2 mount")
 )
 
 // Main runs inside in a new lab and returns its exit status. The program
@@ -57,7 +57,7 @@ func Main(inside func() int) int {
 }
 
 // Possible returns nil if a lab can be made here, else ErrNotRoot or
-// ErrNoCgroupV2.
+// ErrNoCgroup2.
 func Possible() error {
 	if os.Geteuid() != 0 {
 		return ErrNotRoot
@@ -190,7 +190,7 @@ func cgroupMount() (string, error) {
 			return fields[1], nil
 		}
 	}
-	return "", ErrNoCgroupV2
+	return "", ErrNoCgroup2
 }
 
 // removeStale removes what a lab left whose outer process was killed.

@@ -69,9 +69,7 @@ func ownIMDS() error {
 	if err != nil {
 		return err
 	}
-	err = netlink.AddrReplace(lo, &netlink.Addr{IPNet: &net.IPNet{
-		IP: net.ParseIP(IMDS).To4(), Mask: net.CIDRMask(32, 32),
-	}})
+	err = netlink.AddrReplace(lo, &netlink.Addr{IPNet: host(net.ParseIP(IMDS).To4())})
 	if err != nil {
 		return fmt.Errorf("put %s on the loopback link: %w", IMDS, err)
 	}

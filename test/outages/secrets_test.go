@@ -101,9 +101,9 @@ func (r *rig) said(t *testing.T) map[string]string {
 func (r *rig) statusOutput(t *testing.T) string {
 	t.Helper()
 	report := status.Report{Version: "test", Node: "node"}
-	for _, e := range r.engine.Snapshot() {
+	for _, e := range r.engine.Exchanges() {
 		report.ServiceAccounts = append(report.ServiceAccounts, status.ServiceAccount{
-			Namespace: e.Namespace, Name: e.ServiceAccount, ClientID: e.ClientID, TenantID: e.TenantID,
+			Namespace: e.Namespace, Name: e.ServiceAccount,
 			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: e.ErrorCode + e.Error + e.Meaning, Mend: e.Mend,
 		})
 	}
@@ -116,7 +116,7 @@ func (r *rig) statusOutput(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	whole, err := json.Marshal(r.engine.Snapshot())
+	whole, err := json.Marshal(r.engine.Exchanges())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,9 +175,11 @@ func TestSecretsAreInNoCrash(t *testing.T) {
 	}
 	for how, leaksSecret := range map[string]bool{"token": false, "error": false, "planted": true} {
 		t.Run(how, func(t *testing.T) {
-			kept := filepath.Join(t.TempDir(), "secrets.json")
+			dir := t.TempDir()
+			kept := filepath.Join(dir, "secrets.json")
 			child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSecretsAreInNoCrash$", "-test.timeout=60s")
-			child.Env = append(os.Environ(), crashVariable+"="+how, "SIDESTEP_TEST_SECRETS="+kept, "GOTRACEBACK=all")
+			// A process that crashes does not clean up: what it leaves is in dir.
+			child.Env = append(os.Environ(), crashVariable+"="+how, "SIDESTEP_TEST_SECRETS="+kept, "GOTRACEBACK=all", "TMPDIR="+dir)
 			said, err := child.CombinedOutput()
 			if err == nil || !strings.Contains(string(said), "panic: ") || strings.Count(string(said), "goroutine ") < 10 {
 				t.Fatalf("no crash: %v\n%s", err, said)

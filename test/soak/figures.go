@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -57,24 +55,15 @@ func measure(ctx context.Context, s *scene.Scene) (figures, error) {
 func (f figures) scrape(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+scene.MetricsAddress+"/metrics", http.NoBody)
+	text, err := scene.Metrics(ctx)
 	if err != nil {
 		return err
 	}
-	// A connection that stayed open would count, and so would the room that
-	// the agent needs to compress.
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true}}
-	resp, err := client.Do(req)
-	if err != nil {
-		return fmt.Errorf("scrape the agent: %w", err)
-	}
-	defer func() { _ = resp.Body.Close() }()
 	wanted := map[string]string{
 		"go_goroutines": goroutines, "sidestep_token_cache_entries": cachedTokens, "go_memstats_next_gc_bytes": liveHeap,
 	}
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		metric, value, _ := strings.Cut(lines.Text(), " ")
+	for line := range strings.Lines(string(text)) {
+		metric, value, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if name, ok := wanted[metric]; ok {
 			n, err := strconv.ParseFloat(value, 64)
 			if err != nil {
@@ -85,7 +74,7 @@ func (f figures) scrape(ctx context.Context) error {
 		}
 	}
 	if len(wanted) > 0 {
-		return fmt.Errorf("the agent does not export %v: %w", wanted, lines.Err())
+		return fmt.Errorf("the agent does not export %v", wanted)
 	}
 	f[liveHeap] /= 2 << 10 // with GOGC=100 the next collection is due at twice what is alive
 	return nil

@@ -53,7 +53,7 @@ func TestUninstall(t *testing.T) {
 		}
 	}
 	if left := inNode(t, "ls", "/sys/fs/bpf"); strings.Contains(left, "sidestep") {
-		t.Errorf("in the BPF file system: %s", left)
+		t.Errorf("in the BPF filesystem: %s", left)
 	}
 	if on := inNode(t, "ip", "-4", "address", "show", "lo"); strings.Contains(on, "169.254.169.252") {
 		t.Errorf("on the loopback link: %s", on)

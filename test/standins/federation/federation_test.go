@@ -1,7 +1,6 @@
 package federation
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,38 +92,6 @@ func TestFileIsRereadWhenItChanges(t *testing.T) {
 	write("nonsense")
 	if _, err := d.Current(); err == nil {
 		t.Error("a wrong file was taken")
-	}
-}
-
-func TestAddCredential(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "federation.yaml")
-	if err := os.WriteFile(path, []byte(head+credentials(18)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d, err := Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	steps := []struct {
-		name, client, subject string
-		want                  error
-	}{
-		{"19th", client, "a", nil},
-		{"the same again", client, "a", ErrDuplicateCredential},
-		{"of nobody", tenant, "b", ErrUnknownIdentity},
-		{"20th", client, "b", nil},
-		{"21st", client, "c", ErrTooManyCredentials},
-	}
-	for _, s := range steps {
-		if err := d.AddCredential(s.client, Credential{Subject: s.subject}); !errors.Is(err, s.want) {
-			t.Errorf("%s: error %v, want %v", s.name, err, s.want)
-		}
-	}
-	if err := os.WriteFile(path, []byte(head+credentials(19)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.Current(); !errors.Is(err, ErrTooManyCredentials) {
-		t.Errorf("a file that makes it 21 with what was added: error %v, want %v", err, ErrTooManyCredentials)
 	}
 }
 

@@ -14,14 +14,12 @@ import (
 const maxCredentials = 20
 
 var (
-	// ErrTooManyCredentials means that the identity has as many federated
+	// errTooManyCredentials means that the identity has as many federated
 	// credentials as it may have.
-	ErrTooManyCredentials = errors.New("A maximum of 20 federated identity credentials can be added to an application or user-assigned managed identity.") //nolint:staticcheck,revive // Entra's words
-	// ErrDuplicateCredential means that the identity has a credential for that
+	errTooManyCredentials = errors.New("A maximum of 20 federated identity credentials can be added to an application or user-assigned managed identity.") //nolint:staticcheck,revive // Entra's words
+	// errDuplicateCredential means that the identity has a credential for that
 	// issuer and subject.
-	ErrDuplicateCredential = errors.New("The combination of issuer and subject must be unique on the app.") //nolint:staticcheck,revive // Entra's words
-	// ErrUnknownIdentity means that no identity has that client id.
-	ErrUnknownIdentity = errors.New("no such identity")
+	errDuplicateCredential = errors.New("The combination of issuer and subject must be unique on the app.") //nolint:staticcheck,revive // Entra's words
 )
 
 var guid = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
@@ -72,14 +70,14 @@ func (i Identity) validate(f File) error {
 		return fmt.Errorf("resourceId %q is not an ARM id", i.ResourceID)
 	}
 	if len(i.FederatedCredentials) > maxCredentials {
-		return ErrTooManyCredentials
+		return errTooManyCredentials
 	}
 	for n, c := range i.FederatedCredentials {
 		if err := c.validate(); err != nil {
 			return err
 		}
 		if slices.ContainsFunc(i.FederatedCredentials[:n], c.sameAs) {
-			return fmt.Errorf("%q: %w", c.Subject, ErrDuplicateCredential)
+			return fmt.Errorf("%q: %w", c.Subject, errDuplicateCredential)
 		}
 	}
 	return nil

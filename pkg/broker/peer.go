@@ -96,7 +96,13 @@ func (c *peerConn) Close() error {
 // CloseWrite sends the end of the stream. net/http looks for it to let a
 // client read the answer before the connection goes, instead of resetting it.
 func (c *peerConn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+	return closeWrite(c.Conn)
+}
+
+// closeWrite sends the end of the stream, if the connection has one apart from
+// its own.
+func closeWrite(c net.Conn) error {
+	if half, ok := c.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
 	return nil
@@ -110,42 +116,3 @@ func noteAnswered(c net.Conn, state http.ConnState) {
 		c.(*peerConn).answered()
 	}
 }
-
-// handover is the http.Server's listener: it accepts what deliver gives it.
-type handover struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newHandover() *handover {
-	return &handover{conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-// deliver hands the connection to Accept, or closes it after Close.
-func (h *handover) deliver(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.done:
-		_ = c.Close()
-	}
-}
-
-// Accept returns the next connection; net.ErrClosed after Close.
-func (h *handover) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.done:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close ends Accept and deliver.
-func (h *handover) Close() error {
-	h.once.Do(func() { close(h.done) })
-	return nil
-}
-
-// Addr returns an address that is nobody's: the real ones are delivery's.
-func (h *handover) Addr() net.Addr { return &net.TCPAddr{} }

@@ -1,4 +1,4 @@
-package azcli
+package commands
 
 import (
 	"crypto/sha256"

@@ -1,0 +1,99 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	eventsv1 "k8s.io/client-go/tools/events"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// events tells people through the cluster what they should mend.
+type events struct {
+	broadcaster eventsv1.EventBroadcaster
+	recorder    eventsv1.EventRecorder
+	node        *corev1.ObjectReference
+}
+
+func newEvents(client kubernetes.Interface, node string) *events {
+	broadcaster := eventsv1.NewBroadcaster(&eventsv1.EventSinkImpl{Interface: client.EventsV1()})
+	return &events{
+		broadcaster: broadcaster,
+		recorder:    broadcaster.NewRecorder(scheme.Scheme, "sidestep-agent"),
+		// The kubelet's own events name nodes by the name in place of the UID.
+		node: &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node, UID: types.UID(node)},
+	}
+}
+
+// Run sends events until ctx ends.
+func (e *events) Run(ctx context.Context) error {
+	if err := e.broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	e.broadcaster.Shutdown()
+	return nil
+}
+
+// guardReduced reports that the node is guarded less than was asked for.
+func (e *events) guardReduced(guard string, reason error) {
+	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "GuardReduced", "Start",
+		"The guard in force is %s: %v", guard, reason)
+}
+
+// configurationRefused reports a bad new configuration; the old one stays.
+func (e *events) configurationRefused(err error) {
+	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "ConfigurationRefused", reloadOf(err),
+		"The agent's configuration was not applied, the last good one stays: %v", err)
+}
+
+// reloadOf returns an action of its own for each mistake. client-go makes
+// events of one reason and action a series, six minutes long, and sends the
+// first one's note alone: a second mistake would go by the first one's name.
+func reloadOf(err error) string {
+	sum := sha256.Sum256([]byte(err.Error()))
+	return fmt.Sprintf("Reload-%x", sum[:4])
+}
+
+// maxNote is how long an event's note may be, in bytes.
+// https://pkg.go.dev/k8s.io/api/events/v1#Event
+const maxNote = 1024
+
+// tokenRefused reports on the pod why it got no token, and what mends that.
+func (e *events) tokenRefused(w workload.Workload, failed *workload.TokenError) {
+	pod := &corev1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: w.Namespace, Name: w.PodName, UID: types.UID(w.PodUID),
+	}
+	// Events of the same action and reason are counted in one: the code keeps
+	// those apart that are mended in different ways.
+	action := cmp.Or(failed.Code, "IssueToken")
+	e.recorder.Eventf(pod, nil, corev1.EventTypeWarning, "TokenRefused", action, "%s", note(failed))
+}
+
+// note returns what an event says of the failure. A command is never cut: half
+// of one may do something else.
+func note(failed *workload.TokenError) string {
+	says := failed.Description
+	if failed.Meaning != "" {
+		says = failed.Code + ": " + failed.Meaning
+	}
+	mend := ""
+	if failed.Mend != "" {
+		mend = ". Mend: " + failed.Mend
+	}
+	if len(says)+len(mend) > maxNote {
+		mend = ". What mends it is in the agent's log, and in the answer to the application."
+	}
+	if most := maxNote - len(mend); len(says) > most {
+		says = strings.ToValidUTF8(says[:most], "")
+	}
+	return says + mend
+}

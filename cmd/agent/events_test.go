@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+func TestRefusalBecomesAnEventOnThePod(t *testing.T) {
+	client := fake.NewClientset()
+	e := newEvents(client, "node-1")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	created, err := client.EventsV1().Events("shop").Watch(ctx, metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What is recorded before Run listens is lost.
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	limit := time.After(10 * time.Second)
+	for waiting := true; waiting; {
+		select {
+		case <-again.C:
+			e.tokenRefused(workload.Workload{Namespace: "shop", PodName: "web", PodUID: "uid"}, &workload.TokenError{
+				Kind: workload.Refused, Code: "AADSTS700213", Description: "Entra's words",
+				Meaning: "no federated credential is for the subject", Mend: "az identity …",
+			})
+			continue
+		case <-limit:
+			t.Fatal("no event")
+		case change := <-created.ResultChan():
+			checkEvent(t, change.Object.(*eventsv1.Event))
+			waiting = false
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func checkEvent(t *testing.T, got *eventsv1.Event) {
+	t.Helper()
+	want := corev1.ObjectReference{Kind: "Pod", APIVersion: "v1", Namespace: "shop", Name: "web", UID: "uid"}
+	if diff := cmp.Diff(want, got.Regarding); diff != "" {
+		t.Errorf("regarding (-want +got):\n%s", diff)
+	}
+	if got.Namespace != "shop" || got.Type != corev1.EventTypeWarning || got.Reason != "TokenRefused" || got.Action != "AADSTS700213" ||
+		got.Note != "AADSTS700213: no federated credential is for the subject. Mend: az identity …" {
+		t.Errorf("event %+v", got)
+	}
+}
+
+// A note is never longer than the API takes, and never has half a command.
+func TestNotesFit(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		failed workload.TokenError
+		want   string // in the note
+	}{
+		{"short", workload.TokenError{Description: "no tenant is set"}, "no tenant is set"},
+		{"just right", workload.TokenError{Description: "d", Mend: strings.Repeat("m", maxNote-len("d. Mend: "))}, "mmm"},
+		{"long command", workload.TokenError{Description: "d", Mend: strings.Repeat("m", maxNote)}, "d. What mends it is in the agent's log"},
+		{"long description", workload.TokenError{Description: strings.Repeat("é", maxNote), Mend: "m"}, "What mends it"},
+		{"long description alone", workload.TokenError{Description: "x" + strings.Repeat("é", maxNote)}, "xé"},
+	} {
+		got := note(&tc.failed)
+		if len(got) > maxNote || !utf8.ValidString(got) || !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %d bytes: %q", tc.name, len(got), got)
+		}
+		if cut := strings.Count(got, "m"); tc.name == "long command" && cut > 1 {
+			t.Errorf("%s: a command is cut: %q", tc.name, got)
+		}
+	}
+}
+
+func TestEachMistakeHasItsEvent(t *testing.T) {
+	first, second := errors.New("line 2: no such field"), errors.New("line 3: no such value")
+	if reloadOf(first) == reloadOf(second) {
+		t.Errorf("both are %s, one series of events", reloadOf(first))
+	}
+	if again := errors.New(first.Error()); reloadOf(first) != reloadOf(again) {
+		t.Error("the same mistake twice is no series")
+	}
+}
