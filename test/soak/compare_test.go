@@ -18,6 +18,8 @@ func TestCompare(t *testing.T) {
 		"none after":         {figures{pins: 1}, figures{}, []difference{{pins, 1, 0}}},
 		"memory, a little":   {figures{residentMemory: 100}, figures{residentMemory: 110}, nil},
 		"memory, too much":   {figures{residentMemory: 100}, figures{residentMemory: 111}, []difference{{residentMemory, 100, 111}}},
+		"heap, a little":     {figures{liveHeap: 4000}, figures{liveHeap: 4400 + highWater}, nil},
+		"heap, too much":     {figures{liveHeap: 4000}, figures{liveHeap: 4401 + highWater}, []difference{{liveHeap, 4000, 4401 + highWater}}},
 		"memory, given back": {figures{liveHeap: 100}, figures{liveHeap: 50}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
