@@ -156,28 +156,14 @@ func (c *cachedRows) spreads(e exchanged) []spread {
 
 // metric returns a metric of the agent's that has no labels.
 func metric(ctx context.Context, name string) (float64, error) {
-	text, err := metrics(ctx)
+	text, err := scene.Metrics(ctx)
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(string(text)) {
 		if value, ok := strings.CutPrefix(line, name+" "); ok {
 			return strconv.ParseFloat(strings.TrimSpace(value), 64)
 		}
 	}
 	return 0, fmt.Errorf("the agent has no metric %s", name)
-}
-
-func metrics(ctx context.Context) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+scene.MetricsAddress+"/metrics", http.NoBody)
-	if err != nil {
-		return "", err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	return string(text), err
 }

@@ -161,11 +161,11 @@ func (c *starts) start(ctx context.Context, w *scene.Workload) (err error) {
 
 // connects returns how many connects the kernel has counted with a verdict.
 func connects(ctx context.Context, verdict string) (sum float64, err error) {
-	text, err := metrics(ctx)
+	text, err := scene.Metrics(ctx)
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(text) {
+	for line := range strings.Lines(string(text)) {
 		if !strings.HasPrefix(line, "sidestep_connects_total{") || !strings.Contains(line, `verdict="`+verdict+`"`) {
 			continue
 		}
