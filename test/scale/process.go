@@ -32,7 +32,7 @@ func startProcess(bin, dir, name string, args ...string) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = out.Close() }()                      // the process has its own
+	defer func() { _ = out.Close() }() // the process has its own
 	program := []string{"-n", strconv.Itoa(precedence), filepath.Join(bin, name)}
 	p.cmd = exec.Command("nice", append(program, args...)...) //nolint:noctx // stop ends it; nice(1) becomes the program
 	p.cmd.Stdout, p.cmd.Stderr = out, out
