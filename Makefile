@@ -11,6 +11,7 @@ CLANG_RELEASE         := 16.0.6
 GOLANGCI_LINT_VERSION := v2.15.0
 ACTIONLINT_VERSION    := v1.7.12
 CRANE_VERSION         := v0.22.1
+HELM_VERSION          := v4.3.0
 GOVULNCHECK_VERSION   := v1.8.0
 
 CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/sidestep
@@ -23,6 +24,7 @@ GOLANGCI_LINT := $(CACHE)/bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
 PROMTOOL      := $(CACHE)/bin/promtool
 ACTIONLINT    := $(CACHE)/bin/actionlint-$(ACTIONLINT_VERSION)
 CRANE         := $(CACHE)/bin/crane-$(CRANE_VERSION)
+HELM          := $(CACHE)/bin/helm-$(HELM_VERSION)
 GOVULNCHECK   := $(CACHE)/bin/govulncheck-$(GOVULNCHECK_VERSION)
 
 export CLANG_VERSION CLANG_RELEASE
@@ -108,18 +110,18 @@ test: setup ## All of the tests; what CI runs
 
 .PHONY: test-without-node
 test-without-node:
-	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-monitoring test-kernel test-handover test-faults-quick test-boot test-attack
+	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-docs test-monitoring test-kernel test-handover test-faults-quick test-boot test-attack
 
 .PHONY: test-all
-test-all: test test-outages test-faults test-kernels test-clients fuzz soak ## With those that take long
+test-all: test test-outages test-faults test-kernels test-clients test-fresh fuzz soak ## With those that take long
 
 .PHONY: test-node
-test-node: node-build ## Real pods on a real Kubernetes node (root)
-	go test -v -count=1 -timeout 20m ./test/node/e2e
+test-node: node-build $(HELM) ## Real pods on a real Kubernetes node (root)
+	go test -v -count=1 -timeout 25m ./test/node/e2e
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
-	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/bench/... ./test/docs ./test/faults/row ./test/faults/table ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/load ./test/scene ./test/soak ./test/clients/conformance
+	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/bench/... ./test/docs ./test/docs/blocks ./test/faults/row ./test/faults/table ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/load ./test/scene ./test/soak ./test/clients/conformance
 	go test -race -timeout 5m -run '^TestSpans' ./test/outages
 	go test -timeout 10m ./test/image # two images are compressed, which takes minutes with the race detector
 	go -C test/manifests test ./...
@@ -127,6 +129,15 @@ test-unit: setup ## Tests of single packages, with the race detector
 	go -C test/plots test ./...
 	go -C test/clients/vaultclient test ./...
 	go -C test/clients/bindingclient test ./...
+
+.PHONY: test-docs
+test-docs: build $(CRANE) ## The commands of the pages that need no cluster, as they stand (root)
+	go test -count=1 -timeout 10m ./test/docs/run -args -crane $(CRANE)
+
+# On a Debian of its own, with nothing of this machine's but Go.
+.PHONY: test-fresh
+test-fresh: setup ## The README's commands on a Debian that has nothing yet (root)
+	@test/fresh/fresh.sh
 
 .PHONY: test-monitoring
 test-monitoring: setup $(PROMTOOL) ## Dashboard and alert rules against the agent's metrics; the rules' unit tests
@@ -180,6 +191,7 @@ test-clients: build ## Every real client in a steered pod: whose token, how many
 	@test/clients/install.sh $(CACHE)/clients
 	CGO_ENABLED=0 go build -trimpath -o $(OUT)/ ./test/clients/conformance
 	$(OUT)/conformance --agent $(OUT)/agent --clients $(CACHE)/clients
+	go test -count=1 -timeout 30m ./test/docs/run -args -clients
 
 .PHONY: test-kernels
 test-kernels: setup ## The same on Debian's 6.1 and 6.12 in QEMU, too (root)
@@ -256,7 +268,7 @@ lint: setup $(GOLANGCI_LINT) $(ACTIONLINT) ## go vet and golangci-lint, with the
 	go -C test/supplychain mod tidy -diff
 	go -C test/plots mod tidy -diff
 	for client in test/clients/go/*/; do go -C $$client vet ./... && go -C $$client mod tidy -diff; done
-	shellcheck -x scripts/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh
+	shellcheck -x scripts/*.sh test/fresh/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh test/node/e2e/testdata/az
 	shellcheck -s sh test/kernels/init
 	$(ACTIONLINT) .github/workflows/*.yaml
 
@@ -287,6 +299,15 @@ $(ACTIONLINT): | setup
 $(CRANE): | setup
 	GOBIN=$(CACHE)/bin go install github.com/google/go-containerregistry/cmd/crane@$(CRANE_VERSION)
 	mv $(CACHE)/bin/crane $@
+
+$(HELM): | setup
+	GOBIN=$(CACHE)/bin go install helm.sh/helm/v4/cmd/helm@$(HELM_VERSION)
+	mv $(CACHE)/bin/helm $@
+
+# The node's tests ask where it is.
+.PHONY: helm
+helm: $(HELM)
+	@echo $(HELM)
 
 $(GOVULNCHECK): | setup
 	GOBIN=$(CACHE)/bin go install golang.org/x/vuln/cmd/govulncheck@$(GOVULNCHECK_VERSION)

@@ -1,7 +1,6 @@
 package docs
 
 import (
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidestep-agent/sidestep/test/docs/blocks"
 )
 
 const root = "../.."
@@ -16,20 +17,7 @@ const root = "../.."
 // pages returns every Markdown file of the repository, by its path below root.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
-	all := map[string]string{}
-	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case d.IsDir() && (d.Name() == "node_modules" || d.Name() == "out" || d.Name() == ".git"):
-			return filepath.SkipDir
-		case filepath.Ext(path) != ".md":
-			return nil
-		}
-		text, err := os.ReadFile(path)
-		all[strings.TrimPrefix(path, root+"/")] = string(text)
-		return err
-	})
+	all, err := blocks.Pages(root)
 	if err != nil {
 		t.Fatal(err)
 	}

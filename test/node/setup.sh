@@ -15,6 +15,7 @@ needed=(
 	unshare util-linux
 	openssl openssl
 	curl curl
+	bpftool bpftool         # a command of docs/troubleshooting.md
 )
 
 missing=()

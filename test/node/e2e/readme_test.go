@@ -1,27 +1,40 @@
 package e2e
 
 import (
-	"os"
-	"strings"
 	"testing"
+
+	"github.com/sidestep-agent/sidestep/test/docs/blocks"
 )
 
-// What the README shows as the first token: its manifest, in a namespace of
-// the test's own, and its commands.
+// What the README shows as the first token on the node, by its own commands and
+// with its own output.
 func TestFirstToken(t *testing.T) {
 	needNode(t)
-	const namespace = "team-first"
-	text, err := os.ReadFile("../first-token.yaml")
+	all, err := blocks.In(repository, "README.md", blocks.Rig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text = []byte(strings.ReplaceAll(string(text), teamA, namespace))
-	if _, err := tryInNode(text, "kubectl", "apply", "-f", "-"); err != nil {
+	shell, err := blocks.StartHere(t.Context(), t.TempDir(), repository, "MAKEFLAGS=")
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { kubectl(t, "delete", "namespace", namespace, "--wait=false") })
-	kubectl(t, "-n", namespace, "wait", "--for=condition=Ready", "pod/app", "--timeout=60s")
-	if got := useVault(t, namespace, "app"); named(got.ObjectID) != "app-one" || got.Vault != "ok" {
-		t.Errorf("app is %s: %+v", named(got.ObjectID), got)
+	t.Cleanup(func() {
+		kubectl(t, "-n", teamA, "delete", "pod", "app", "--wait=false")
+		// Its namespace is one of the tests' own, with more labels.
+		if err := furnish(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, b := range all {
+		printed, err := shell.Run(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.CheckShown(printed); err != nil {
+			t.Errorf("%s: %v", b, err)
+		}
+	}
+	if err := shell.Close(); err != nil {
+		t.Error(err)
 	}
 }
