@@ -105,6 +105,28 @@ func TestWorkflowsRunTargetsThatAreThere(t *testing.T) {
 	}
 }
 
+// What `make test` is made of is each a job, so that one that is added runs
+// there too.
+func TestWorkflowRunsWhatMakeTestRuns(t *testing.T) {
+	recipe := regexp.MustCompile(`(?m)^test-without-node:\n.*\$\(MAKE\) --no-print-directory (.+)$`).FindStringSubmatch(read(t, "Makefile"))
+	if recipe == nil {
+		t.Fatal("the Makefile has no recipe of test-without-node")
+	}
+	jobs := map[string]bool{}
+	for _, document := range workflows(t) {
+		for _, matrix := range valuesOf(document, "target") {
+			for _, target := range matrix.Content {
+				jobs[target.Value] = true
+			}
+		}
+	}
+	for _, part := range append(strings.Fields(recipe[1]), "test-node") {
+		if !jobs[part] {
+			t.Errorf("no job runs make %s", part)
+		}
+	}
+}
+
 // notUpdated are the modules that updates leave alone, by their reason in
 // dependabot.yml.
 var notUpdated = []string{"/test/node/k8s"}
