@@ -28,11 +28,12 @@ const (
 )
 
 const (
-	partsOfTurn  = 8
-	connectsUDP  = 50 // of a part
-	connectsTCP  = 100
-	partOfSend   = 500 * time.Microsecond
-	writesAtOnce = 8
+	partsOfTurn   = 8
+	connectsUDP   = 50 // of a part
+	connectsTCP   = 100
+	partOfPackets = 500 * time.Microsecond
+	partOfStream  = 3 * time.Millisecond // a window opens anew after each pause
+	writesAtOnce  = 8
 )
 
 func init() {
@@ -44,9 +45,9 @@ func init() {
 		case connectTCP:
 			return e.connectTCP()
 		case sendPackets:
-			return e.send(sockets, unix.SOCK_DGRAM, 1)
+			return e.send(sockets, unix.SOCK_DGRAM, 1, partOfPackets)
 		default:
-			return e.send(sockets, unix.SOCK_STREAM, 64<<10)
+			return e.send(sockets, unix.SOCK_STREAM, 64<<10, partOfStream)
 		}
 	})
 }
@@ -96,7 +97,7 @@ func (e elsewhere) connectTCP() (float64, error) {
 }
 
 // send returns how much went out in a second: datagrams of one byte, or bytes.
-func (e elsewhere) send(sockets map[string]int, kind, size int) (float64, error) {
+func (e elsewhere) send(sockets map[string]int, kind, size int, part time.Duration) (float64, error) {
 	fd, kept := sockets[e.Do]
 	if !kept {
 		var err error
@@ -111,7 +112,7 @@ func (e elsewhere) send(sockets map[string]int, kind, size int) (float64, error)
 	payload := make([]byte, size)
 	return medianOf(partsOfTurn, func() (float64, error) {
 		start, sent := time.Now(), 0
-		for time.Since(start) < partOfSend {
+		for time.Since(start) < part {
 			for range writesAtOnce {
 				n, err := unix.Write(fd, payload)
 				if err != nil {

@@ -18,7 +18,7 @@ import (
 )
 
 // restarts is how often the agent is started anew for the node's first token.
-const restarts = 5
+const restarts = 15
 
 // posting is one bare exchange: what any program must send Entra for a token.
 type posting struct {
@@ -110,12 +110,11 @@ func measureFirst(ctx context.Context, s *scene.Scene, w *scene.Workload, r *rep
 	above := difference(ask, post)
 	r.Rows = append(r.Rows, valueRow("first token of a pod", fmt.Sprintf("%.2f ms", median(ask)),
 		fmt.Sprintf("%.2f ms, a bare POST, warm", median(post)), above, atMost(3, " ms more")))
-	begun, err := f.afterStart(ctx)
-	if err != nil {
+	if ask, post, err = f.afterStart(ctx); err != nil {
 		return err
 	}
-	r.Rows = append(r.Rows, valueRow("first token of an agent that just started", fmt.Sprintf("%.2f ms", median(begun)),
-		fmt.Sprintf("%.2f ms, a bare POST, warm", median(post)), median(begun)-median(post), atMost(3, " ms more")))
+	r.Rows = append(r.Rows, valueRow("first token of an agent that just started", fmt.Sprintf("%.2f ms", median(ask)),
+		fmt.Sprintf("%.2f ms, a bare POST, warm", median(post)), difference(ask, post), atMost(3, " ms more")))
 	return nil
 }
 
@@ -140,30 +139,35 @@ func (f firstTokens) pairs() (ask, post []float64, err error) {
 	return all[0], all[1], nil
 }
 
-// afterStart starts the agent anew and asks for a token, several times. Entra
-// must have been asked for its discovery document before.
-func (f firstTokens) afterStart(ctx context.Context) (ask []float64, err error) {
+// afterStart starts the agent anew and asks for a token, several times, each
+// time after a bare POST. Entra must have been asked for its discovery document
+// before.
+func (f firstTokens) afterStart(ctx context.Context) (ask, post []float64, err error) {
 	for n := range restarts {
 		if err := f.scene.Agent.End(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		known, err := f.discoveries()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := f.scene.Restart(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if err := f.awaitDiscovery(ctx, known); err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		bare, err := f.poster.number(newPosting(f.scene, f.workload, firstResource(firsts-n)))
+		if err != nil {
+			return nil, nil, err
 		}
 		took, err := f.asker.number(tokenRequest(firstResource(firsts - n)))
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		ask = append(ask, took)
+		ask, post = append(ask, took), append(post, bare)
 	}
-	return ask, nil
+	return ask, post, nil
 }
 
 // awaitDiscovery waits until Entra has been asked for its documents more often

@@ -16,7 +16,7 @@ const (
 	met    result = "met"
 	missed result = "MISSED"
 	// bound: missed, and as far as the run can tell so by the minimal program,
-	// which does nothing but what the row cannot be had without.
+	// which does nothing but what the row cannot be had without, and by as much.
 	bound result = "bound"
 )
 
@@ -67,7 +67,7 @@ func ratioRow(figure, measured, baseline string, ours, minimal ratio, minimalIs 
 	}
 	switch {
 	case target.holds(ours.Median):
-	case !target.holds(minimal.Low) || !target.holds(minimal.High):
+	case (!target.holds(minimal.Low) || !target.holds(minimal.High)) && ours.Low <= minimal.High && minimal.Low <= ours.High:
 		r.Result = bound
 	default:
 		r.Result = missed
