@@ -25,6 +25,7 @@ type guard struct {
 	guarded   map[int]uint64      // cgroup ids by link; 0: by an earlier agent
 	waiting   waits
 	poke      chan struct{}
+	looked    chan struct{} // closed after the first look
 
 	mu        sync.Mutex
 	wanted    []workload.PodCgroup
@@ -43,7 +44,7 @@ func newGuard(o *Options, sandboxes *sandboxFinder, node *namespace) *guard {
 	return &guard{
 		Options: o, sandboxes: sandboxes, node: node,
 		links: make(map[string]podLinks), guarded: make(map[int]uint64), waiting: make(waits),
-		poke: make(chan struct{}, 1), unguarded: make(map[string]error),
+		poke: make(chan struct{}, 1), looked: make(chan struct{}), unguarded: make(map[string]error),
 	}
 }
 
@@ -96,6 +97,7 @@ func (g *guard) look() (soon time.Duration) {
 	if sure { // else a link may be a pod's that could not be looked at
 		g.drop(links)
 	}
+	closeOnce(g.looked)
 	return g.waiting.soon()
 }
 

@@ -59,8 +59,8 @@ func NewReconciler(o Options) (*Reconciler, error) {
 // programs may be attached without holding pods that pass.
 func (r *Reconciler) Passed() <-chan struct{} { return r.passed }
 
-// Ready is closed once every steered pod that runs has its listener and every
-// pod its verdict.
+// Ready is closed once every steered pod that runs has its listener, every pod
+// its verdict, and those links are guarded that were found at the first look.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
 // Poke asks for a look at everything soon; it never blocks.
@@ -99,11 +99,15 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	guarded := make(chan struct{})
 	go func() { defer close(guarded); r.guard.run(guarding) }()
 	defer func() { stop(); <-guarded }() // whoever comes next writes the same maps
+	looked := r.guard.looked
 	soon := r.reconcile(true)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-looked:
+			looked = nil
+			soon = r.last.end()
 		case <-after(soon):
 			soon = r.lookAgain()
 		case <-pods:
@@ -173,11 +177,18 @@ func (r *Reconciler) drop(want map[uint64]workload.Entry) {
 	}
 }
 
-// closeOnce is called by the reconciling goroutine alone.
+// closeOnce closes a channel that one goroutine alone closes.
 func closeOnce(ch chan struct{}) {
+	if !closed(ch) {
+		close(ch)
+	}
+}
+
+func closed(ch <-chan struct{}) bool {
 	select {
 	case <-ch:
+		return true
 	default:
-		close(ch)
+		return false
 	}
 }

@@ -119,23 +119,33 @@ func TestNotReadyWhileAVerdictIsMissing(t *testing.T) {
 	n.run(1, workload.Pod{UID: "passes", Decision: pass})
 	k.full = true
 	r := newReconciler(t, k, n, nil)
+	r.guard.look()
 	r.reconcile(true)
-	if isClosed(r.Ready()) || !isClosed(r.Passed()) {
-		t.Errorf("ready %v, passed %v; want false, true", isClosed(r.Ready()), isClosed(r.Passed()))
+	if closed(r.Ready()) || !closed(r.Passed()) {
+		t.Errorf("ready %v, passed %v; want false, true", closed(r.Ready()), closed(r.Passed()))
 	}
 	k.full = false
 	r.reconcile(false)
-	if !isClosed(r.Ready()) {
+	if !closed(r.Ready()) {
 		t.Error("not ready once the verdict is written")
 	}
 }
 
-func isClosed(ch <-chan struct{}) bool {
-	select {
-	case <-ch:
-		return true
-	default:
-		return false
+func TestNotReadyBeforeLinksAreGuarded(t *testing.T) {
+	k, n := newKernel(), &node{}
+	n.run(1, workload.Pod{UID: "passes", Decision: pass})
+	r := newReconciler(t, k, n, func(o *Options) { o.GuardLinks = true })
+	r.reconcile(true)
+	if closed(r.Ready()) {
+		t.Error("ready before the links were looked at")
+	}
+	r.guard.look()
+	if !closed(r.guard.looked) {
+		t.Fatal("the look was not noticed")
+	}
+	r.last.end()
+	if !closed(r.Ready()) {
+		t.Error("not ready after the links were looked at")
 	}
 }
 

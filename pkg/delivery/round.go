@@ -64,7 +64,7 @@ func (r *Reconciler) lookAgain() (soon time.Duration) {
 
 // end says whether all is in force, and returns how soon to look again.
 func (r *round) end() (soon time.Duration) {
-	if len(r.lacking) == 0 {
+	if len(r.lacking) == 0 && closed(r.guard.looked) {
 		closeOnce(r.ready)
 	}
 	return r.waiting.soon()
