@@ -78,6 +78,27 @@ func TestWhatIsThereStaysWithoutDescriptors(t *testing.T) {
 	}
 }
 
+// A guard of an earlier agent's stays until its pod could be looked at, also
+// while looks are made for the sake of others.
+func TestAdoptedGuardStaysWithoutDescriptors(t *testing.T) {
+	k, n := newKernel(), &node{pids: map[string][]int{"one": {startPod(t)}}}
+	n.run(1, workload.Pod{UID: "one", Decision: deny})
+	r := newReconciler(t, k, n, func(o *Options) { o.GuardLinks = true })
+	const link = 7
+	k.guarded[link], r.guard.guarded[link] = 1, 0
+	withoutDescriptors(t, func() {
+		r.reconcile(true)
+		r.guard.look()
+	})
+	for _, look := range []struct{ thorough, stays bool }{{false, true}, {true, false}} {
+		r.reconcile(look.thorough)
+		r.guard.look()
+		if _, stays := k.guarded[link]; stays != look.stays {
+			t.Errorf("thorough %t: the guard is there: %t, want %t", look.thorough, stays, look.stays)
+		}
+	}
+}
+
 // unwilling is a listener that cannot accept for a while.
 type unwilling struct {
 	net.Listener

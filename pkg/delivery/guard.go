@@ -105,8 +105,11 @@ func (g *guard) look() (soon time.Duration) {
 // them.
 func (g *guard) ensure(cg workload.PodCgroup, thorough bool) ([]int, error) {
 	have, ok := g.links[cg.UID]
-	if ok && !thorough && slices.Equal(have.containers, cg.Containers) || !ok && !thorough && !g.waiting.due(cg) {
+	if ok && !thorough && slices.Equal(have.containers, cg.Containers) {
 		return have.ifindexes, nil
+	}
+	if !ok && !thorough && !g.waiting.due(cg) {
+		return nil, g.waiting[cg.UID].missing
 	}
 	box := &sandbox{finder: g.sandboxes, cgroup: cg.Path}
 	defer box.close()

@@ -23,6 +23,7 @@ type wait struct {
 	since      time.Time
 	containers []workload.ContainerCgroup // at that time
 	next       time.Time                  // when to look again; zero: with the others
+	missing    error                      // as the last look had it
 }
 
 // settle notes whether something is missing of the pod, and has it looked at
@@ -41,7 +42,7 @@ func (all waits) settle(cg workload.PodCgroup, missing error) (news bool) {
 		w = &wait{since: now, containers: cg.Containers}
 		all[cg.UID] = w
 	}
-	w.next = time.Time{}
+	w.next, w.missing = time.Time{}, missing
 	if elapsed := now.Sub(w.since); elapsed < waitLimit && !workload.Exhausted(missing) {
 		w.next = now.Add(min(max(elapsed/16, shortestWait), longestWait))
 	}
