@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sidestep-agent/sidestep/pkg/convert"
 )
 
 const migrationDoc = "../../docs/migrate-from-pod-identity.md"
@@ -89,6 +92,45 @@ func TestConvertRefuses(t *testing.T) {
 	} {
 		if stdout, _, err := runConvert("", args...); err == nil || stdout != "" {
 			t.Errorf("%s: error %v, printed %q", name, err, stdout)
+		}
+	}
+}
+
+// Where a plan would give one workload the identity of another, there is none.
+func TestConvertPrintsNothingOfARefusedPlan(t *testing.T) {
+	const objects = `
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentity
+metadata: {name: cart, namespace: shop}
+spec: {type: 1, clientID: 11111111-1111-1111-1111-111111111111}
+---
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentity
+metadata: {name: mail, namespace: shop}
+spec: {type: 1, clientID: 22222222-2222-2222-2222-222222222222}
+---
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentityBinding
+metadata: {name: cart, namespace: shop}
+spec: {azureIdentity: cart, selector: cart}
+---
+apiVersion: aadpodidentity.k8s.io/v1
+kind: AzureIdentityBinding
+metadata: {name: mail, namespace: shop}
+spec: {azureIdentity: mail, selector: mail}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: cart, namespace: shop, labels: {aadpodidbinding: cart}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: mail, namespace: shop, labels: {aadpodidbinding: mail}}
+`
+	for _, part := range convert.Parts {
+		stdout, _, err := runConvert(objects, "convert", "-f", "-", "--issuer", "https://oidc.example/", "--print", part)
+		if !errors.Is(err, convert.ErrSharedAccount) || stdout != "" {
+			t.Errorf("%s: error %v, printed %q", part, err, stdout)
 		}
 	}
 }

@@ -1,7 +1,7 @@
 package convert
 
 import (
-	"maps"
+	"errors"
 	"slices"
 	"strings"
 
@@ -11,36 +11,58 @@ import (
 )
 
 // findAccounts finds who used which selector. What no pod tells gets a
-// placeholder.
-func (c *converter) findAccounts() {
+// placeholder. It returns ErrSharedAccount for each account that cannot be
+// split though its pods had different identities.
+func (c *converter) findAccounts() error {
+	var refusals []error
 	uses := c.uses()
 	for _, name := range sorted(uses) {
-		a := &account{namespace: name.Namespace, name: name.Name, filledIn: true}
-		for _, selector := range slices.Sorted(maps.Keys(uses[name])) {
-			ids := c.selected(selector, name.Namespace)
-			if len(ids) == 0 {
-				c.warn("pods of %s are labelled %s=%s, which no binding gives them an identity for: left out", name, bindingLabel, selector)
-				continue
-			}
-			a.selectors = append(a.selectors, selector)
-			for _, id := range ids {
-				a.identities = appendIdentity(a.identities, id)
-			}
-		}
-		if len(a.identities) > 0 {
-			c.plan.accounts = append(c.plan.accounts, a)
-		}
+		accounts, err := c.accountsFor(name, uses[name])
+		refusals = append(refusals, err)
+		c.plan.accounts = append(c.plan.accounts, accounts...)
 	}
 	for _, selector := range c.selectors() {
 		if !c.isUsed(selector) {
 			c.addPlaceholders(selector)
 		}
 	}
+	return errors.Join(refusals...)
 }
 
-// uses returns the selectors of the pods of each service account.
-func (c *converter) uses() map[types.NamespacedName]map[string]bool {
-	uses := map[types.NamespacedName]map[string]bool{}
+// use is one selector among the pods of a service account: what it gave them,
+// and what has their templates.
+type use struct {
+	selector   string
+	identities []*identity
+	owners     []owner
+}
+
+// accountsFor returns the accounts that replace what pods of one service
+// account had: itself, or one for each owner where the pods had different
+// identities, since an identity belongs to all pods of a service account.
+func (c *converter) accountsFor(name types.NamespacedName, uses []use) ([]*account, error) {
+	uses = slices.DeleteFunc(uses, func(u use) bool {
+		if len(u.identities) == 0 {
+			c.warn("pods of %s are labelled %s=%s, which no binding gives them an identity for: left out", name, bindingLabel, u.selector)
+		}
+		return len(u.identities) == 0
+	})
+	if len(uses) == 0 {
+		return nil, nil
+	}
+	a := &account{namespace: name.Namespace, name: name.Name, filledIn: true, identities: uses[0].identities}
+	for _, u := range uses {
+		if !slices.EqualFunc(u.identities, a.identities, sameClient) {
+			return c.split(name, uses)
+		}
+		a.selectors = append(a.selectors, u.selector)
+	}
+	return []*account{a}, nil
+}
+
+// uses returns the selectors of the pods of each service account, sorted.
+func (c *converter) uses() map[types.NamespacedName][]use {
+	uses := map[types.NamespacedName][]use{}
 	for _, name := range sorted(c.pods) {
 		pod := c.pods[name]
 		selector := pod.Labels[bindingLabel]
@@ -52,10 +74,18 @@ func (c *converter) uses() map[types.NamespacedName]map[string]bool {
 			c.warn("pod %s: label %s=%q or service account %q is no name: left out", name, bindingLabel, selector, account.Name)
 			continue
 		}
-		if uses[account] == nil {
-			uses[account] = map[string]bool{}
+		i := slices.IndexFunc(uses[account], func(u use) bool { return u.selector == selector })
+		if i < 0 {
+			i = len(uses[account])
+			uses[account] = append(uses[account], use{selector: selector, identities: c.selected(selector, account.Namespace)})
 		}
-		uses[account][selector] = true
+		u := &uses[account][i]
+		if o := ownerOf(&pod.ObjectMeta); !slices.Contains(u.owners, o) {
+			u.owners = append(u.owners, o)
+		}
+	}
+	for _, of := range uses {
+		slices.SortFunc(of, func(a, b use) int { return strings.Compare(a.selector, b.selector) })
 	}
 	return uses
 }

@@ -71,9 +71,12 @@ func (c *converter) selected(selector, namespace string) []*identity {
 	return own
 }
 
+// sameClient reports whether two AzureIdentity objects are for one client.
+func sameClient(a, b *identity) bool { return strings.EqualFold(a.clientID, b.clientID) }
+
 // appendIdentity leaves out a second AzureIdentity for the same client.
 func appendIdentity(to []*identity, id *identity) []*identity {
-	same := func(other *identity) bool { return strings.EqualFold(other.clientID, id.clientID) }
+	same := func(other *identity) bool { return sameClient(other, id) }
 	if slices.ContainsFunc(to, same) {
 		return to
 	}

@@ -76,15 +76,12 @@ func TestDefaultIsOfThePodsOwnNamespace(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	shared := managed("team", "one", clientOne, namespaced, "s") + managed("team", "two", clientTwo, namespaced, "t")
 	for name, c := range map[string]struct {
 		text  string
 		words []string
 	}{
 		"cross-namespace use": {managed("team", "i", clientOne, "", "s") + pod("other", "p", "app", "aadpodidbinding: s"),
 			[]string{"team/i", "every namespace", "other: remove"}},
-		"two selectors of one account": {shared + pod("team", "p", "app", "aadpodidbinding: s") + pod("team", "q", "app", "aadpodidbinding: t"),
-			[]string{"team/app", "selectors s, t"}},
 		"the default account": {managed("team", "i", clientOne, namespaced, "s") + pod("team", "p", "default", "aadpodidbinding: s"),
 			[]string{"team/default", "every pod"}},
 		"two bindings of one selector": {managed("team", "one", clientOne, namespaced, "s") + managed("team", "two", clientTwo, namespaced, "s"),

@@ -64,10 +64,6 @@ func (c *converter) checkBindings(selector string) {
 
 // checkAccount warns of what one service account cannot keep apart.
 func (c *converter) checkAccount(a *account) {
-	if len(a.selectors) > 1 {
-		c.warn("service account %s/%s runs pods of selectors %s: each of them will have all their identities, and the same default; "+
-			"give them service accounts of their own to keep them apart", a.namespace, a.name, strings.Join(a.selectors, ", "))
-	}
 	if a.filledIn && a.name == "default" {
 		c.warn("service account %s/default is that of every pod which names none: any of them could have its identity; "+
 			"give the workload a service account of its own", a.namespace)

@@ -5,46 +5,60 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/sidestep-agent/sidestep/pkg/commands"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
+// owner is what has the template of pods.
+type owner struct{ namespace, kind, name string }
+
+func (o owner) String() string {
+	return fmt.Sprintf("%s %s of namespace %s", o.kind, o.name, o.namespace)
+}
+
 // labelChange is a workload whose pods need the label.
 type labelChange struct {
-	namespace, kind, name string
-	selector              string
+	owner
+	selector string // where the owner is not known
+	account  string // the service account that its pods are to run as; empty: as they do
 }
 
 // command returns the one that labels the pods, or what to do by hand as false.
 func (l labelChange) command() (string, bool) {
-	if command, ok := commands.LabelPods(l.namespace, l.kind, l.name); ok {
+	command, ok := commands.LabelPods(l.namespace, l.kind, l.name)
+	if l.account != "" {
+		command, ok = commands.LabelPodsAs(l.namespace, l.kind, l.name, l.account)
+	}
+	if ok {
 		return command, true
 	}
-	where := fmt.Sprintf("%s %s of namespace %s", l.kind, l.name, l.namespace)
 	switch l.kind {
 	case "pod":
-		return where + ": make it anew with the label " + workload.UseLabel + `: "true"`, false
+		return l.String() + ": create it again with the label " + workload.UseLabel + `: "true"`, false
 	case "job":
-		return where + ": its template cannot be changed; label that of the CronJob or program that makes it: " + workload.UseLabel + `: "true"`, false
+		return l.String() + ": its template cannot be changed; label that of the CronJob or program that makes it: " + workload.UseLabel + `: "true"`, false
 	case "":
 		return "pods labelled " + bindingLabel + "=" + l.selector + ": label their template: " + workload.UseLabel + `: "true"`, false
 	}
-	return where + ": label its pod template: " + workload.UseLabel + `: "true"`, false
+	return l.String() + ": label its pod template: " + workload.UseLabel + `: "true"`, false
 }
 
 // findLabels finds the workloads behind the pods that are to get identities.
 func (c *converter) findLabels() {
 	for _, name := range sorted(c.pods) {
 		pod := c.pods[name]
-		account, ok := accountOf(&pod)
-		if !ok || pod.Labels[workload.UseLabel] == "true" || !c.isConverted(account, pod.Labels[bindingLabel]) {
+		a := c.accountFor(&pod)
+		if a == nil || pod.Labels[workload.UseLabel] == "true" && a.replaces == "" {
 			continue
 		}
-		change := ownerOf(&pod.ObjectMeta)
+		change := labelChange{owner: ownerOf(&pod.ObjectMeta)}
+		if a.replaces != "" {
+			change.account = a.name
+		}
 		if !slices.Contains(c.plan.labels, change) {
 			c.plan.labels = append(c.plan.labels, change)
 		}
@@ -56,25 +70,41 @@ func (c *converter) findLabels() {
 	}
 }
 
-func (c *converter) isConverted(name types.NamespacedName, selector string) bool {
-	return slices.ContainsFunc(c.plan.accounts, func(a *account) bool {
-		return a.namespace == name.Namespace && a.name == name.Name && slices.Contains(a.selectors, selector)
+// accountFor returns the account that the pod is to run as; nil if it gets no
+// identity.
+func (c *converter) accountFor(pod *corev1.Pod) *account {
+	name, ok := accountOf(pod)
+	if !ok {
+		return nil
+	}
+	i := slices.IndexFunc(c.plan.accounts, func(a *account) bool {
+		if a.namespace != name.Namespace || !slices.Contains(a.selectors, pod.Labels[bindingLabel]) {
+			return false
+		}
+		if a.replaces != "" {
+			return a.replaces == name.Name && a.owner == ownerOf(&pod.ObjectMeta)
+		}
+		return a.name == name.Name
 	})
+	if i < 0 {
+		return nil
+	}
+	return c.plan.accounts[i]
 }
 
 // ownerOf returns what has the pod's template. A ReplicaSet of a Deployment is
 // called after it and the pods' template hash.
-func ownerOf(pod *metav1.ObjectMeta) labelChange {
-	change := labelChange{namespace: pod.Namespace, kind: "pod", name: pod.Name}
-	owner := metav1.GetControllerOf(pod)
-	if owner == nil || len(validation.IsDNS1123Subdomain(owner.Name)) > 0 || len(validation.IsDNS1123Label(strings.ToLower(owner.Kind))) > 0 {
-		return change
+func ownerOf(pod *metav1.ObjectMeta) owner {
+	o := owner{namespace: pod.Namespace, kind: "pod", name: pod.Name}
+	ref := metav1.GetControllerOf(pod)
+	if ref == nil || len(validation.IsDNS1123Subdomain(ref.Name)) > 0 || len(validation.IsDNS1123Label(strings.ToLower(ref.Kind))) > 0 {
+		return o
 	}
-	change.kind, change.name = strings.ToLower(owner.Kind), owner.Name
-	if hash := pod.Labels["pod-template-hash"]; change.kind == "replicaset" && hash != "" {
-		if name, ok := strings.CutSuffix(owner.Name, "-"+hash); ok {
-			change.kind, change.name = "deployment", name
+	o.kind, o.name = strings.ToLower(ref.Kind), ref.Name
+	if hash := pod.Labels["pod-template-hash"]; o.kind == "replicaset" && hash != "" {
+		if name, ok := strings.CutSuffix(ref.Name, "-"+hash); ok {
+			o.kind, o.name = "deployment", name
 		}
 	}
-	return change
+	return o
 }

@@ -21,16 +21,16 @@ func TestWhoseTemplateNeedsTheLabel(t *testing.T) {
 		"DaemonSet":             {"DaemonSet", "agent", "patch daemonset agent --type merge", true},
 		"Job":                   {"Job", "nightly-28000000", "job nightly-28000000 of namespace team: its template cannot be changed", false},
 		"another controller":    {"Rollout", "app", "rollout app of namespace team: label its pod template", false},
-		"no owner":              {"", "", "pod p of namespace team: make it anew", false},
-		"an owner for a shell":  {"Deployment", "$(reboot)", "pod p of namespace team: make it anew", false},
-		"a kind for a shell":    {"$(reboot)", "app", "pod p of namespace team: make it anew", false},
+		"no owner":              {"", "", "pod p of namespace team: create it again", false},
+		"an owner for a shell":  {"Deployment", "$(reboot)", "pod p of namespace team: create it again", false},
+		"a kind for a shell":    {"$(reboot)", "app", "pod p of namespace team: create it again", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pod := metav1.ObjectMeta{Namespace: "team", Name: "p", Labels: map[string]string{"pod-template-hash": hash}}
 			if c.kind != "" {
 				pod.OwnerReferences = []metav1.OwnerReference{{Kind: c.kind, Name: c.owner, Controller: &controller}}
 			}
-			got, command := ownerOf(&pod).command()
+			got, command := labelChange{owner: ownerOf(&pod)}.command()
 			if command != c.command || !strings.Contains(got, c.want) {
 				t.Errorf("%q (a command: %v), want %q (%v)", got, command, c.want, c.command)
 			}

@@ -15,6 +15,7 @@ type Objects struct {
 	identities map[types.NamespacedName]azureIdentity
 	bindings   map[types.NamespacedName]azureIdentityBinding
 	exceptions map[types.NamespacedName]azurePodIdentityException
+	classes    map[types.NamespacedName]secretProviderClass
 	pods       map[types.NamespacedName]corev1.Pod
 	podsKnown  bool
 	managed    []managedIdentity

@@ -41,7 +41,9 @@ type Plan struct {
 // account is a service account that is to get its own identities.
 type account struct {
 	namespace, name string
-	filledIn        bool // false: namespace or name is a placeholder
+	filledIn        bool   // false: namespace or name is a placeholder
+	owner           owner  // whose pods alone are to run as it; zero: those that do
+	replaces        string // the shared account that the owner's pods run as now
 	selectors       []string
 	identities      []*identity // the first is the default
 }
@@ -65,8 +67,8 @@ type converter struct {
 	bound      []binding
 }
 
-// New returns the plan for the objects. The only error is about the issuer,
-// which must be an https URL without query or fragment.
+// New returns the plan for the objects. Its errors are about the issuer, which
+// must be an https URL without query or fragment, and ErrSharedAccount.
 func New(o *Objects, options Options) (*Plan, error) {
 	u, err := url.Parse(options.Issuer)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
@@ -81,9 +83,12 @@ func New(o *Objects, options Options) (*Plan, error) {
 		c.warn("regions were not checked: give what az identity list prints")
 	}
 	c.readBindings()
-	c.findAccounts()
+	if err := c.findAccounts(); err != nil {
+		return nil, err
+	}
 	c.checkSelectors()
 	c.checkLimits()
+	c.checkVaults()
 	c.findLabels()
 	c.convertExceptions()
 	return c.plan, nil

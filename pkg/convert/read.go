@@ -78,6 +78,8 @@ func (o *Objects) addObject(document json.RawMessage, of metav1.TypeMeta) error 
 		return decodeInto(&o.bindings, document, func(b *azureIdentityBinding) *metav1.ObjectMeta { return &b.ObjectMeta })
 	case group + "/v1/AzurePodIdentityException":
 		return decodeInto(&o.exceptions, document, func(e *azurePodIdentityException) *metav1.ObjectMeta { return &e.ObjectMeta })
+	case secretsGroup + "/v1/SecretProviderClass", secretsGroup + "/v1alpha1/SecretProviderClass":
+		return decodeInto(&o.classes, document, func(s *secretProviderClass) *metav1.ObjectMeta { return &s.ObjectMeta })
 	case "v1/Pod":
 		o.podsKnown = true
 		return decodeInto(&o.pods, document, func(p *corev1.Pod) *metav1.ObjectMeta { return &p.ObjectMeta })
@@ -98,7 +100,7 @@ func decodeInto[T any](objects *map[types.NamespacedName]T, document json.RawMes
 	if m.Namespace == "" {
 		m.Namespace = metav1.NamespaceDefault // where kubectl apply would put it
 	}
-	if len(validation.IsDNS1123Subdomain(m.Name)) > 0 || len(validation.IsDNS1123Label(m.Namespace)) > 0 {
+	if !isObjectName(m.Name) || len(validation.IsDNS1123Label(m.Namespace)) > 0 {
 		return fmt.Errorf("%w: %q in namespace %q is no name", ErrObject, m.Name, m.Namespace)
 	}
 	name := types.NamespacedName{Namespace: m.Namespace, Name: m.Name}
@@ -130,3 +132,5 @@ func (o *Objects) ReadIdentities(r io.Reader) error {
 		o.managed = append(o.managed, list...)
 	}
 }
+
+func isObjectName(s string) bool { return len(validation.IsDNS1123Subdomain(s)) == 0 }

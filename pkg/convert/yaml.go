@@ -19,6 +19,9 @@ func (p *Plan) printAccounts(out *bytes.Buffer) {
 	for _, a := range p.accounts {
 		out.WriteString("---\n")
 		comment(out, "for pods labelled "+bindingLabel+"="+strings.Join(a.selectors, " or "))
+		if a.replaces != "" {
+			comment(out, "new, for "+a.owner.String()+" in place of "+a.replaces+": copy what its pods need of that, imagePullSecrets and RoleBindings")
+		}
 		for i, id := range a.identities {
 			comment(out, accountComment(i, len(a.identities), id))
 		}
