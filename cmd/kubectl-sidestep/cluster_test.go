@@ -64,6 +64,15 @@ func (s *scene) bind(proxy string) {
 	}}
 }
 
+// environment gives the container app variables, as pairs of name and value.
+func (s *scene) environment(pairs ...string) {
+	app := corev1.Container{Name: "app"}
+	for i := 0; i < len(pairs); i += 2 {
+		app.Env = append(app.Env, corev1.EnvVar{Name: pairs[i], Value: pairs[i+1]})
+	}
+	s.pod.Spec.Containers = []corev1.Container{app}
+}
+
 // change edits what the agent says.
 func (s *scene) change(edit func(r *status.Report, pod *status.Pod, account *status.ServiceAccount)) {
 	r := s.reports["agent-1"]

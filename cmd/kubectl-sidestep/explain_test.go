@@ -38,7 +38,7 @@ type breakage struct {
 	breaks func(*scene)
 	links  string // the broken ones
 	detail string // part of the first one's
-	mend   string // part of the first one's
+	fix    string // part of the first one's
 }
 
 var breakages = map[string]breakage{
@@ -92,6 +92,27 @@ var breakages = map[string]breakage{
 		"tenant", "no tenant", "annotate"},
 	"wrong tenant":  {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az mend"},
 	"no federation": {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az mend"},
+	"requests go to a proxy": {func(s *scene) {
+		s.environment("HTTP_PROXY", "http://proxy:3128", "NO_PROXY", ".svc,10.0.0.0/8")
+		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastExchange, a.ExpiresOn = time.Time{}, time.Time{} })
+	}, "traffic", "HTTP_PROXY is set for container app", "set env deployment/web --containers=app NO_PROXY=.svc,10.0.0.0/8,169.254.169.254"},
+	"requests go to a proxy, in small letters": {func(s *scene) {
+		s.environment("http_proxy", "proxy:3128")
+		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastExchange, a.ExpiresOn = time.Time{}, time.Time{} })
+	}, "traffic", "HTTP_PROXY is set", "NO_PROXY=169.254.169.254"},
+	"a proxy, and a token all the same": {func(s *scene) { s.environment("HTTP_PROXY", "http://proxy:3128") }, "", "", ""},
+	"a proxy for others":                {func(s *scene) { s.environment("HTTP_PROXY", "http://proxy:3128", "no_proxy", "169.254.0.0/16") }, "", "", ""},
+	"a proxy for TLS alone":             {func(s *scene) { s.environment("HTTPS_PROXY", "http://proxy:3128") }, "", "", ""},
+	"mesh sidecar and node delivery": {func(s *scene) {
+		s.pod.Spec.InitContainers = []corev1.Container{{Name: "istio-proxy"}}
+		s.change(func(r reportOf, p podOf, _ accountOf) { p.Listener, r.Delivery = 0, "node" })
+	}, "traffic", "istio-proxy", "excludeOutboundIPRanges"},
+	"mesh sidecar that leaves the listener alone": {func(s *scene) {
+		s.pod.Spec.Containers = []corev1.Container{{Name: "istio-proxy"}}
+		s.pod.Annotations = map[string]string{"traffic.sidecar.istio.io/excludeOutboundIPRanges": "169.254.169.252/32"}
+		s.change(func(r reportOf, p podOf, _ accountOf) { p.Listener, r.Delivery = 0, "node" })
+	}, "", "", ""},
+	"mesh sidecar and pod delivery": {func(s *scene) { s.pod.Spec.Containers = []corev1.Container{{Name: "istio-proxy"}} }, "", "", ""},
 	"only the API server's token": {func(s *scene) { s.pod.Spec.Volumes = []corev1.Volume{tokenVolume("")} },
 		"assertion", "no volume", "rollout restart deployment web"},
 	"nobody asked": {func(s *scene) {
@@ -134,10 +155,25 @@ func TestExplainNamesTheBrokenLink(t *testing.T) {
 			if strings.Join(names, ",") != tc.links {
 				t.Fatalf("broken: %+v, want %q", broken, tc.links)
 			}
-			if len(broken) > 0 && (!strings.Contains(broken[0].Detail, tc.detail) || !strings.Contains(broken[0].Mend, tc.mend)) {
-				t.Errorf("%+v, want %q and %q", broken[0], tc.detail, tc.mend)
+			if len(broken) > 0 && (!strings.Contains(broken[0].Detail, tc.detail) || !strings.Contains(broken[0].Fix, tc.fix)) {
+				t.Errorf("%+v, want %q and %q", broken[0], tc.detail, tc.fix)
 			}
 		})
+	}
+}
+
+// What containers in a container ask is said, though the pod itself is fine.
+func TestExplainNamesNestedContainers(t *testing.T) {
+	for image, want := range map[string]bool{"docker:27-dind": true, "registry.example/docker": true, "registry.example/app:1": false} {
+		s := newScene()
+		s.pod.Spec.Containers = []corev1.Container{{Name: "runner", Image: image, SecurityContext: &corev1.SecurityContext{Privileged: new(true)}}}
+		var out bytes.Buffer
+		if err := explain(t.Context(), s.cluster(), &out, "shop", "web-1", "table"); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Contains(out.String(), "container runner starts"); got != want {
+			t.Errorf("%s:\n%s", image, &out)
+		}
 	}
 }
 
@@ -154,7 +190,7 @@ func TestExplainPrints(t *testing.T) {
 		"pod shop/web-1 on node node-1, service account web\n",
 		"\nok       label       azure.workload.identity/use: \"true\"\n",
 		"\nBROKEN   exchange    AADSTS1: a [31mtrick",
-		"\nto mend the exchange:\n  az it\n",
+		"\nto fix the exchange:\n  az it\n",
 	} {
 		if !strings.Contains(table.String(), want) {
 			t.Errorf("no %q in\n%s", want, &table)
@@ -164,7 +200,7 @@ func TestExplainPrints(t *testing.T) {
 		t.Error(err)
 	}
 	var e explanation
-	if err := yaml.UnmarshalStrict(text.Bytes(), &e); err != nil || len(e.Links) != 8 {
+	if err := yaml.UnmarshalStrict(text.Bytes(), &e); err != nil || len(e.Links) != 9 {
 		t.Errorf("%v: %s", err, &text)
 	}
 	if err := explain(t.Context(), s.cluster(), &text, "shop", "web-1", "xml"); err == nil || errors.Is(err, errBroken) {
