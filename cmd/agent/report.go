@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/status"
@@ -52,7 +54,7 @@ func (a *agent) addPods(r *status.Report) {
 		pod := status.Pod{
 			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ServiceAccount: p.ServiceAccount,
 			ClientID: w.ClientID, Verdict: p.Decision.Verdict.String(), Reason: p.Decision.Reason,
-			Listener: listeners[p.UID], CgroupID: cgroupIDs[p.UID],
+			Listener: listeners[p.UID], CgroupID: cgroupIDs[p.UID], Containers: containersOf(p),
 		}
 		if p.Steered() {
 			pod.Access = p.Decision.Access.String()
@@ -64,10 +66,24 @@ func (a *agent) addPods(r *status.Report) {
 	}
 }
 
+// containersOf returns the pod's containers where they differ, by id.
+func containersOf(p workload.Pod) []status.Container {
+	var containers []status.Container
+	for _, id := range slices.Sorted(maps.Keys(p.Containers)) {
+		d := p.Containers[id]
+		c := status.Container{ID: id, Verdict: d.Verdict.String(), Reason: d.Reason}
+		if d.Verdict == workload.Steer {
+			c.Access = d.Access.String()
+		}
+		containers = append(containers, c)
+	}
+	return containers
+}
+
 // notInForce says if the kernel does not do with a running pod what the rules
 // say.
 func (a *agent) notInForce(p workload.Pod, cgroupID uint64) string {
-	if cgroupID == 0 {
+	if cgroupID == 0 || p.Decision.Verdict == workload.Unknown { // its containers have verdicts of their own
 		return ""
 	}
 	entry, ok, err := a.hooks.Verdict(cgroupID)

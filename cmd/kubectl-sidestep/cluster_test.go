@@ -73,6 +73,19 @@ func (s *scene) environment(pairs ...string) {
 	s.pod.Spec.Containers = []corev1.Container{app}
 }
 
+// skipContainers has the pod exempt its container proxy; app has a verdict.
+func (s *scene) skipContainers(app string) {
+	s.pod.Annotations = map[string]string{workload.SkipContainersAnnotation: "proxy"}
+	s.pod.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "app", ContainerID: "containerd://a1"}, {Name: "proxy", ContainerID: "containerd://b2"}}
+	s.change(func(_ *status.Report, p *status.Pod, _ *status.ServiceAccount) {
+		p.Verdict, p.Access, p.Reason = "unknown", "", "skip-containers: container not known"
+		p.Containers = []status.Container{
+			{ID: "a1", Verdict: app, Access: "identity", Reason: "label"},
+			{ID: "b2", Verdict: "pass", Reason: "skip-containers, unlabeled: pass"},
+		}
+	})
+}
+
 // change edits what the agent says.
 func (s *scene) change(edit func(r *status.Report, pod *status.Pod, account *status.ServiceAccount)) {
 	r := s.reports["agent-1"]

@@ -90,8 +90,19 @@ var breakages = map[string]breakage{
 	"no service account": {func(s *scene) { s.account = nil }, "client id", "does not exist", "create serviceaccount web"},
 	"no tenant": {func(s *scene) { s.change(func(_ reportOf, _ podOf, a accountOf) { a.TenantID = "" }) },
 		"tenant", "no tenant", "annotate"},
-	"wrong tenant":  {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az mend"},
-	"no federation": {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az mend"},
+	"wrong tenant":    {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az mend"},
+	"no federation":   {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az mend"},
+	"skip-containers": {func(s *scene) { s.skipContainers("steer") }, "", "", ""},
+	"skip-containers that skip all": {func(s *scene) { s.skipContainers("pass") },
+		"rules", "by container: app: pass by label; proxy: pass by skip-containers", "edit configmap"},
+	"skip-containers and audit": {func(s *scene) {
+		s.skipContainers("steer")
+		s.change(func(r reportOf, _ podOf, _ accountOf) { r.Mode = "audit" })
+	}, "rules", "mode is audit", "edit configmap"},
+	"skip-containers without a listener": {func(s *scene) {
+		s.skipContainers("steer")
+		s.change(func(_ reportOf, p podOf, _ accountOf) { p.Listener = 0 })
+	}, "listener", "no listener", "logs agent-1"},
 	"requests go to a proxy": {func(s *scene) {
 		s.environment("HTTP_PROXY", "http://proxy:3128", "NO_PROXY", ".svc,10.0.0.0/8")
 		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastExchange, a.ExpiresOn = time.Time{}, time.Time{} })

@@ -41,7 +41,7 @@ func judgeListener(f *facts) link {
 	case f.seen == nil:
 		return link{State: broken, Detail: "the agent does not know the pod: it has ended, or the agent does not hear from the API server",
 			Fix: kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent))}
-	case f.seen.Verdict != steered:
+	case !isSteered(f.seen):
 		return link{State: unknown, Detail: "the pod is not steered"}
 	case f.seen.CgroupID == 0:
 		return link{State: broken, Detail: "no process of the pod runs", Fix: kubectl(f.pod.Namespace, "describe pod %s", commands.Word(f.pod.Name))}

@@ -40,6 +40,17 @@ type Pod struct {
 	Reason         string `json:"reason"`
 	Listener       uint16 `json:"listener,omitempty"` // port; 0: none
 	CgroupID       uint64 `json:"cgroupId,omitempty"` // 0: not seen yet
+	// Containers are those of a pod whose containers differ (skip-containers);
+	// Verdict is then that of containers which are not known yet.
+	Containers []Container `json:"containers,omitempty"`
+}
+
+// Container is one container with what was decided on it.
+type Container struct {
+	ID      string `json:"id"` // without the runtime's prefix
+	Verdict string `json:"verdict"`
+	Access  string `json:"access,omitempty"` // of a steered container
+	Reason  string `json:"reason"`
 }
 
 // ServiceAccount is one service account that pods of the node use, with its
