@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Follows the README on a Debian 12 that has nothing yet: debootstrap makes it,
 # with git, make and the authorities of certificates; Go is this machine's; the
-# tree is a clone of this one's last commit. What runs there is the blocks below
-# "Quickstart without a cloud", as they stand. A token in the demo and one on
+# tree is a clone of this one's last commit. What runs there is the blocks of
+# docs/demo.md and below "Quickstart without a cloud", as they are. A token in the demo and one on
 # the node, or it fails.
 #
 # The node's Kubernetes is taken from this machine's cache if it is there, as it
@@ -13,7 +13,6 @@ cd "$(dirname "$0")/../.."
 # shellcheck source=test/node/env.sh
 . test/node/env.sh
 
-page=README.md heading="Quickstart without a cloud"
 [ "$(id -u)" -eq 0 ] || die "needs root"
 ! is_up || die "a node is up: end it first (node-down)"
 
@@ -33,7 +32,10 @@ debootstrap --variant=minbase --include=ca-certificates,git,make bookworm "$root
 }
 rm "$root.log"
 git clone --quiet . "$root/root/sidestep"
-go run ./test/docs/script "$page" "$heading" >"$root/root/commands.sh"
+{
+	go run ./test/docs/script docs/demo.md "The demo"
+	go run ./test/docs/script README.md "Quickstart without a cloud"
+} >"$root/root/commands.sh"
 
 # So that names are found, and certificates that only this machine trusts.
 for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt; do

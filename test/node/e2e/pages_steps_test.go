@@ -63,6 +63,8 @@ func (d desk) pages() []page {
 		{name: "README.md", shop: true, variables: group, steps: []step{
 			{block: "create configmap", before: forgetSettings, after: trustEntra},
 			{block: "sidestep explain", after: func(t *testing.T, printed string) { isWhole(t, printed); usesTheVault(t) }},
+		}},
+		{name: "docs/uninstall.md", steps: []step{
 			{block: "manifests/uninstall", after: func(t *testing.T, printed string) { saysUninstalled(t, printed); installAnew(t) }},
 		}},
 	}
