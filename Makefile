@@ -172,6 +172,14 @@ test-attack: setup ## Attacks on identity, each also without its defence (root)
 test-outages: setup ## Entra's bad days, networks and secrets: the table of faults (2 minutes)
 	$(SUITE) go test -v -count=1 -parallel 32 -timeout 5m ./test/outages | grep -vE '^ *=== '
 
+# For how many minutes, and which suites: a regular expression, all if empty.
+STRESS_MINUTES ?= 120
+STRESS         ?=
+
+.PHONY: test-stress
+test-stress: setup node-build $(HELM) ## Suites again and again on a busy machine: how seldom they fail by chance (root)
+	go run ./test/stress -minutes $(STRESS_MINUTES) -run '$(STRESS)' -out $(CURDIR)/$(OUT)/stress
+
 # How long pods come and go, agents are replaced and Entra fails. Before and
 # after it the agent rests, for six minutes in all.
 DURATION ?= 10m
