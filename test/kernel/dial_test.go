@@ -80,7 +80,10 @@ func begin(t *testing.T, p *lab.Pod, from netip.AddrPort) (release func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		lab.Run[dialing, dialed](ctx, p, "dial", dialing{To: imds, Bind: from, Nonblock: true, Keep: true})
+		got, err := lab.Run[dialing, dialed](ctx, p, "dial", dialing{To: imds, Bind: from, Nonblock: true, Keep: true})
+		if ctx.Err() == nil {
+			t.Errorf("the connection is not kept: %+v, %v", got, err)
+		}
 	}()
 	return func() {
 		cancel()

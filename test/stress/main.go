@@ -76,5 +76,9 @@ func run(ctx context.Context, o options) error {
 	defer end()
 	s := stress{out: out, all: all, until: time.Now().Add(time.Duration(o.minutes) * time.Minute), begun: time.Now()}
 	s.run(ctx, o.atOnce)
-	return errors.Join(s.report(os.Stdout), ctx.Err())
+	err = s.report(os.Stdout)
+	if ctx.Err() != nil {
+		return errInterrupted
+	}
+	return err
 }

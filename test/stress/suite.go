@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,9 +60,14 @@ func rootSuites(out string) []*suite {
 	}
 }
 
-// buildAll builds the suites' programs, and the agent, in out.
+// buildAll builds the suites' programs in out, and the agent for those that run
+// one.
 func buildAll(ctx context.Context, out string, all []*suite) error {
-	builds := [][]string{}
+	var builds [][]string
+	agent := []string{"build", "-race", "-o", filepath.Join(out, "agent"), "./cmd/agent"}
+	if slices.ContainsFunc(all, func(s *suite) bool { return s.rounds == labRounds }) {
+		builds = append(builds, agent)
+	}
 	for _, s := range all {
 		s.program = filepath.Join(out, strings.ReplaceAll(s.name, "/", "-")+".test")
 		build := []string{"build", "-o", s.program, "./" + s.dir}
@@ -70,7 +76,6 @@ func buildAll(ctx context.Context, out string, all []*suite) error {
 		}
 		builds = append(builds, build)
 	}
-	builds = append(builds, []string{"build", "-race", "-o", filepath.Join(out, "agent"), "./cmd/agent"})
 	for i, args := range builds {
 		fmt.Printf("stress: build %d of %d: %s\n", i+1, len(builds), args[len(args)-1])
 		if text, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
