@@ -31,7 +31,7 @@ export CLANG_VERSION CLANG_RELEASE
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
 ##@ Building
 
@@ -101,38 +101,33 @@ sbom: image ## Describe what the images are made of (CycloneDX) into out/
 demo: build ## The main job on this machine, without a cluster (root)
 	$(OUT)/demo --agent $(OUT)/agent --client $(OUT)/vaultclient
 
-# The node's Kubernetes takes a quarter of an hour the first time: it is built
-# beside the other tests.
+# What CI runs. A part that fails does not keep the others from running.
 .PHONY: test
 test: setup ## All of the tests; what CI runs
-	@$(MAKE) --no-print-directory -j2 node-build test-without-node
-	@$(MAKE) --no-print-directory test-node
-
-.PHONY: test-without-node
-test-without-node:
-	@+MAKEFLAGS= $(MAKE) --no-print-directory lint generate-check test-unit test-docs test-monitoring test-kernel test-handover test-faults-quick test-boot test-attack
+	@scripts/test.sh lint generate-check test-unit test-image test-docs test-monitoring test-kernel test-handover test-faults-quick test-boot test-attack node-build test-node
 
 .PHONY: test-all
 test-all: test test-outages test-faults test-kernels test-clients test-fresh fuzz soak ## With those that take long
 
+# Suites that are no unit tests: each target below that runs one sets this, and
+# `go test ./...` skips it (test/suite).
+SUITE := SIDESTEP_SUITES=1
+
 .PHONY: test-node
 test-node: node-build $(HELM) ## Real pods on a real Kubernetes node (root)
-	go test -v -count=1 -timeout 25m ./test/node/e2e
+	$(SUITE) go test -v -count=1 -timeout 25m ./test/node/e2e
 
 .PHONY: test-unit
-test-unit: setup ## Tests of single packages, with the race detector
-	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/bench/... ./test/docs ./test/docs/blocks ./test/faults/row ./test/faults/table ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/load ./test/scene ./test/soak ./test/clients/conformance
-	go test -race -timeout 5m -run '^TestSpans' ./test/outages
-	go test -timeout 10m ./test/image # two images are compressed, which takes minutes with the race detector
-	go -C test/manifests test ./...
-	go -C test/supplychain test ./...
-	go -C test/plots test ./...
-	go -C test/clients/vaultclient test ./...
-	go -C test/clients/bindingclient test ./...
+test-unit: setup ## The unit tests of every module: go test ./..., with the race detector
+	@scripts/test-unit.sh
+
+.PHONY: test-image
+test-image: setup ## The image, built here and elsewhere: the same bytes
+	$(SUITE) go test -timeout 10m ./test/image
 
 .PHONY: test-docs
 test-docs: build $(CRANE) ## The commands of the pages that need no cluster, as they stand (root)
-	go test -count=1 -timeout 10m ./test/docs/run -args -crane $(CRANE)
+	$(SUITE) go test -count=1 -timeout 10m ./test/docs/run -args -crane $(CRANE)
 
 # On a Debian of its own, with nothing of this machine's but Go.
 .PHONY: test-fresh
@@ -150,23 +145,23 @@ $(PROMTOOL):
 
 .PHONY: test-kernel
 test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
-	go test -race -timeout 10m -count=1 -skip '^TestAttacks$$' ./test/lab ./test/kernel
+	$(SUITE) go test -race -timeout 10m -count=1 -skip '^TestAttacks$$' ./test/lab ./test/kernel
 
 .PHONY: test-handover
 test-handover: build ## Agents replaced under load from clients that never try twice (root)
-	go test -v -count=1 -timeout 5m ./test/handover -handover.agent=$(CURDIR)/$(OUT)/agent
+	$(SUITE) go test -v -count=1 -timeout 5m ./test/handover -handover.agent=$(CURDIR)/$(OUT)/agent
 
 .PHONY: test-faults
 test-faults: build node-build ## What goes wrong on a node, real: fault, expected, seen (root)
 	go run ./test/faults/table -agent $(CURDIR)/$(OUT)/agent
 
 .PHONY: test-faults-quick
-test-faults-quick: build
+test-faults-quick: build ## Those that are quick, without a node (root)
 	go run ./test/faults/table -agent $(CURDIR)/$(OUT)/agent -quick
 
 .PHONY: test-boot
 test-boot: build ## The boot guard: in a lab, and as a unit of a systemd that boots (root)
-	go test -v -count=1 -timeout 5m ./test/boot -boot.agent=$(CURDIR)/$(OUT)/agent
+	$(SUITE) go test -v -count=1 -timeout 5m ./test/boot -boot.agent=$(CURDIR)/$(OUT)/agent
 
 .PHONY: test-attack
 test-attack: setup ## Attacks on identity, each also without its defence (root)
@@ -175,7 +170,15 @@ test-attack: setup ## Attacks on identity, each also without its defence (root)
 # The faults run at the same time, in real time: as many as there are rows.
 .PHONY: test-outages
 test-outages: setup ## Entra's bad days, networks and secrets: the table of faults (2 minutes)
-	go test -v -count=1 -parallel 32 -timeout 5m ./test/outages | grep -vE '^ *=== '
+	$(SUITE) go test -v -count=1 -parallel 32 -timeout 5m ./test/outages | grep -vE '^ *=== '
+
+# For how many minutes, and which suites: a regular expression, all if empty.
+STRESS_MINUTES ?= 120
+STRESS         ?=
+
+.PHONY: test-stress
+test-stress: setup node-build $(HELM) ## Suites again and again on a busy machine: how seldom they fail by chance (root)
+	go run ./test/stress -minutes $(STRESS_MINUTES) -run '$(STRESS)' -out $(CURDIR)/$(OUT)/stress
 
 # How long pods come and go, agents are replaced and Entra fails. Before and
 # after it the agent rests, for six minutes in all.
@@ -191,7 +194,7 @@ test-clients: build ## Every real client in a steered pod: whose token, how many
 	@test/clients/install.sh $(CACHE)/clients
 	CGO_ENABLED=0 go build -trimpath -o $(OUT)/ ./test/clients/conformance
 	$(OUT)/conformance --agent $(OUT)/agent --clients $(CACHE)/clients
-	go test -count=1 -timeout 30m ./test/docs/run -args -clients
+	$(SUITE) go test -count=1 -timeout 30m ./test/docs/run -args -clients
 
 .PHONY: test-kernels
 test-kernels: setup ## The same on Debian's 6.1 and 6.12 in QEMU, too (root)

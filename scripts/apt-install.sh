@@ -23,5 +23,7 @@ if [ ! -e "$policy" ]; then
 	chmod +x "$policy"
 fi
 export DEBIAN_FRONTEND=noninteractive
+# A machine that is new may be upgrading itself: its turn ends.
+wait=(-o DPkg::Lock::Timeout=600)
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+apt-get "${wait[@]}" install -y -qq --no-install-recommends "$@" >/dev/null

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -22,6 +23,10 @@ func startPod(t *testing.T) int {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: a network namespace")
 	}
+	// Pdeathsig fires when the thread that started the process ends, as one does
+	// that cannot return to its namespace.
+	runtime.LockOSThread()
+	t.Cleanup(runtime.UnlockOSThread)
 	pod := exec.Command("sleep", "infinity")
 	pod.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
 	if err := pod.Start(); err != nil {

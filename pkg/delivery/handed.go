@@ -68,6 +68,7 @@ func adoptListener(kernel Kernel, tcp net.Listener) (*listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	withoutProbes(from)
 	l := &listener{Listener: tcp, netnsCookie: cookie}
 	return l, l.tag(kernel)
 }

@@ -1,8 +1,13 @@
 package delivery
 
 import (
+	"errors"
 	"net"
+	"net/netip"
+	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -69,17 +74,62 @@ func TestListenersOutOfPlaceAreNotAdopted(t *testing.T) {
 	}
 }
 
-// copyOf returns the listener as another process would have it.
+// An adopted listener asks for no keep-alive probes, as one that was opened.
+func TestConnectionsAreNotProbed(t *testing.T) {
+	opened, err := listen(newKernel(), netip.AddrPortFrom(loopback, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	adopted, err := adoptListener(newKernel(), copyOf(t, opened.Listener))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer adopted.Close()
+	for name, l := range map[string]*listener{"opened": opened, "adopted": adopted} {
+		client, err := net.Dial("tcp4", opened.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var probed int
+		control := raw.Control(func(fd uintptr) {
+			probed, err = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+		})
+		if probed != 0 || err != nil || control != nil {
+			t.Errorf("%s: SO_KEEPALIVE is %d, want 0: %v, %v", name, probed, err, control)
+		}
+	}
+}
+
+// copyOf returns the listener as another process would have it. The listener
+// goes on to accept: its mode must not change, as it does for a moment with
+// net.FileListener of what the method File returns.
 func copyOf(t *testing.T, l net.Listener) net.Listener {
 	t.Helper()
-	f, err := l.(*net.TCPListener).File()
+	raw, err := l.(*net.TCPListener).SyscallConn()
 	if err != nil {
 		t.Fatal(err)
 	}
+	var twin int
+	control := raw.Control(func(fd uintptr) { twin, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	if err := errors.Join(control, err); err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(twin), "copy")
 	defer f.Close()
-	twin, err := net.FileListener(f)
+	copied, err := net.FileListener(f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return twin
+	return copied
 }

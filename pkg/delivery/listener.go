@@ -29,7 +29,7 @@ func listen(kernel Kernel, at netip.AddrPort) (*listener, error) {
 	}}
 	// The other end is in the same kernel and cannot be lost in silence: no
 	// probes, and no four system calls to ask for them with each connection.
-	config.KeepAlive = -1
+	config.KeepAlive = noProbes
 	// A pod's connect is plain TCP, and MPTCP listeners cannot be looked up by
 	// the kernel side.
 	config.SetMultipathTCP(false)

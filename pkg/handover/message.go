@@ -136,6 +136,10 @@ func descriptor(rights []byte) (*os.File, error) {
 	if err != nil || len(fds) != 1 {
 		return nil, errors.Join(errors.New("handover: not one descriptor"), err)
 	}
+	// The other agent still accepts at this open file: were it blocking for a
+	// moment, an accept of its that enters then would never return. os.NewFile
+	// leaves the mode as it is, and so does all that is made of its file;
+	// the method File of a net.Listener would not.
 	return os.NewFile(uintptr(fds[0]), "handed over"), nil
 }
 

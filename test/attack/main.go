@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/sidestep-agent/sidestep/test/overlay"
+	testsuite "github.com/sidestep-agent/sidestep/test/suite"
 )
 
 // result is one line that the suite writes.
@@ -98,6 +99,7 @@ func (s *suite) try(ctx context.Context, d *defence) error {
 func (s *suite) attack(ctx context.Context, args []string, results, without string) error {
 	cmd := exec.CommandContext(ctx, filepath.Join(s.dir, "kernel.test"), args...)
 	cmd.Dir = "test/kernel"
+	cmd.Env = append(os.Environ(), testsuite.Variable+"=1")
 	out, failed := cmd.CombinedOutput()
 	got, err := read(results)
 	if err != nil {

@@ -17,17 +17,13 @@ var program = flag.String("boot.agent", "", "path of the agent's program")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := lab.Possible(); errors.Is(err, lab.ErrNotRoot) {
-		fmt.Println("SKIP: the tests of the boot guard need root")
-		os.Exit(0)
-	}
-	os.Exit(lab.Main(m.Run))
+	os.Exit(lab.Suite("test-boot", m.Run))
 }
 
 func needProgram(t *testing.T) {
 	t.Helper()
 	if *program == "" {
-		t.Skip("needs the agent's program: make test-boot")
+		t.Fatal("needs the agent's program: run make test-boot")
 	}
 }
 

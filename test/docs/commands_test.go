@@ -37,7 +37,7 @@ func TestCommandsAreMarked(t *testing.T) {
 
 var (
 	rule  = regexp.MustCompile(`(?m)^([a-z-]+):([^=\n]*)((?:\n\t.*)*)`)
-	calls = regexp.MustCompile(`\$\(MAKE\)((?: .*)?)`)
+	calls = regexp.MustCompile(`(?:\$\(MAKE\)|scripts/test\.sh)((?: .*)?)`)
 	word  = regexp.MustCompile(`[a-z-]+`)
 )
 

@@ -1,9 +1,7 @@
 package faults
 
 import (
-	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"testing"
 
@@ -14,11 +12,7 @@ var program = flag.String("faults.agent", "", "path of the agent's program")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := lab.Possible(); errors.Is(err, lab.ErrNotRoot) {
-		fmt.Println("SKIP: the tests of faults need root")
-		os.Exit(0)
-	}
-	os.Exit(lab.Main(m.Run))
+	os.Exit(lab.Suite("test-faults", m.Run))
 }
 
 func check(t *testing.T, err error) {

@@ -44,7 +44,7 @@ type rig struct {
 func open(t *testing.T, fault, expected string, options ...func(*scene.Options)) *rig {
 	t.Helper()
 	if *program == "" {
-		t.Skip("needs the agent's program: make test-faults")
+		t.Fatal("needs the agent's program: run make test-faults")
 	}
 	r := &rig{t: t, row: row.Row{Fault: fault, Expected: expected}}
 	t.Cleanup(func() {

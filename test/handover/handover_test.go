@@ -2,7 +2,6 @@ package handover
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -25,11 +24,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := lab.Possible(); errors.Is(err, lab.ErrNotRoot) {
-		fmt.Println("SKIP: the hand-over tests need root")
-		os.Exit(0)
-	}
-	os.Exit(lab.Main(m.Run))
+	os.Exit(lab.Suite("test-handover", m.Run))
 }
 
 const (
@@ -129,7 +124,7 @@ func begin(t *testing.T, all []*scene.Workload) (end func() load.Tally) {
 func open(t *testing.T) (*scene.Scene, []*scene.Workload) {
 	t.Helper()
 	if *program == "" {
-		t.Skip("needs the agent's program: make test-handover")
+		t.Fatal("needs the agent's program: run make test-handover")
 	}
 	id := func(kind, n int) string { return fmt.Sprintf("%08d-0000-4000-8000-%012d", kind, n) }
 	resource := func(name string) string {

@@ -7,12 +7,15 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 // Whoever has the sources, the toolchain and the authorities can tell by its
 // digest that an image is made of them: where they lie makes no difference, and
 // neither do the files that .dockerignore keeps from the build.
 func TestImageBuiltElsewhereIsTheSame(t *testing.T) {
+	suite.Need(t, "test-image") // two images are built and compressed
 	elsewhere := filepath.Join(t.TempDir(), "another", "place")
 	for _, name := range []string{"go.mod", "go.sum", "Dockerfile", "cmd/agent", "pkg"} {
 		copyTree(t, filepath.Join(root, name), filepath.Join(elsewhere, name))

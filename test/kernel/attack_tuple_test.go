@@ -52,16 +52,10 @@ func copiedAddressAtNode(t *testing.T, _ guardMode) string {
 	victim, attacker := n.pod(t, steer, lab.PodOptions{}), n.pod(t, steer, lab.PodOptions{})
 	from := addrPort(victim.Address, 41000)
 	check(t, attacker.AddAddress(victim.Address))
-	tried := make(chan struct{})
-	go func() {
-		defer close(tried)
-		// The answer to this SYN goes to the victim: it never connects.
-		dialQuietly(t, attacker, dialing{To: imds, Bind: from, Nonblock: true})
-	}()
+	// The answers go to the victim.
+	defer begin(t, attacker, from)()
 	eventually(t, "the attacker's claim", func() bool { return n.flows(t) == 1 })
-	got := seenBy(victim, dialFrom(t, victim, dialing{To: imds, Bind: from}))
-	<-tried
-	return got
+	return seenBy(victim, dialFrom(t, victim, dialing{To: imds, Bind: from}))
 }
 
 // reusedPort has a host process, which no hook sees, dial with the source port

@@ -52,7 +52,7 @@ type answer struct {
 
 var imds = netip.MustParseAddrPort(lab.IMDS + ":80")
 
-func init() { lab.Register("dial", dial) }
+func init() { lab.Register("dial", dialTask) }
 
 // dialFrom runs the dialing as a process in the pod's container.
 func dialFrom(t *testing.T, p *lab.Pod, d dialing) dialed {
@@ -71,17 +71,43 @@ func dialIn(t *testing.T, p *lab.Pod, cgroup string, d dialing) dialed {
 	return out
 }
 
-func dial(d dialing) (dialed, error) {
+// begin has a process of the pod begin a connection to the metadata service that
+// never comes about, since another gets the answers. It stays begun, with the
+// claim on its flow, until release is called.
+func begin(t *testing.T, p *lab.Pod, from netip.AddrPort) (release func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		got, err := lab.Run[dialing, dialed](ctx, p, "dial", dialing{To: imds, Bind: from, Nonblock: true, Keep: true})
+		if ctx.Err() == nil {
+			t.Errorf("the connection is not kept: %+v, %v", got, err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-ended
+	}
+}
+
+// dialTask is dial in a process of its own, which alone may leave its network
+// namespace: the tests' process dials with threads that others need.
+func dialTask(d dialing) (dialed, error) {
 	if d.NewNetns {
 		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 			return dialed{}, err
 		}
 	}
+	return dial(d)
+}
+
+func dial(d dialing) (dialed, error) {
 	var out dialed
 	var open []int
 	defer func() {
 		if d.Keep {
-			time.Sleep(time.Minute)
+			time.Sleep(time.Hour)
 		}
 		for _, fd := range open {
 			unix.Close(fd)

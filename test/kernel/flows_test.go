@@ -147,16 +147,11 @@ func TestCopiedAddressAtTheNodeListener(t *testing.T) {
 	victim, attacker := n.pod(t, steer, lab.PodOptions{}), n.pod(t, steer, lab.PodOptions{})
 	source := netip.AddrPortFrom(netip.AddrFrom4([4]byte(victim.Address)), 41000)
 	check(t, attacker.AddAddress(victim.Address))
-	claimed := make(chan struct{})
-	go func() {
-		defer close(claimed)
-		// Answers to this SYN go to the victim: it never connects.
-		dialQuietly(t, attacker, dialing{To: imds, Bind: source, Nonblock: true})
-	}()
+	// The answers go to the victim.
+	defer begin(t, attacker, source)()
 	eventually(t, "the attacker's claim", func() bool { return n.flows(t) == 1 })
 	got := dialFrom(t, victim, dialing{To: imds, Bind: source})
 	if got.Answer.UID != "" || got.Answer.Err == "" {
 		t.Errorf("an ambiguous connection got %+v, want a refusal", got)
 	}
-	<-claimed
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 // Environment variables by which the process outside tells the one inside
@@ -56,6 +58,15 @@ func Main(inside func() int) int {
 	return code
 }
 
+// Suite is Main for the TestMain of a suite that make's target runs: without it
+// the suite is skipped. With it, what the lab lacks is a failure.
+func Suite(target string, inside func() int) int {
+	if !IsTask() && !suite.Asked() {
+		return suite.Skip(target)
+	}
+	return Main(inside)
+}
+
 // Possible returns nil if a lab can be made here, else ErrNotRoot or
 // ErrNoCgroup2.
 func Possible() error {
@@ -84,6 +95,9 @@ func enter() (int, error) {
 			fmt.Fprintln(os.Stderr, "lab:", err)
 		}
 	}()
+	// Pdeathsig fires when this thread ends, not only the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	host, err := netnsInode("/proc/thread-self/ns/net")
 	if err != nil {
 		return 0, err
@@ -105,9 +119,6 @@ func wait(cmd *exec.Cmd) (int, error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
-	// Pdeathsig fires when this thread ends, not only the process.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
 		return 0, err
 	}

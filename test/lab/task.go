@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 )
 
@@ -15,7 +16,8 @@ var tasks = map[string]func(io.Reader, io.Writer) error{}
 
 // Register makes a function of this program a task, which Run starts as a
 // process in a pod: what a pod's application would do. It is called from
-// init, since the process is this program once more.
+// init, since the process is this program once more. The task is locked to its
+// thread; goroutines that it starts are not.
 func Register[In, Out any](name string, task func(In) (Out, error)) {
 	tasks[name] = func(r io.Reader, w io.Writer) error {
 		var in In
@@ -48,6 +50,9 @@ func runTask(name string) int {
 		fmt.Fprintln(os.Stderr, "lab: no task", name)
 		return 1
 	}
+	// What a task changes about itself (unshare, setns, prctl ...) holds for its
+	// thread alone, and must hold for all that it does afterwards.
+	runtime.LockOSThread()
 	if err := task(os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sidestep-agent/sidestep/test/faults/row"
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 // fault is one row of the table.
@@ -111,6 +112,7 @@ type result struct {
 // sees the fault at all, or one without a token sees anything but what is
 // documented.
 func TestFaults(t *testing.T) {
+	suite.Need(t, "test-outages")
 	results := make([]result, len(faults))
 	t.Run("fault", func(t *testing.T) {
 		for i, f := range faults {

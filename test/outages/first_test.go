@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 // A node's start: all of its applications ask at the same time, and none has
 // asked before.
 func TestThousandFirstRequestsAreTwentyExchanges(t *testing.T) {
+	suite.Need(t, "test-outages")
 	const podsEach, requestsEach = 5, 10
 	r := newRig(t, setup{delay: 500 * time.Millisecond})
 	var apps []*app

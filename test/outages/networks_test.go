@@ -17,6 +17,7 @@ import (
 	"github.com/sidestep-agent/sidestep/test/faults/row"
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
 	"github.com/sidestep-agent/sidestep/test/standins/pki"
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 // proxy is the HTTPS proxy of this process. Go reads HTTPS_PROXY once, and
@@ -121,6 +122,7 @@ func (p *connectProxy) Write(b []byte) (int, error) {
 }
 
 func TestExchangeGoesThroughTheHTTPSProxy(t *testing.T) {
+	suite.Need(t, "test-outages")
 	const host = "entra-behind-a-proxy.test"
 	r := newRig(t, setup{authorityHost: "https://" + host, hosts: []string{host}})
 	proxy.lead(host+":443", r.site)
@@ -137,6 +139,7 @@ func TestExchangeGoesThroughTheHTTPSProxy(t *testing.T) {
 
 // Each cloud's Entra by its own name, with TLS and discovery.
 func TestCloudsAreAskedByTheirNames(t *testing.T) {
+	suite.Need(t, "test-outages")
 	for cloud, host := range map[tokens.Cloud]string{
 		tokens.AzurePublic:       "login.microsoftonline.com",
 		tokens.AzureUSGovernment: "login.microsoftonline.us",
@@ -155,6 +158,7 @@ func TestCloudsAreAskedByTheirNames(t *testing.T) {
 
 // A pod in AzurePublic's cluster may name another cloud by AZURE_AUTHORITY_HOST.
 func TestPodsOwnAuthority(t *testing.T) {
+	suite.Need(t, "test-outages")
 	const host = "login.microsoftonline.us"
 	r := newRig(t, setup{hosts: []string{host}})
 	proxy.lead(host+":443", r.site)
@@ -175,6 +179,7 @@ func TestPodsOwnAuthority(t *testing.T) {
 // authority. The CA file follows, a little late; the agent is not restarted,
 // and no application sees it.
 func TestRotatedCAIsTrustedWithoutARestart(t *testing.T) {
+	suite.Need(t, "test-outages")
 	const host = "entra-with-a-new-ca.test"
 	r := newRig(t, setup{authorityHost: "https://" + host, hosts: []string{host}})
 	proxy.lead(host+":443", r.site)
@@ -207,6 +212,7 @@ func TestRotatedCAIsTrustedWithoutARestart(t *testing.T) {
 }
 
 func TestEntraOverIPv6Alone(t *testing.T) {
+	suite.Need(t, "test-outages")
 	r := newRig(t, setup{at: netip.IPv6Loopback()})
 	r.app(0, "web").mustAsk()
 	if n := len(r.asked(entra.Token)); n != 1 {

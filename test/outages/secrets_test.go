@@ -20,6 +20,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/status"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 // jwtLike finds any JWT, known to the test or not: its header begins so.
@@ -124,6 +125,7 @@ func (r *rig) statusOutput(t *testing.T) string {
 }
 
 func TestSecretsShowNowhere(t *testing.T) {
+	suite.Need(t, "test-outages")
 	r := newRig(t, setup{refreshIn: time.Second})
 	secrets := append(r.load(8*time.Second), r.assertions...)
 	if len(secrets) < 20 {
@@ -173,6 +175,7 @@ func TestSecretsAreInNoCrash(t *testing.T) {
 	if how := os.Getenv(crashVariable); how != "" {
 		crash(t, how)
 	}
+	suite.Need(t, "test-outages")
 	for how, leaksSecret := range map[string]bool{"token": false, "error": false, "planted": true} {
 		t.Run(how, func(t *testing.T) {
 			dir := t.TempDir()

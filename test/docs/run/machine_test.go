@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/sidestep-agent/sidestep/test/docs/blocks"
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 const root = "../../.."
@@ -24,8 +25,9 @@ var translated = map[string]bool{"README.ja.md": true}
 
 // Each block does, as it stands, what its page says.
 func TestBlocks(t *testing.T) {
+	suite.Need(t, "test-docs")
 	if os.Geteuid() != 0 {
-		t.Skip("the demo needs root")
+		t.Fatal("the demo needs root")
 	}
 	place, tree, variables := blocks.Machine, root, []string{"MAKEFLAGS="} // no jobs of the make that runs this test
 	if *clients {

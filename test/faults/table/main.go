@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 func main() {
@@ -58,6 +60,7 @@ func run(ctx context.Context, t *table, suites [][]string) error {
 // try runs one suite. That it fails is for the table to say.
 func try(ctx context.Context, t *table, args []string) error {
 	cmd := exec.CommandContext(ctx, "go", append([]string{"test", "-json", "-count=1"}, args...)...)
+	cmd.Env = append(os.Environ(), suite.Variable+"=1")
 	cmd.Stderr = os.Stderr
 	events, err := cmd.StdoutPipe()
 	if err != nil {

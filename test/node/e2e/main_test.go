@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sidestep-agent/sidestep/test/standins/federation"
+	"github.com/sidestep-agent/sidestep/test/suite"
 )
 
 const (
@@ -31,9 +33,12 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		withoutNode = "a node needs root"
+	if !suite.Asked() {
+		withoutNode = suite.Skipped("test-node")
 		return m.Run()
+	}
+	if os.Geteuid() != 0 {
+		return failed(errors.New("a node needs root"))
 	}
 	if testing.Short() {
 		withoutNode = "a node is not brought up with -short"
