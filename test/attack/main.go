@@ -22,7 +22,7 @@ import (
 
 // result is one line that the suite writes.
 type result struct {
-	Attack, Guard, Expected, Seen, Defence string
+	Attack, Capabilities, Guard, Expected, Seen, Defence string
 }
 
 func main() {
@@ -162,9 +162,9 @@ func read(path string) ([]result, error) {
 	return all, nil
 }
 
-const format = "%-55s %-7s %-34s %-34s %s\n"
+const format = "%-55s %-20s %-7s %-34s %-34s %s\n"
 
-func printHeader() { fmt.Printf(format, "ATTACK", "GUARD", "EXPECTED", "SEEN", "") }
+func printHeader() { fmt.Printf(format, "ATTACK", "CAPABILITIES", "GUARD", "EXPECTED", "SEEN", "") }
 
 func printResult(r result, without string) {
 	mark := "as expected"
@@ -174,5 +174,5 @@ func printResult(r result, without string) {
 	if r.Seen != r.Expected {
 		mark = "NOT AS EXPECTED"
 	}
-	fmt.Printf(format, r.Attack, r.Guard, r.Expected, r.Seen, mark)
+	fmt.Printf(format, r.Attack, r.Capabilities, r.Guard, r.Expected, r.Seen, mark)
 }
