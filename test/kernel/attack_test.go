@@ -77,16 +77,19 @@ func defaultAnd(more ...string) capabilities {
 // at a time. nil: the lab's root has them all.
 var attackers []string
 
+// attackNote is what an attack has to say beside what is seen, for the table.
+var attackNote string
+
 // outcome is one line of the results.
 type outcome struct {
 	Attack, Capabilities, Guard, Expected, Seen string
-	Defence                                     string `json:",omitempty"`
+	Defence, Note                               string `json:",omitempty"`
 }
 
 func attacks() []attack {
 	var all []attack
 	for _, some := range [][]attack{
-		connectAttacks(), listenerAttacks(), tupleAttacks(), packetAttacks(), lifeAttacks(), loadAttacks(),
+		connectAttacks(), listenerAttacks(), tupleAttacks(), packetAttacks(), linkAttacks(), frameAttacks(), lifeAttacks(), loadAttacks(),
 		agentAttacks(),
 	} {
 		all = append(all, some...)
@@ -114,12 +117,12 @@ func tryAttack(t *testing.T, a attack, guard guardMode, expected string) {
 	t.Run(a.name+"/"+guard.String(), func(t *testing.T) {
 		with := a.with.orDefault()
 		attackers = with.set
-		defer func() { attackers = nil }()
+		defer func() { attackers, attackNote = nil, "" }()
 		seen := a.run(t, guard)
 		if seen != expected {
 			t.Errorf("seen: %s; expected: %s", seen, expected)
 		}
-		record(t, outcome{a.name, with.name, guard.String(), expected, seen, a.defence})
+		record(t, outcome{a.name, with.name, guard.String(), expected, seen, a.defence, attackNote})
 	})
 }
 
