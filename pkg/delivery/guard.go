@@ -14,9 +14,10 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// allPause is how often at most the links of all pods are looked at because a
-// link of the node changed that is no end of a pair: some change often.
-const allPause = time.Second
+// How often at most the links of all pods are looked at because a link of the
+// node changed that is no known pod's: once in allPause, and for no more than
+// one part in allShare of the time.
+const allPause, allShare = time.Second, 50
 
 // guard keeps the links of pods guarded. It works beside the Reconciler: what
 // changes a link waits for whatever else on the node changes one (the kernel
@@ -33,8 +34,9 @@ type guard struct {
 	changed   map[string]bool     // pods whose links are to be looked at, by UID
 	guarded   map[int]uint64      // cgroup ids by link; 0: by an earlier agent
 	waiting   waits
-	lookedAll time.Time // when the links of all pods were looked at last
-	allDue    time.Time // when they are to be looked at; zero: with a thorough look
+	lookedAll time.Time     // when the links of all pods were looked at last
+	pause     time.Duration // until they may be looked at again
+	allDue    time.Time     // when they are to be; zero: with a thorough look
 	poke      chan struct{}
 	looked    chan struct{} // closed after the first look
 
@@ -88,21 +90,23 @@ func (g *guard) run(ctx context.Context) {
 }
 
 // notice has those pods looked at whose links the event may be of. Ids of
-// namespaces are used again, so it never says whose a link is.
+// namespaces are used again, so it never says whose a link is. One that is of no
+// known pod may be of a link that a pod's is made on.
 func (g *guard) notice(e linkEvent) {
-	if !e.pair {
-		if g.allDue.IsZero() {
-			g.allDue = time.Now().Add(max(0, allPause-time.Since(g.lookedAll)))
-		}
-		return
-	}
+	known := false
 	for uid, l := range g.links {
-		if l.nsid == e.nsid || l.nsid == unknownNamespace {
+		if e.pair && (l.nsid == e.nsid || l.nsid == unknownNamespace) {
+			g.changed[uid] = true
+			known = known || l.nsid == e.nsid
+		}
+	}
+	if e.pair {
+		for uid := range g.waiting {
 			g.changed[uid] = true
 		}
 	}
-	for uid := range g.waiting {
-		g.changed[uid] = true
+	if !known && g.allDue.IsZero() {
+		g.allDue = time.Now().Add(max(0, g.pause-time.Since(g.lookedAll)))
 	}
 }
 
@@ -115,9 +119,7 @@ func (g *guard) look() (soon time.Duration) {
 	g.thorough = false
 	g.mu.Unlock()
 	all := thorough || !g.allDue.IsZero() && !time.Now().Before(g.allDue)
-	if all {
-		g.lookedAll, g.allDue = time.Now(), time.Time{}
-	}
+	begin := time.Now()
 	links := make(map[int]workload.PodCgroup)
 	present, problems := make(map[string]bool), make(map[string]error)
 	sure := true
@@ -134,6 +136,10 @@ func (g *guard) look() (soon time.Duration) {
 		for _, ifindex := range found.ifindexes {
 			links[ifindex] = cg
 		}
+	}
+	if all {
+		g.lookedAll, g.allDue = time.Now(), time.Time{}
+		g.pause = max(allPause, allShare*g.lookedAll.Sub(begin))
 	}
 	g.forget(present)
 	g.write(links, thorough, problems)

@@ -12,8 +12,8 @@ import (
 // linkEvent says that a link of the node's namespace came or changed.
 type linkEvent struct {
 	// pair is whether the link is one end of a pair of which the other end is
-	// in the namespace with the id nsid. Else what changed may be a link that
-	// a pod's link is made on, or one that was moved into a pod.
+	// in another namespace, with the id nsid. Else what changed may be a link
+	// that a pod's link is made on, or one that was moved into a pod.
 	pair bool
 	nsid int
 }
@@ -103,10 +103,9 @@ func eventOf(u netlink.LinkUpdate) (linkEvent, bool) {
 	if u.IfInfomsg.Family == unix.AF_BRIDGE { // a bridge's port, not a link
 		return linkEvent{}, false
 	}
-	if !isPair(u.Link) {
+	nsid := u.Link.Attrs().NetNsID
+	if !isPair(u.Link) || nsid < 0 {
 		return linkEvent{}, true
 	}
-	came := u.Header.Type == unix.RTM_NEWLINK
-	nsid := u.Link.Attrs().NetNsID
-	return linkEvent{pair: true, nsid: nsid}, came && nsid >= 0
+	return linkEvent{pair: true, nsid: nsid}, u.Header.Type == unix.RTM_NEWLINK
 }

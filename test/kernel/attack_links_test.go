@@ -17,8 +17,8 @@ const (
 	laterLinks  = "links that come later"
 	pastTheNode = "links past the node"
 
-	notGuarded    = "reported as not guarded"
-	notSaid       = "NOT GUARDED, AND NOT SAID"
+	notGuarded    = "reaches it, and is reported"
+	notSaid       = "REACHES IT, NOT REPORTED"
 	laterLinkWait = 4 * time.Second // less than until the next thorough look without a poke
 )
 
@@ -41,7 +41,8 @@ func linkAttacks() []attack {
 			expected: always(eperm),
 		},
 		{
-			name: "macvlan on a link of the node's", with: defaultAnd("NET_ADMIN"), run: ownMacvlan,
+			// Who may do this has the node's network, and so its identity.
+			name: "macvlan on the node's uplink", with: defaultAnd("NET_ADMIN"), run: ownMacvlan,
 			expected: reported, defence: pastTheNode, success: notSaid,
 		},
 	}
@@ -73,14 +74,13 @@ func (n *node) awaitGuard(t *testing.T, ifindex int, guard guardMode) (guarded b
 // intrusion is what a process makes that may make links in a namespace that
 // another of its links leads to.
 type intrusion struct {
-	Macvlan bool // a macvlan on the node's end of eth0, in place of a pair
+	Lower int // the index of a link there to make a macvlan on; 0: a pair
 }
 
 type intruded struct {
 	Errno unix.Errno
 	Name  string // of the end in the pod
-	// Index is that of the other end, or of the link that the macvlan is on.
-	Index int
+	Index int    // of the other end
 }
 
 func init() { lab.Register("intrude", intrude) }
@@ -107,31 +107,45 @@ func ownLink(userNamespace bool) func(*testing.T, guardMode) string {
 	}
 }
 
+// ownMacvlan makes a link on the node's uplink, here one of a pair of which the
+// other end stands for what is behind the uplink.
 func ownMacvlan(t *testing.T, guard guardMode) string {
 	n := newNode(t, options{guard: guard})
 	p := n.guardedPod(t, steer, guard)
-	got, err := lab.Run[intrusion, intruded](t.Context(), p, "intrude", intrusion{Macvlan: true})
+	uplink := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "uplink"}, PeerName: "behind"}
+	check(t, netlink.LinkAdd(uplink))
+	t.Cleanup(func() { check(t, netlink.LinkDel(uplink)) })
+	check(t, netlink.LinkSetUp(uplink))
+	behind, err := netlink.LinkByName(uplink.PeerName)
+	check(t, err)
+	check(t, netlink.LinkSetUp(behind))
+	got, err := lab.Run[intrusion, intruded](t.Context(), p, "intrude", intrusion{Lower: uplink.Index})
 	check(t, err)
 	if got.Errno != 0 {
 		return "refused (" + unix.ErrnoName(got.Errno) + ")"
 	}
-	for deadline := time.Now().Add(laterLinkWait); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if n.delivery.Unguarded()[p.UID] != nil {
-			return notGuarded
-		}
+	reported := false
+	for deadline := time.Now().Add(laterLinkWait); !reported && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		reported = n.delivery.Unguarded()[p.UID] != nil
+	}
+	switch arrived := n.sendsOver(t, p, sending{Kind: sendFrame}, got.Name, *behind.Attrs()) == arrives; {
+	case !arrived:
+		return dropped
+	case reported:
+		return notGuarded
 	}
 	return notSaid
 }
 
+// intrude makes the link, and brings both ends up.
 func intrude(in intrusion) (out intruded, err error) {
 	eth0, err := netlink.LinkByName("eth0")
 	if err != nil {
 		return out, err
 	}
 	out.Name = "own0"
-	if in.Macvlan {
-		out.Index = eth0.Attrs().ParentIndex
-		err = addMacvlan(out.Name, eth0.Attrs().NetNsID, out.Index)
+	if in.Lower != 0 {
+		err = addMacvlan(out.Name, eth0.Attrs().NetNsID, in.Lower)
 	} else {
 		out.Index, err = addPair(out.Name, eth0.Attrs().NetNsID)
 	}
@@ -181,8 +195,14 @@ func addMacvlan(name string, nsid, ifindex int) error {
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("macvlan"))
 	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_MACVLAN_MODE, nl.Uint32Attr(nl.MACVLAN_MODE_BRIDGE))
 	request.AddData(info)
-	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
-	return err
+	if _, err := request.Execute(unix.NETLINK_ROUTE, 0); err != nil {
+		return err
+	}
+	own, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(own)
 }
 
 // The time from when a link is there until it is guarded.
