@@ -268,7 +268,7 @@ func TestSortLinks(t *testing.T) {
 func TestEventOf(t *testing.T) {
 	update := func(kind uint16, family uint8, l netlink.Link) netlink.LinkUpdate {
 		u := netlink.LinkUpdate{Link: l}
-		u.Header.Type, u.IfInfomsg.Family = kind, family
+		u.Header.Type, u.Family = kind, family
 		return u
 	}
 	there := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{NetNsID: 3}}

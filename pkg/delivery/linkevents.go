@@ -100,7 +100,7 @@ func send(ctx context.Context, events chan<- linkEvent, e linkEvent) bool {
 
 // eventOf returns what an update of a link means to the guard; false: nothing.
 func eventOf(u netlink.LinkUpdate) (linkEvent, bool) {
-	if u.IfInfomsg.Family == unix.AF_BRIDGE { // a bridge's port, not a link
+	if u.Family == unix.AF_BRIDGE { // a bridge's port, not a link
 		return linkEvent{}, false
 	}
 	nsid := u.Link.Attrs().NetNsID

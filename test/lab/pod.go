@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -162,7 +163,8 @@ func (p *Pod) StartIn(cgroup string, cmd *exec.Cmd) error {
 		}
 		defer program.Close()
 	} else if before != nil {
-		cmd.Path, cmd.Args = before[0], append(before, append([]string{cmd.Path}, cmd.Args[1:]...)...)
+		cmd.Args = slices.Concat(before, []string{cmd.Path}, cmd.Args[1:])
+		cmd.Path = before[0]
 	}
 	return inNetns(p.netns, cmd.Start)
 }
