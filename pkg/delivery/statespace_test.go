@@ -216,7 +216,7 @@ func replay(t *testing.T, host bool, path []step) *life {
 }
 
 func TestVerdictsInEveryState(t *testing.T) {
-	const deepest = 7
+	const deepest = 6
 	for _, host := range []bool{false, true} {
 		seen := make(map[string]bool)
 		for frontier := [][]step{nil}; len(frontier) > 0; {
