@@ -98,7 +98,9 @@ static __always_inline bool plain_options(struct __sk_buff *skb, __u32 offset, _
  * most, and no more needs to be read of those. */
 static __always_inline bool plainly_elsewhere(const struct iphdr *ip)
 {
-	return ip->version == 4 && ip->ihl == 5 && ip->daddr != IMDS_ADDR &&
+	const __u8 *version_and_length = (const void *)ip;
+
+	return *version_and_length == 0x45 && ip->daddr != IMDS_ADDR &&
 	       ip->daddr != WIRESERVER_ADDR;
 }
 
