@@ -224,8 +224,9 @@ FUZZTIME ?= 30s
 
 .PHONY: fuzz
 fuzz: export FUZZTIME := $(FUZZTIME)
-fuzz: setup ## Every fuzz test in turn, each for FUZZTIME; ends at a finding
+fuzz: setup ## Every fuzz test in turn, each for FUZZTIME, and as root random frames; ends at a finding
 	@scripts/fuzz.sh
+	go test -v -count=1 -timeout 0 ./test/kernel -run '^TestRandomFrames$$' -frames.time=$(if $(filter %x,$(FUZZTIME)),0s,$(FUZZTIME))
 
 ##@ A real node
 

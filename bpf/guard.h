@@ -8,49 +8,14 @@
  *         stack is not the kernel's (gVisor, Kata) */
 #pragma once
 
-#include <linux/if_ether.h>
-#include <linux/ip.h>
 #include <linux/pkt_cls.h>
 
 #include "caller.h"
-#include "services.h"
+#include "frame.h"
 
 /* What a cgroup_skb program returns; the sender sees EPERM. */
 #define DROP 0
 #define SEND 1
-
-/* VLAN tags that may stand before the IP header. The kernel takes off two at
- * most for a link without VLAN devices. */
-#define MAX_TAGS 3
-
-enum service { SERVICE_NONE, SERVICE_IMDS, SERVICE_WIRESERVER };
-
-struct vlan_tag {
-	__be16 tci;
-	__be16 protocol;
-};
-
-static __always_inline bool has_ports(const struct iphdr *ip)
-{
-	/* Later fragments are of no use to anybody without the first. */
-	return ip->protocol == IPPROTO_TCP && !(ip->frag_off & bpf_htons(0x1fff));
-}
-
-/* Which of the platform's services the packet is for. ip is a copy of its IPv4
- * header, which stands at offset. */
-static __always_inline enum service service_of(struct __sk_buff *skb, const struct iphdr *ip,
-					       __u32 offset)
-{
-	__be16 port;
-
-	if (ip->daddr == IMDS_ADDR)
-		return SERVICE_IMDS;
-	if (ip->daddr != WIRESERVER_ADDR || !has_ports(ip))
-		return SERVICE_NONE;
-	if (bpf_skb_load_bytes(skb, offset + ip->ihl * 4 + 2, &port, sizeof(port)))
-		return SERVICE_NONE;
-	return is_wireserver_port(port) ? SERVICE_WIRESERVER : SERVICE_NONE;
-}
 
 static __always_inline void count_drop(enum drop drop)
 {
@@ -82,13 +47,18 @@ static __always_inline bool may_send(struct __sk_buff *skb, enum service service
 	struct settings *s = get_settings();
 	struct caller owner;
 
+	/* Else the compiler keeps what caller.h does without a packet, with
+	 * helpers that this type of program does not have. */
+	__builtin_assume(skb != NULL);
 	if (!s)
 		return false;
 	if (s->flags & SETTING_AUDIT)
 		return true;
 	owner = find_owner(skb, s);
+	if (service != SERVICE_IMDS && denied_wireserver(s, &owner))
+		return false;
 	if (service == SERVICE_WIRESERVER)
-		return !denied_wireserver(s, &owner);
+		return true;
 	if (!owner.entry)
 		return was_passed(skb);
 	return owner.entry->verdict == VERDICT_PASS;
@@ -106,47 +76,34 @@ int sidestep_egress(struct __sk_buff *skb)
 	/* The kernel keeps the IP header of what it sends in one piece. */
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return DROP;
-	if (ip->daddr != IMDS_ADDR && ip->daddr != WIRESERVER_ADDR)
+	if (plainly_elsewhere(ip))
 		return SEND;
 	header = *ip;
-	service = service_of(skb, &header, 0);
+	service = service_of_ipv4(skb, &header, 0);
 	if (service == SERVICE_NONE || may_send(skb, service))
 		return SEND;
 	count_drop(DROP_SOCKET);
 	return DROP;
 }
 
-/* Where the IPv4 header begins in the frame, 0 if there is none. A frame may
- * bear tags that the kernel will ignore. */
-static __always_inline __u32 find_ip(struct __sk_buff *skb)
+/* Most frames: an untagged packet, its header in one piece, for somebody else. */
+static __always_inline bool is_ordinary(struct __sk_buff *skb)
 {
-	__u32 offset = sizeof(struct ethhdr);
-	__be16 protocol = skb->protocol;
-	struct vlan_tag tag;
-
-	for (int i = 0; i < MAX_TAGS; i++) {
-		if (protocol == bpf_htons(ETH_P_IP))
-			return offset;
-		if (protocol != bpf_htons(ETH_P_8021Q) && protocol != bpf_htons(ETH_P_8021AD))
-			return 0;
-		if (bpf_skb_load_bytes(skb, offset, &tag, sizeof(tag)))
-			return 0;
-		offset += sizeof(tag);
-		protocol = tag.protocol;
-	}
-	return protocol == bpf_htons(ETH_P_IP) ? offset : 0;
-}
-
-/* Most packets: untagged, their header in one piece, for somebody else. */
-static __always_inline bool plainly_elsewhere(struct __sk_buff *skb)
-{
-	const struct iphdr *ip = (void *)(long)skb->data + sizeof(struct ethhdr);
+	const struct ethhdr *eth = (void *)(long)skb->data;
+	const struct iphdr *ip = (void *)(eth + 1);
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
 		return false;
 	if ((void *)(ip + 1) > (void *)(long)skb->data_end)
 		return false;
-	return ip->daddr != IMDS_ADDR && ip->daddr != WIRESERVER_ADDR;
+	return eth->h_proto == bpf_htons(ETH_P_IP) && plainly_elsewhere(ip);
+}
+
+static __always_inline bool may_reach(enum service service, bool passes, bool wireserver_denied)
+{
+	if (service != SERVICE_WIRESERVER && !passes)
+		return false;
+	return service == SERVICE_IMDS || !wireserver_denied;
 }
 
 /* Every packet of a link is its pod's. Which container sent it cannot be
@@ -166,29 +123,22 @@ static __always_inline bool may_leave(struct __sk_buff *skb, enum service servic
 	if (!pod)
 		return false;
 	entry = bpf_map_lookup_elem(&sidestep_verdicts, pod);
-	if (!entry && service == SERVICE_WIRESERVER)
-		return !(s->flags & SETTING_WIRESERVER_DENY);
 	if (!entry)
-		return s->flags & SETTING_UNKNOWN_PASS;
-	if (service == SERVICE_WIRESERVER)
-		return !(entry->flags & ENTRY_WIRESERVER_DENY);
-	return entry->verdict == VERDICT_PASS || entry->flags & ENTRY_SHARED;
+		return may_reach(service, s->flags & SETTING_UNKNOWN_PASS,
+				 s->flags & SETTING_WIRESERVER_DENY);
+	return may_reach(service, entry->verdict == VERDICT_PASS || entry->flags & ENTRY_SHARED,
+			 entry->flags & ENTRY_WIRESERVER_DENY);
 }
 
 /* Others' programs on the link have their say about what is not dropped. */
 SEC("tc")
 int sidestep_link(struct __sk_buff *skb)
 {
-	struct iphdr ip;
 	enum service service;
-	__u32 offset;
 
-	if (plainly_elsewhere(skb))
+	if (is_ordinary(skb))
 		return TC_ACT_UNSPEC;
-	offset = find_ip(skb);
-	if (!offset || bpf_skb_load_bytes(skb, offset, &ip, sizeof(ip)))
-		return TC_ACT_UNSPEC;
-	service = service_of(skb, &ip, offset);
+	service = service_of_frame(skb);
 	if (service == SERVICE_NONE || may_leave(skb, service))
 		return TC_ACT_UNSPEC;
 	count_drop(DROP_PACKET);

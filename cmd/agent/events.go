@@ -49,6 +49,15 @@ func (e *events) guardReduced(guard string, reason error) {
 		"The guard in force is %s: %v", guard, reason)
 }
 
+// packetsNotGuarded reports on a pod that only its sockets are guarded.
+func (e *events) packetsNotGuarded(p workload.Pod, reason error) {
+	pod := &corev1.ObjectReference{
+		Kind: "Pod", APIVersion: "v1", Namespace: p.Namespace, Name: p.Name, UID: types.UID(p.UID),
+	}
+	e.recorder.Eventf(pod, nil, corev1.EventTypeWarning, "PacketsNotGuarded", "Guard", "%s",
+		cut("Only the pod's sockets are guarded: "+reason.Error(), maxNote))
+}
+
 // configurationRefused reports a bad new configuration; the old one stays.
 func (e *events) configurationRefused(err error) {
 	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "ConfigurationRefused", reloadOf(err),
@@ -92,8 +101,13 @@ func note(failed *workload.TokenError) string {
 	if len(says)+len(mend) > maxNote {
 		mend = ". What mends it is in the agent's log, and in the answer to the application."
 	}
-	if most := maxNote - len(mend); len(says) > most {
-		says = strings.ToValidUTF8(says[:most], "")
+	return cut(says, maxNote-len(mend)) + mend
+}
+
+// cut returns so much of a text, in bytes, as there is room for.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
 	}
-	return says + mend
+	return strings.ToValidUTF8(text[:most], "")
 }

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
@@ -49,6 +51,51 @@ func (a *agent) tellGuard() {
 		a.log.Warn("the guard is less than asked for", "asked", a.options.guard, "in_force", guard, "err", reduced)
 		a.events.guardReduced(guard, reduced)
 	}
+}
+
+// unguardedInterval is how often it is looked which pods are not guarded. What
+// is so at two looks in a row is no link on its way into a pod that starts.
+const unguardedInterval = 5 * time.Second
+
+// tellUnguarded reports each pod whose packets are not guarded by an event on
+// it, until ctx ends.
+func (a *agent) tellUnguarded(ctx context.Context) error {
+	tick := time.NewTicker(unguardedInterval)
+	defer tick.Stop()
+	var known unguardedPods
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		news := known.look(a.delivery.Unguarded())
+		for _, p := range a.pods.Pods() {
+			if err := news[p.UID]; err != nil {
+				a.events.packetsNotGuarded(p, err)
+			}
+		}
+	}
+}
+
+// unguardedPods are the pods that were not guarded at the last look, by UID:
+// true once that was told.
+type unguardedPods map[string]bool
+
+// look returns those of the pods that were not guarded at the last look either,
+// and that were not told yet.
+func (all *unguardedPods) look(now map[string]error) (news map[string]error) {
+	next := make(unguardedPods, len(now))
+	news = make(map[string]error)
+	for uid, err := range now {
+		told, before := (*all)[uid]
+		if before && !told {
+			news[uid] = err
+		}
+		next[uid] = before
+	}
+	*all = next
+	return news
 }
 
 // guardProblems says of which pods the guard is less than asked for.

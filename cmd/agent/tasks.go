@@ -66,6 +66,7 @@ func (a *agent) writers() map[string]taskFunc {
 		"kernel":       a.attach,
 		"unknown pods": a.watchUnknowns,
 		"map sweep":    a.sweep,
+		"unguarded":    a.tellUnguarded,
 		"refresh":      a.tokens.Run,
 		"boot guard":   a.keepBootConfig,
 	}

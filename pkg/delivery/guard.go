@@ -14,16 +14,29 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
+// How often at most the links of all pods are looked at because a link of the
+// node changed that is no known pod's: once in allPause, and for no more than
+// one part in allShare of the time.
+const allPause, allShare = time.Second, 50
+
 // guard keeps the links of pods guarded. It works beside the Reconciler: what
 // changes a link waits for whatever else on the node changes one (the kernel
 // has one lock for all), and no pod shall wait for its listener meanwhile.
+//
+// A pod's links are looked for when it starts, when the kernel says that one
+// came that leads to its namespace, and at each thorough look.
 type guard struct {
 	*Options
 	sandboxes *sandboxFinder
 	node      *namespace
+	linksOf   func(ns, node *namespace) (podLinks, error)
 	links     map[string]podLinks // by pod UID
+	changed   map[string]bool     // pods whose links are to be looked at, by UID
 	guarded   map[int]uint64      // cgroup ids by link; 0: by an earlier agent
 	waiting   waits
+	lookedAll time.Time     // when the links of all pods were looked at last
+	pause     time.Duration // until they may be looked at again
+	allDue    time.Time     // when they are to be; zero: with a thorough look
 	poke      chan struct{}
 	looked    chan struct{} // closed after the first look
 
@@ -33,18 +46,12 @@ type guard struct {
 	unguarded map[string]error // what Unguarded returns
 }
 
-// podLinks are the node's ends of one guarded pod's links.
-type podLinks struct {
-	inode      uint64 // the pod's network namespace
-	containers []workload.ContainerCgroup
-	ifindexes  []int
-}
-
 func newGuard(o *Options, sandboxes *sandboxFinder, node *namespace) *guard {
 	return &guard{
-		Options: o, sandboxes: sandboxes, node: node,
-		links: make(map[string]podLinks), guarded: make(map[int]uint64), waiting: make(waits),
-		poke: make(chan struct{}, 1), looked: make(chan struct{}), unguarded: make(map[string]error),
+		Options: o, sandboxes: sandboxes, node: node, linksOf: linksOf,
+		links: make(map[string]podLinks), changed: make(map[string]bool), guarded: make(map[int]uint64),
+		waiting: make(waits), poke: make(chan struct{}, 1), looked: make(chan struct{}),
+		unguarded: make(map[string]error),
 	}
 }
 
@@ -61,87 +68,141 @@ func (g *guard) want(pods []workload.PodCgroup, thorough bool) {
 
 // run works from the first want until ctx ends.
 func (g *guard) run(ctx context.Context) {
+	var events <-chan linkEvent
+	if g.GuardLinks {
+		events = followLinks(ctx, g.Log)
+	}
 	var soon time.Duration
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-g.poke:
+		case e := <-events:
+			g.notice(e)
+			for range len(events) {
+				g.notice(<-events)
+			}
 		case <-after(soon):
 		}
 		soon = g.look()
 	}
 }
 
+// notice has those pods looked at whose links the event may be of. Ids of
+// namespaces are used again, so it never says whose a link is. One that is of no
+// known pod may be of a link that a pod's is made on.
+func (g *guard) notice(e linkEvent) {
+	known := false
+	for uid, l := range g.links {
+		if e.pair && (l.nsid == e.nsid || l.nsid == unknownNamespace) {
+			g.changed[uid] = true
+			known = known || l.nsid == e.nsid
+		}
+	}
+	if e.pair {
+		for uid := range g.waiting {
+			g.changed[uid] = true
+		}
+	}
+	if !known && g.allDue.IsZero() {
+		g.allDue = time.Now().Add(max(0, g.pause-time.Since(g.lookedAll)))
+	}
+}
+
 // look brings the guarded links to what is wanted; a thorough one looks at the
 // namespace of every pod, and at the guards that should be in force. It returns
-// how soon to look again at pods whose links were not found; 0: there are none.
+// how soon to look again; 0: nothing is waited for.
 func (g *guard) look() (soon time.Duration) {
 	g.mu.Lock()
 	wanted, thorough := g.wanted, g.thorough
 	g.thorough = false
 	g.mu.Unlock()
+	all := thorough || !g.allDue.IsZero() && !time.Now().Before(g.allDue)
+	begin := time.Now()
 	links := make(map[int]workload.PodCgroup)
-	present := make(map[string]bool)
+	present, problems := make(map[string]bool), make(map[string]error)
 	sure := true
 	for _, cg := range wanted {
 		present[cg.UID] = true
-		ifindexes, err := g.ensure(cg, thorough)
-		sure = sure && !workload.Exhausted(err)
-		for _, ifindex := range ifindexes {
+		found, err := g.ensure(cg, all)
+		if errors.Is(err, errNoSandbox) {
+			err = nil
+		}
+		sure = sure && (err == nil || errors.Is(err, errNoLink))
+		if err := errors.Join(err, found.past); err != nil {
+			problems[cg.UID] = err
+		}
+		for _, ifindex := range found.ifindexes {
 			links[ifindex] = cg
 		}
 	}
+	if all {
+		g.lookedAll, g.allDue = time.Now(), time.Time{}
+		g.pause = max(allPause, allShare*g.lookedAll.Sub(begin))
+	}
 	g.forget(present)
-	g.write(links, thorough)
+	g.write(links, thorough, problems)
 	if sure { // else a link may be a pod's that could not be looked at
 		g.drop(links)
 	}
+	g.tell(problems)
 	closeOnce(g.looked)
-	return g.waiting.soon()
+	return g.soon()
+}
+
+// soon returns how soon to look again; 0: nothing is waited for.
+func (g *guard) soon() time.Duration {
+	soon := g.waiting.soon()
+	if g.allDue.IsZero() {
+		return soon
+	}
+	if left := max(time.Until(g.allDue), 1); soon == 0 || left < soon {
+		return left
+	}
+	return soon
 }
 
 // ensure returns the links of a pod, which it looks for where it does not know
-// them.
-func (g *guard) ensure(cg workload.PodCgroup, thorough bool) ([]int, error) {
+// them, where they may have changed, or if all is to be looked at. What is
+// known of them stays with any error that does not say that there are none.
+func (g *guard) ensure(cg workload.PodCgroup, all bool) (podLinks, error) {
 	have, ok := g.links[cg.UID]
-	if ok && !thorough && slices.Equal(have.containers, cg.Containers) {
-		return have.ifindexes, nil
+	fresh := all || g.changed[cg.UID]
+	delete(g.changed, cg.UID)
+	if ok && !fresh && g.waiting[cg.UID] == nil && slices.Equal(have.containers, cg.Containers) {
+		return have, nil
 	}
-	if !ok && !thorough && !g.waiting.due(cg) {
-		return nil, g.waiting[cg.UID].missing
+	if !fresh && !g.waiting.due(cg) {
+		return have, g.waiting[cg.UID].missing
 	}
 	box := &sandbox{finder: g.sandboxes, cgroup: cg.Path}
 	defer box.close()
-	found, err := g.find(have, box)
+	found, err := g.find(have, box, fresh)
 	g.waiting.settle(cg, err)
 	switch {
-	case ok && workload.Exhausted(err):
-		return have.ifindexes, err // looked for anew with the next thorough look
-	case err != nil:
+	case errors.Is(err, errNoLink):
 		delete(g.links, cg.UID)
-		if !errors.Is(err, errNoSandbox) {
-			g.note(cg.UID, err)
-		}
-		return nil, err
+		return podLinks{}, err
+	case err != nil:
+		return have, err
 	}
 	found.containers = cg.Containers
 	g.links[cg.UID] = found
-	g.note(cg.UID, nil)
-	return found.ifindexes, nil
+	return found, nil
 }
 
-// find returns the links that lead to the namespace that a pod is in now.
-func (g *guard) find(have podLinks, box *sandbox) (podLinks, error) {
+// find returns the links in the namespace that a pod is in now.
+func (g *guard) find(have podLinks, box *sandbox, fresh bool) (podLinks, error) {
 	ns, err := box.open()
-	if err != nil || have.inode == ns.inode {
+	if err != nil || have.inode == ns.inode && !fresh {
 		return have, err
 	}
-	ifindexes, err := linksOf(ns, g.node)
+	found, err := g.linksOf(ns, g.node)
 	if err != nil {
-		return podLinks{}, fmt.Errorf("find the pod's links: %w", err)
+		return found, fmt.Errorf("find the pod's links: %w", err)
 	}
-	return podLinks{inode: ns.inode, ifindexes: ifindexes}, nil
+	return found, nil
 }
 
 // forget drops what is kept of pods that are not to be guarded.
@@ -151,35 +212,45 @@ func (g *guard) forget(present map[string]bool) {
 			delete(g.links, uid)
 		}
 	}
-	g.waiting.forget(present)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for uid := range g.unguarded {
+	for uid := range g.changed {
 		if !present[uid] {
-			delete(g.unguarded, uid)
+			delete(g.changed, uid)
 		}
 	}
+	g.waiting.forget(present)
 }
 
-// write has the links guarded, each on behalf of its pod. Where a guard should
-// be in force it is looked at only if thorough.
-func (g *guard) write(want map[int]workload.PodCgroup, thorough bool) {
+// write has the links guarded, each on behalf of its pod, and notes what went
+// wrong by pod. Where a guard should be in force it is looked at only if
+// thorough.
+func (g *guard) write(want map[int]workload.PodCgroup, thorough bool, problems map[string]error) {
 	for ifindex, pod := range want {
 		if g.guarded[ifindex] == pod.CgroupID && !thorough {
 			continue
 		}
 		err := g.Kernel.GuardLink(ifindex, pod.CgroupID)
-		if errors.Is(err, unix.ENODEV) {
-			delete(g.links, pod.UID) // those that there are now are looked for soon
-			g.waiting.settle(pod, err)
+		switch {
+		case err == nil:
+			g.guarded[ifindex] = pod.CgroupID
 			continue
+		case errors.Is(err, unix.ENODEV):
+			g.went(ifindex, pod, err)
+			delete(want, ifindex) // and its guard is taken from the books
+		default:
+			problems[pod.UID] = errors.Join(problems[pod.UID], err)
 		}
-		g.note(pod.UID, err)
-		g.guarded[ifindex] = pod.CgroupID
-		if err != nil {
-			g.guarded[ifindex] = 0 // tried again with the next look
-		}
+		g.guarded[ifindex] = 0 // tried again with the next look
 	}
+}
+
+// went forgets a link that is gone. Those that its pod has now are looked for
+// soon.
+func (g *guard) went(ifindex int, pod workload.PodCgroup, err error) {
+	have := g.links[pod.UID]
+	have.ifindexes = slices.DeleteFunc(slices.Clone(have.ifindexes), func(i int) bool { return i == ifindex })
+	g.links[pod.UID] = have
+	g.changed[pod.UID] = true
+	g.waiting.settle(pod, err)
 }
 
 // drop takes the guards away that are not wanted.
@@ -195,18 +266,16 @@ func (g *guard) drop(want map[int]workload.PodCgroup) {
 	}
 }
 
-// note tells whether the pod's packets are guarded.
-func (g *guard) note(uid string, err error) {
+// tell says of which pods not every packet is guarded.
+func (g *guard) tell(problems map[string]error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err == nil {
-		delete(g.unguarded, uid)
-		return
+	for uid, err := range problems {
+		if g.unguarded[uid] == nil {
+			g.Log.Warn("a pod's packets are not guarded", "pod_uid", uid, "err", err)
+		}
 	}
-	if g.unguarded[uid] == nil {
-		g.Log.Warn("a pod's packets are not guarded", "pod_uid", uid, "err", err)
-	}
-	g.unguarded[uid] = err
+	g.unguarded = problems
 }
 
 // Unguarded returns the pods, by UID, whose packets should be guarded and are

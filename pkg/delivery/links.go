@@ -2,46 +2,115 @@ package delivery
 
 import (
 	"errors"
+	"fmt"
+	"net"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// errNoLink means that no veth pair leads from the pod to the node, so that
+// errNoLink means that no pair of links leads from the pod to the node, so that
 // its packets cannot be seen there.
-var errNoLink = errors.New("no veth link leads from the pod to the node: its packets cannot be guarded")
+var errNoLink = errors.New("no veth or netkit link leads from the pod to the node: its packets cannot be guarded")
 
-// linksOf returns the node's ends of veth pairs whose other ends are in the
-// namespace. It asks there, where there are few links: the node has one for
-// each pod. A pair is made before its pod's first process, but a runtime may do
-// it in another order: no link yet is an error too.
-func linksOf(ns, node *namespace) ([]int, error) {
+// unknownNamespace is the id of a namespace that has none yet.
+const unknownNamespace = -1
+
+// dumpTries is how often links are listed anew that change meanwhile.
+const dumpTries = 5
+
+// podLinks are the links of one pod.
+type podLinks struct {
+	inode      uint64 // the pod's network namespace
+	nsid       int    // its id in the node's, which link events bear; or unknownNamespace
+	containers []workload.ContainerCgroup
+	ifindexes  []int // the node's ends of the links that can be guarded
+	past       error // names the links that cannot; may be nil
+}
+
+// linksOf returns the links that are in the namespace. It asks there, where
+// there are few: the node has one for each pod. A pair is made before its pod's
+// first process, but a runtime may do it in another order: no link yet is
+// errNoLink.
+func linksOf(ns, node *namespace) (podLinks, error) {
+	found := podLinks{inode: ns.inode}
 	var h *netlink.Handle
 	err := ns.do(func() (err error) {
 		h, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return found, err
 	}
 	defer h.Close()
-	links, err := h.LinkList()
+	links, err := listLinks(h)
 	if err != nil {
-		return nil, err
+		return found, err
 	}
-	// Listing the links has given each namespace that they lead to an id.
-	id, err := h.GetNetNsIdByFd(int(node.file.Fd()))
+	// Listing the links has given each namespace that they lead to an id, and
+	// so has the node's own list the pod's.
+	nodeID, err := h.GetNetNsIdByFd(int(node.file.Fd()))
 	if err != nil {
-		return nil, err
+		return found, err
 	}
-	var ifindexes []int
-	for _, l := range links {
-		if id >= 0 && l.Attrs().NetNsID == id && l.Type() == "veth" {
-			ifindexes = append(ifindexes, l.Attrs().ParentIndex) // the other end's
+	if found.nsid, err = netlink.GetNetNsIdByFd(int(ns.file.Fd())); err != nil {
+		return found, err
+	}
+	found.ifindexes, found.past = sortLinks(links, nodeID)
+	if len(found.ifindexes) == 0 && found.past == nil {
+		return found, errNoLink
+	}
+	return found, nil
+}
+
+// listLinks returns the links of the handle's namespace. A pod that changes its
+// links all the time cannot make a list of them that lacks some.
+func listLinks(h *netlink.Handle) (links []netlink.Link, err error) {
+	for range dumpTries {
+		links, err = h.LinkList()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
 		}
 	}
-	if len(ifindexes) == 0 {
-		return nil, errNoLink
+	return links, err
+}
+
+// sortLinks returns the node's ends of the pod's links that lead to the
+// namespace with the id nodeID, and an error that names the links by which
+// packets leave the pod without passing such an end.
+func sortLinks(links []netlink.Link, nodeID int) (ifindexes []int, past error) {
+	var names []string
+	for _, l := range links {
+		a := l.Attrs()
+		switch {
+		case isPair(l):
+			// One that leads elsewhere ends where other pods' links are, or in
+			// a namespace that the pod has made.
+			if nodeID >= 0 && a.NetNsID == nodeID {
+				ifindexes = append(ifindexes, a.ParentIndex) // the other end's
+			}
+		case a.Flags&net.FlagLoopback != 0:
+		case l.Type() == "device", a.NetNsID >= 0:
+			names = append(names, fmt.Sprintf("%s (%s)", a.Name, kind(l)))
+		}
 	}
-	return ifindexes, nil
+	if len(names) > 0 {
+		past = fmt.Errorf("frames on %s do not pass the node's end of a link and are not guarded: "+
+			"use a veth link there, or drop NET_RAW and NET_ADMIN in the pod", strings.Join(names, ", "))
+	}
+	return ifindexes, past
+}
+
+// isPair reports whether the link is one end of a pair: what goes in at one end
+// comes out at the other.
+func isPair(l netlink.Link) bool { return l.Type() == "veth" || l.Type() == "netkit" }
+
+func kind(l netlink.Link) string {
+	if l.Type() == "device" {
+		return "a device of its own, as SR-IOV and host-device give"
+	}
+	return l.Type()
 }

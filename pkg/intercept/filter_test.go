@@ -71,3 +71,11 @@ func TestFilterIsKept(t *testing.T) {
 		t.Errorf("%v, want ErrBehindAnother", err)
 	}
 }
+
+func TestAttachTypeOfLinks(t *testing.T) {
+	for _, l := range []netlink.Link{&netlink.Veth{}, &netlink.Netkit{}} { // the second is not the primary end
+		if got := attachTypeOf(l); got != ebpf.AttachTCXIngress {
+			t.Errorf("%s: %s", l.Type(), got)
+		}
+	}
+}

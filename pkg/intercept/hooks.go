@@ -26,12 +26,13 @@ type Hooks struct {
 	pins    string // the directory
 	log     *slog.Logger
 
-	mu      sync.Mutex
-	maps    []*pin
-	links   map[string]*keptLink // in force, by their pins' paths
-	filters map[int]bool         // links guarded in the way of kernels before tcx
-	ids     map[*ebpf.Program]ebpf.ProgramID
-	repairs *repairs
+	mu          sync.Mutex
+	maps        []*pin
+	links       map[string]*keptLink    // in force, by their pins' paths
+	filters     map[int]bool            // links guarded in the way of kernels before tcx
+	attachTypes map[int]ebpf.AttachType // of links guarded by tcx or at netkit
+	ids         map[*ebpf.Program]ebpf.ProgramID
+	repairs     *repairs
 }
 
 // Load loads the programs and opens their maps pinned below bpffs, which an
@@ -45,7 +46,8 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	h := &Hooks{
 		bpffs: bpffs, pins: filepath.Join(bpffs, PinDirectory), log: log,
 		links: make(map[string]*keptLink), filters: make(map[int]bool),
-		ids: make(map[*ebpf.Program]ebpf.ProgramID), repairs: newRepairs(),
+		attachTypes: make(map[int]ebpf.AttachType),
+		ids:         make(map[*ebpf.Program]ebpf.ProgramID), repairs: newRepairs(),
 	}
 	if err := os.MkdirAll(h.pins, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pin directory: %w", err)

@@ -8,6 +8,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // ErrBehindAnother means that another tc program of the link runs before the
@@ -44,6 +46,7 @@ func (h *Hooks) UnguardLink(ifindex int) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.filters, ifindex)
+	delete(h.attachTypes, ifindex)
 	err := errors.Join(h.letGo(h.tcxPin(ifindex)), detachFilter(ifindex))
 	if err != nil {
 		return fmt.Errorf("take away the guard of link %d: %w", ifindex, err)
@@ -80,13 +83,21 @@ func (h *Hooks) keepTCX(ifindex int) error {
 	if err != nil {
 		return err
 	}
+	at, err := h.attachType(ifindex)
+	if err != nil {
+		return err
+	}
 	err = h.keep(place{
 		object: linkObject, pin: h.tcxPin(ifindex), program: h.objects.SidestepLink, id: uint64(ifindex),
 		where: linkedInterface,
 		attach: func() (link.Link, error) {
+			if at == ebpf.AttachNetkitPeer {
+				return link.AttachNetkit(link.NetkitOptions{
+					Interface: ifindex, Program: h.objects.SidestepLink, Attach: at, Anchor: link.Head(),
+				})
+			}
 			return link.AttachTCX(link.TCXOptions{
-				Interface: ifindex, Program: h.objects.SidestepLink, Attach: ebpf.AttachTCXIngress,
-				Anchor: link.Head(),
+				Interface: ifindex, Program: h.objects.SidestepLink, Attach: at, Anchor: link.Head(),
 			})
 		},
 	})
@@ -96,13 +107,40 @@ func (h *Hooks) keepTCX(ifindex int) error {
 	if err := h.restore(&h.links[h.tcxPin(ifindex)].pin); err != nil {
 		return err
 	}
-	return checkFirstTCX(ifindex, id)
+	return checkFirstTCX(ifindex, id, at)
+}
+
+// attachType returns where the guard of a link is attached, which stays so for
+// as long as there is the link. One that is gone is unix.ENODEV.
+func (h *Hooks) attachType(ifindex int) (ebpf.AttachType, error) {
+	if at, ok := h.attachTypes[ifindex]; ok {
+		return at, nil
+	}
+	l, err := netlink.LinkByIndex(ifindex)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return 0, unix.ENODEV
+	}
+	if err != nil {
+		return 0, fmt.Errorf("look up the link: %w", err)
+	}
+	h.attachTypes[ifindex] = attachTypeOf(l)
+	return h.attachTypes[ifindex], nil
+}
+
+// attachTypeOf is tcx ingress, but for netkit: there programs that are attached
+// to the pod's end, from this one, see each packet first, and may send it past
+// tcx.
+func attachTypeOf(l netlink.Link) ebpf.AttachType {
+	if k, ok := l.(*netlink.Netkit); ok && k.IsPrimary() {
+		return ebpf.AttachNetkitPeer
+	}
+	return ebpf.AttachTCXIngress
 }
 
 // checkFirstTCX fails unless the program is the first of the link's: one that
 // came later may have asked to run before.
-func checkFirstTCX(ifindex int, id ebpf.ProgramID) error {
-	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+func checkFirstTCX(ifindex int, id ebpf.ProgramID, at ebpf.AttachType) error {
+	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: at})
 	if err != nil {
 		return fmt.Errorf("list the link's programs: %w", err)
 	}
@@ -115,9 +153,11 @@ func checkFirstTCX(ifindex int, id ebpf.ProgramID) error {
 // linkedInterface returns the interface that the link is attached to, 0 once
 // that is gone.
 func linkedInterface(info *link.Info) (uint64, error) {
-	t := info.TCX()
-	if t == nil {
-		return 0, errors.New("the pinned link is not an interface's")
+	if t := info.TCX(); t != nil {
+		return uint64(t.Ifindex), nil
 	}
-	return uint64(t.Ifindex), nil
+	if n := info.Netkit(); n != nil {
+		return uint64(n.Ifindex), nil
+	}
+	return 0, errors.New("the pinned link is not an interface's")
 }

@@ -7,6 +7,9 @@ const (
 	callers  = "bpf/caller.h"
 	binds    = "bpf/bind.h"
 	maps     = "bpf/maps.h"
+	frame    = "bpf/frame.h"
+	guardGo  = "pkg/delivery/guard.go"
+	podLinks = "pkg/delivery/links.go"
 	flowsGo  = "pkg/intercept/flows.go"
 	linksGo  = "pkg/intercept/links.go"
 	listener = "pkg/delivery/listener.go"
@@ -83,6 +86,18 @@ var defences = []defence{
 	}},
 	{name: "quota not by own cgroups", edits: []edit{
 		{callers, "caller.quota_id = ancestor_id(skb, level + 2);", "caller.quota_id = ancestor_id(skb, level + 3);"},
+	}},
+	{name: "frames that are not understood", edits: []edit{
+		{frame, "return carries_no_ip(bpf_ntohs(protocol)) ? SERVICE_NONE : SERVICE_ANY;", "return SERVICE_NONE;"},
+	}},
+	{name: "source routes", edits: []edit{
+		{frame, "if (type == OPTION_LSRR || type == OPTION_SSRR)", "if (type == OPTION_LSRR && type == OPTION_SSRR)"},
+	}},
+	{name: "links that come later", edits: []edit{
+		{guardGo, "have.inode == ns.inode && !fresh", "have.inode == ns.inode"},
+	}},
+	{name: "links past the node", edits: []edit{
+		{podLinks, "if len(names) > 0 {", "if len(names) > len(links) {"},
 	}},
 	{name: "pinned links", agent: true, edits: []edit{
 		{linksGo, "pins = append(pins, &l.pin)", "_ = l.pin"},

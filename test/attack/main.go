@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,10 +24,13 @@ import (
 
 // result is one line that the suite writes.
 type result struct {
-	Attack, Guard, Expected, Seen, Defence string
+	Attack, Capabilities, Guard, Expected, Seen, Defence, Note string
 }
 
+var only = flag.String("only", "", "the one defence to take away, in place of the whole suite")
+
 func main() {
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx)
 	stop()
@@ -44,6 +48,9 @@ func run(ctx context.Context) error {
 	defer os.RemoveAll(dir)
 	s := suite{dir: dir}
 	printHeader()
+	if *only != "" {
+		return s.tryOnly(ctx, *only)
+	}
 	if err := s.try(ctx, nil); err != nil {
 		return err
 	}
@@ -54,6 +61,21 @@ func run(ctx context.Context) error {
 		}
 	}
 	return s.judge()
+}
+
+// tryOnly takes one defence away, to work on it or on its attacks.
+func (s *suite) tryOnly(ctx context.Context, name string) error {
+	i := slices.IndexFunc(defences, func(d defence) bool { return d.name == name })
+	if i < 0 {
+		return fmt.Errorf("nobody knows how to take away the defence %q", name)
+	}
+	if err := s.try(ctx, &defences[i]); err != nil {
+		return err
+	}
+	if len(s.failed) > 0 {
+		return errors.New("not as expected: " + strings.Join(s.failed, "; "))
+	}
+	return nil
 }
 
 // suite is one run of everything.
@@ -164,9 +186,9 @@ func read(path string) ([]result, error) {
 	return all, nil
 }
 
-const format = "%-55s %-7s %-34s %-34s %s\n"
+const format = "%-55s %-20s %-7s %-34s %-34s %s\n"
 
-func printHeader() { fmt.Printf(format, "ATTACK", "GUARD", "EXPECTED", "SEEN", "") }
+func printHeader() { fmt.Printf(format, "ATTACK", "CAPABILITIES", "GUARD", "EXPECTED", "SEEN", "") }
 
 func printResult(r result, without string) {
 	mark := "as expected"
@@ -176,5 +198,8 @@ func printResult(r result, without string) {
 	if r.Seen != r.Expected {
 		mark = "NOT AS EXPECTED"
 	}
-	fmt.Printf(format, r.Attack, r.Guard, r.Expected, r.Seen, mark)
+	if r.Note != "" {
+		mark += "; " + r.Note
+	}
+	fmt.Printf(format, r.Attack, r.Capabilities, r.Guard, r.Expected, r.Seen, mark)
 }

@@ -30,8 +30,13 @@ func packetAttacks() []attack {
 		{name: "unknown pod, UDP", expected: sockets, run: sending{}.fromStranger},
 		{name: "unknown pod, AF_PACKET", expected: packets, run: sending{Kind: sendFrame}.fromStranger},
 		{
-			name: "AF_PACKET, hand-made handshake", run: handshakeByHand,
+			name: "AF_PACKET, hand-made handshake", run: handshakeByHand(0),
 			expected: map[guardMode]string{guardFull: dropped, guardSocket: nodeIdentity, guardOff: nodeIdentity},
+		},
+		{
+			name: "AF_PACKET, handshake behind five tags", run: handshakeByHand(5),
+			expected: map[guardMode]string{guardFull: dropped, guardSocket: nodeIdentity, guardOff: nodeIdentity},
+			defence:  notUnderstood, success: nodeIdentity,
 		},
 		{
 			name: "connection opened while the pod passed", run: oldConnection,
@@ -64,11 +69,18 @@ func packetAttacks() []attack {
 		{"AF_PACKET", sending{Kind: sendFrame}},
 		{"AF_PACKET, priority tag", sending{Kind: sendFrame, Tags: 1}},
 		{"AF_PACKET, two priority tags", sending{Kind: sendFrame, Tags: 2}},
+		{"AF_PACKET, three priority tags", sending{Kind: sendFrame, Tags: 3}},
 		{"AF_PACKET, past the queue", sending{Kind: sendFrame, Bypass: true}},
 		{"AF_PACKET, first fragment", sending{Kind: sendFrame, Fragment: true}},
 		{"AF_PACKET, source of another pod", sending{Kind: sendFrame, Spoof: true}},
 	} {
 		all = append(all, attack{name: way.name, expected: packets, run: way.from(steer)})
+	}
+	for _, tags := range []int{5, 9} { // more than are read
+		all = append(all, attack{
+			name: fmt.Sprintf("AF_PACKET, %d priority tags", tags), expected: packets,
+			run: sending{Kind: sendFrame, Tags: tags}.from(steer), defence: notUnderstood, success: arrives,
+		})
 	}
 	return all
 }
@@ -104,6 +116,7 @@ func (n *node) guarded(t *testing.T, p *lab.Pod, guard guardMode) {
 type handshake struct {
 	From    netip.AddrPort
 	Gateway net.HardwareAddr
+	Tags    int // VLAN tags with id 0 before each of its packets
 }
 
 func init() {
@@ -111,29 +124,31 @@ func init() {
 	lab.Register("converse", converse)
 }
 
-func handshakeByHand(t *testing.T, guard guardMode) string {
-	n := newNode(t, options{guard: guard})
-	p := n.guardedPod(t, steer, guard)
-	spare := net.IPv4(10, 200, byte(p.NodeLink.Index>>8), byte(p.NodeLink.Index)).To4()
-	check(t, p.LendAddress(spare))
-	got, err := lab.Run[handshake, string](t.Context(), p, "handshake",
-		handshake{addrPort(spare, 40001), p.NodeLink.HardwareAddr})
-	check(t, err)
-	if strings.Contains(got, `"imds"`) {
-		return nodeIdentity
+func handshakeByHand(tags int) func(*testing.T, guardMode) string {
+	return func(t *testing.T, guard guardMode) string {
+		n := newNode(t, options{guard: guard})
+		p := n.guardedPod(t, steer, guard)
+		spare := net.IPv4(10, 200, byte(p.NodeLink.Index>>8), byte(p.NodeLink.Index)).To4()
+		check(t, p.LendAddress(spare))
+		got, err := lab.Run[handshake, string](t.Context(), p, "handshake",
+			handshake{addrPort(spare, 40001), p.NodeLink.HardwareAddr, tags})
+		check(t, err)
+		if strings.Contains(got, `"imds"`) {
+			return nodeIdentity
+		}
+		return got
 	}
-	return got
 }
 
 // shakeHands returns what the server said, or that nothing came.
 func shakeHands(h handshake) (string, error) {
-	w, err := openWire(h.Gateway, false)
+	w, err := openWire("eth0", h.Gateway, false)
 	if err != nil {
 		return "", err
 	}
 	defer w.close()
 	s := segment{from: h.From, to: imds, seq: 1000, flags: flagSYN}
-	if err := w.send(tcpPacket(s), 0); err != nil {
+	if err := w.send(tcpPacket(s), h.Tags); err != nil {
 		return "", err
 	}
 	answer, err := w.receive(h.From.Port(), time.Second)
@@ -145,7 +160,7 @@ func shakeHands(h handshake) (string, error) {
 	}
 	s.seq, s.ack, s.flags = 1001, answer.seq+1, flagACK|flagPSH
 	s.data = []byte("GET\n")
-	if err := w.send(tcpPacket(s), 0); err != nil {
+	if err := w.send(tcpPacket(s), h.Tags); err != nil {
 		return "", err
 	}
 	for range 10 {

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,9 @@ var (
 // others from theirs.
 type attack struct {
 	name string
+	// with is the capabilities of the attacker's processes; zero: those that
+	// a container has by default.
+	with capabilities
 	// expected is what is seen, by guard. Guards that are not named do not
 	// matter to the attack, which is then run with the full one.
 	expected map[guardMode]string
@@ -51,16 +55,41 @@ const (
 	dropped       = "dropped"
 )
 
+// capabilities are a set of them and its name in the table.
+type capabilities struct {
+	name string
+	set  []string
+}
+
+func (c capabilities) orDefault() capabilities {
+	if c.set == nil {
+		return capabilities{"default", lab.DefaultCapabilities()}
+	}
+	return c
+}
+
+// defaultAnd returns the default capabilities and some more.
+func defaultAnd(more ...string) capabilities {
+	return capabilities{"default+" + strings.Join(more, "+"), append(lab.DefaultCapabilities(), more...)}
+}
+
+// attackers is the set of every pod's processes while an attack runs: one runs
+// at a time. nil: the lab's root has them all.
+var attackers []string
+
+// attackNote is what an attack has to say beside what is seen, for the table.
+var attackNote string
+
 // outcome is one line of the results.
 type outcome struct {
-	Attack, Guard, Expected, Seen string
-	Defence                       string `json:",omitempty"`
+	Attack, Capabilities, Guard, Expected, Seen string
+	Defence, Note                               string `json:",omitempty"`
 }
 
 func attacks() []attack {
 	var all []attack
 	for _, some := range [][]attack{
-		connectAttacks(), listenerAttacks(), tupleAttacks(), packetAttacks(), lifeAttacks(), loadAttacks(),
+		connectAttacks(), listenerAttacks(), tupleAttacks(), packetAttacks(), linkAttacks(), frameAttacks(), lifeAttacks(), loadAttacks(),
 		agentAttacks(),
 	} {
 		all = append(all, some...)
@@ -86,11 +115,14 @@ func TestAttacks(t *testing.T) {
 
 func tryAttack(t *testing.T, a attack, guard guardMode, expected string) {
 	t.Run(a.name+"/"+guard.String(), func(t *testing.T) {
+		with := a.with.orDefault()
+		attackers = with.set
+		defer func() { attackers, attackNote = nil, "" }()
 		seen := a.run(t, guard)
 		if seen != expected {
 			t.Errorf("seen: %s; expected: %s", seen, expected)
 		}
-		record(t, outcome{a.name, guard.String(), expected, seen, a.defence})
+		record(t, outcome{a.name, with.name, guard.String(), expected, seen, a.defence, attackNote})
 	})
 }
 

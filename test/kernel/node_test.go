@@ -180,6 +180,9 @@ func (n *node) pod(t *testing.T, d workload.Decision, o lab.PodOptions) *lab.Pod
 // stranger starts a pod that the cluster does not know.
 func (n *node) stranger(t *testing.T, o lab.PodOptions) *lab.Pod {
 	t.Helper()
+	if o.Capabilities == nil {
+		o.Capabilities = attackers
+	}
 	p, err := n.StartPod(o)
 	check(t, err)
 	t.Cleanup(func() {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/test/lab"
@@ -34,7 +35,8 @@ type sending struct {
 	Spoof    bool           // the test fills From with another pod's address
 
 	From    netip.Addr
-	Gateway net.HardwareAddr // the node's end of the link
+	Link    string           // the pod's end of it
+	Gateway net.HardwareAddr // the node's end
 }
 
 func init() { lab.Register("send", send) }
@@ -85,7 +87,7 @@ func (s sending) sendRaw() error {
 }
 
 func (s sending) sendFrame() error {
-	w, err := openWire(s.Gateway, s.Bypass)
+	w, err := openWire(s.Link, s.Gateway, s.Bypass)
 	if err != nil {
 		return err
 	}
@@ -123,6 +125,12 @@ func (s sending) fromStranger(t *testing.T, guard guardMode) string {
 // link, behind the guard.
 func (n *node) sends(t *testing.T, p *lab.Pod, s sending) string {
 	t.Helper()
+	return n.sendsOver(t, p, s, "eth0", p.NodeLink)
+}
+
+// sendsOver is sends with a link of the pod's and its end on the node.
+func (n *node) sendsOver(t *testing.T, p *lab.Pod, s sending, link string, end netlink.LinkAttrs) string {
+	t.Helper()
 	if !s.To.IsValid() {
 		s.To = imds
 	}
@@ -130,8 +138,8 @@ func (n *node) sends(t *testing.T, p *lab.Pod, s sending) string {
 	if s.Spoof {
 		s.From = addrPort(n.pod(t, pass, lab.PodOptions{}).Address, 0).Addr()
 	}
-	s.Gateway = p.NodeLink.HardwareAddr
-	witness := newWitness(t, p, s.To.Addr())
+	s.Link, s.Gateway = link, end.HardwareAddr
+	witness := newWitness(t, end.Index, s.To.Addr())
 	if _, err := lab.Run[sending, string](t.Context(), p, "send", s); err != nil {
 		t.Fatal(err)
 	}
@@ -148,13 +156,13 @@ type witness struct {
 	to netip.Addr
 }
 
-func newWitness(t *testing.T, p *lab.Pod, to netip.Addr) witness {
+func newWitness(t *testing.T, ifindex int, to netip.Addr) witness {
 	t.Helper()
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
 	check(t, err)
 	t.Cleanup(func() { unix.Close(fd) })
 	// Bound to one protocol, a socket gets packets after the tc programs.
-	check(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_IP), Ifindex: p.NodeLink.Index}))
+	check(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_IP), Ifindex: ifindex}))
 	return witness{fd, to}
 }
 

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// wire is an AF_PACKET socket on a pod's eth0.
+// wire is an AF_PACKET socket on a pod's link.
 type wire struct {
 	fd      int
 	link    *net.Interface
 	gateway net.HardwareAddr
 }
 
-func openWire(gateway net.HardwareAddr, bypass bool) (*wire, error) {
-	link, err := net.InterfaceByName("eth0")
+func openWire(name string, gateway net.HardwareAddr, bypass bool) (*wire, error) {
+	link, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, err
 	}

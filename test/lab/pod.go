@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -34,6 +35,9 @@ type PodOptions struct {
 	// UserNamespace puts the pod's processes in a user namespace, which owns
 	// its network namespace (hostUsers: false).
 	UserNamespace bool
+	// Capabilities are those that processes started in the pod have, no more
+	// and no fewer, by their names without CAP_; nil: all.
+	Capabilities []string
 }
 
 // Pod is a sandbox: a cgroup with a container in it, and a network namespace
@@ -48,9 +52,10 @@ type Pod struct {
 	// NodeLink is the node's end of the pod's link; zero with HostNetwork.
 	NodeLink netlink.LinkAttrs
 
-	pause  *exec.Cmd
-	netns  string
-	userns string // empty: the node's
+	pause        *exec.Cmd
+	netns        string
+	userns       string // empty: the node's
+	capabilities []string
 }
 
 // StartPod makes a pod and connects it to the node by a veth pair; the node is
@@ -80,7 +85,9 @@ func (n *Node) StartPod(o PodOptions) (*Pod, error) {
 }
 
 func newPod(n *Node, o PodOptions, number uint32) *Pod {
-	p := &Pod{UID: o.UID, ContainerID: hexID(number, 'c'), netns: "/proc/thread-self/ns/net"}
+	p := &Pod{
+		UID: o.UID, ContainerID: hexID(number, 'c'), netns: "/proc/thread-self/ns/net", capabilities: o.Capabilities,
+	}
 	if p.UID == "" {
 		p.UID = fmt.Sprintf("00000000-0000-4000-8000-%012x", number)
 	}
@@ -145,12 +152,19 @@ func (p *Pod) StartIn(cgroup string, cmd *exec.Cmd) error {
 	}
 	cmd.SysProcAttr.UseCgroupFD = true
 	cmd.SysProcAttr.CgroupFD = int(dir.Fd())
+	before, err := limitTo(p.capabilities)
+	if err != nil {
+		return err
+	}
 	if p.userns != "" {
-		program, err := enterUserNamespace(cmd, p.userns)
+		program, err := enterUserNamespace(cmd, p.userns, before)
 		if err != nil {
 			return err
 		}
 		defer program.Close()
+	} else if before != nil {
+		cmd.Args = slices.Concat(before, []string{cmd.Path}, cmd.Args[1:])
+		cmd.Path = before[0]
 	}
 	return inNetns(p.netns, cmd.Start)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +23,9 @@ func ownUserNamespace(a *syscall.SysProcAttr) {
 
 // enterUserNamespace has cmd, which is not started yet, run in the user
 // namespace at path, as its root. It goes by nsenter, since a Go program has
-// threads, and those cannot enter one. The caller closes the file after the
-// start.
-func enterUserNamespace(cmd *exec.Cmd, path string) (*os.File, error) {
+// threads, and those cannot enter one. before is a command that runs it there,
+// and may be empty. The caller closes the file after the start.
+func enterUserNamespace(cmd *exec.Cmd, path string, before []string) (*os.File, error) {
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
 		return nil, err
@@ -37,7 +38,8 @@ func enterUserNamespace(cmd *exec.Cmd, path string) (*os.File, error) {
 	}
 	cmd.ExtraFiles = append(cmd.ExtraFiles, program)
 	number := 2 + len(cmd.ExtraFiles) // after the three standard ones
-	cmd.Args = append([]string{nsenter, "--user=" + path, "--", fmt.Sprintf("/proc/self/fd/%d", number)}, cmd.Args[1:]...)
+	cmd.Args = slices.Concat([]string{nsenter, "--user=" + path, "--"}, before,
+		[]string{fmt.Sprintf("/proc/self/fd/%d", number)}, cmd.Args[1:])
 	cmd.Path = nsenter
 	return program, nil
 }
