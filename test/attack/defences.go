@@ -6,12 +6,18 @@ const (
 	steering = "bpf/sidestep.c"
 	callers  = "bpf/caller.h"
 	binds    = "bpf/bind.h"
+	flows    = "bpf/flow.h"
+	gates    = "bpf/gate.h"
 	maps     = "bpf/maps.h"
 	flowsGo  = "pkg/intercept/flows.go"
 	linksGo  = "pkg/intercept/links.go"
 	listener = "pkg/delivery/listener.go"
 	attestor = "pkg/attest/attest.go"
 )
+
+// noRelease leaves the ends of sockets to sockops alone.
+var noRelease = edit{steering, "SEC(\"cgroup/sock_release\")\nint sidestep_release(struct bpf_sock *ctx)\n{",
+	"SEC(\"cgroup/sock_release\")\nint sidestep_release(struct bpf_sock *ctx)\n{\n\tif (ctx->family)\n\t\treturn 1;"}
 
 var noNamespace = []edit{
 	{steering, "key->netns_cookie = netns_cookie;", "key->netns_cookie = 0;"},
@@ -24,7 +30,7 @@ var noClientPort = []edit{
 }
 
 // notAmbiguous has the second claim on a flow go unnoticed.
-var notAmbiguous = edit{steering, "other->ambiguous = 1;", "other->zero = 0;"}
+var notAmbiguous = edit{flows, "other->ambiguous = 1;", "other->zero = 0;"}
 
 var defences = []defence{
 	{name: "connect hooks", agent: true, edits: []edit{
@@ -53,7 +59,7 @@ var defences = []defence{
 	{name: "netns in the flow's key", edits: noNamespace},
 	{name: "ambiguous flows", edits: []edit{notAmbiguous}},
 	{name: "flows end with their socket", edits: []edit{
-		{steering, "if (!claim || claim->state != CLAIM_RECORDED)\n\t\treturn;", "if (!claim || claim->state != CLAIM_RECORDED || claim->quota_id)\n\t\treturn;"},
+		{flows, "if (!counted)\n\t\treturn;", "if (!counted || claim->quota_id)\n\t\treturn;"},
 		{flowsGo, "h.objects.SidestepFlows.LookupAndDelete(flowKey(c), &f)", "h.objects.SidestepFlows.Lookup(flowKey(c), &f)"},
 		notAmbiguous,
 	}},
@@ -82,7 +88,21 @@ var defences = []defence{
 		{maps, "max_entries, 32768", "max_entries, 64"}, // or it would take long to fill
 	}},
 	{name: "quota not by own cgroups", edits: []edit{
-		{callers, "caller.quota_id = ancestor_id(skb, level + 2);", "caller.quota_id = ancestor_id(skb, level + 3);"},
+		{callers, "caller.quota_id = pod_id(skb, s, level);", "caller.quota_id = ancestor_id(skb, level + 3);"},
+	}},
+	{name: "quota by the pod's cgroup", edits: []edit{
+		{callers, "caller.quota_id = pod_id(skb, s, level);", "caller.quota_id = caller.cgroup_id;"},
+	}},
+	{name: "sockets' release", edits: []edit{noRelease}},
+	{name: "ends before a new beginning", edits: []edit{
+		{steering, "\tend_flow(claim, bpf_get_socket_cookie(ctx));\n\tclaim->cgroup_id", "\tclaim->cgroup_id"},
+		{steering, "\tend_flow(claim, cookie);", ""},
+	}},
+	{name: "gate", edits: []edit{
+		{gates, "count_drop(DROP_GATE);\n\treturn DROP;", "return SEND;"},
+	}},
+	{name: "closed sockets stay shut", edits: []edit{
+		{flows, "if (claim->state != CLAIM_ACCEPTED)\n\t\tclaim->state = CLAIM_ENDED;", ""},
 	}},
 	{name: "pinned links", agent: true, edits: []edit{
 		{linksGo, "pins = append(pins, &l.pin)", "_ = l.pin"},

@@ -118,6 +118,8 @@ func (n *node) start(t *testing.T, o options) {
 		KubepodsID: n.tree.KubepodsID(), NodeNetns: at.NetnsCookie(), NodeListener: nodeListener,
 		FirstPort: ports.First, LastPort: ports.Last, Quota: quota,
 	}
+	n.settings.QoSIDs, err = cgroups.QoS(n.Kubepods)
+	check(t, err)
 	if o.ports == (delivery.PortRange{}) {
 		o.ports = ports
 	}
@@ -125,6 +127,7 @@ func (n *node) start(t *testing.T, o options) {
 		o.settings(&n.settings)
 	}
 	check(t, n.hooks.Configure(n.settings))
+	check(t, n.hooks.AttachOwn(lab.OwnCgroup()))
 	check(t, n.hooks.Attach(n.Kubepods, o.guard != guardOff))
 	n.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: n.hooks, Pods: n.pods, Cgroups: n.tree, Serve: n.answer,
