@@ -30,7 +30,7 @@ var noClientPort = []edit{
 }
 
 // notAmbiguous has the second claim on a flow go unnoticed.
-var notAmbiguous = edit{flows, "other->ambiguous = 1;", "other->zero = 0;"}
+var notAmbiguous = edit{flows, "other->ambiguous = 1;", "other->ambiguous = 0;"}
 
 var defences = []defence{
 	{name: "connect hooks", agent: true, edits: []edit{
@@ -91,7 +91,7 @@ var defences = []defence{
 		{callers, "caller.quota_id = pod_id(skb, s, level);", "caller.quota_id = ancestor_id(skb, level + 3);"},
 	}},
 	{name: "quota by the pod's cgroup", edits: []edit{
-		{callers, "caller.quota_id = pod_id(skb, s, level);", "caller.quota_id = caller.cgroup_id;"},
+		{callers, "return ancestor_id(skb, level + 2);\n\treturn id;", "return ancestor_id(skb, level + 3);\n\treturn ancestor_id(skb, level + 2);"},
 	}},
 	{name: "sockets' release", edits: []edit{noRelease}},
 	{name: "ends before a new beginning", edits: []edit{
