@@ -11,6 +11,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
+	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/test/lab"
 )
 
@@ -43,6 +44,10 @@ func quotaAttacks() []attack {
 func manyContainers(t *testing.T, qos string) string {
 	n := newNode(t, options{})
 	p := n.stranger(t, lab.PodOptions{QoS: qos})
+	var err error
+	n.settings.QoSIDs, err = cgroups.QoS(n.Kubepods) // a class of which this is the first pod
+	check(t, err)
+	check(t, n.hooks.Configure(n.settings))
 	other := filepath.Join(p.Cgroup, fmt.Sprintf("%064x", 2))
 	check(t, os.Mkdir(other, 0o755))
 	defer n.occupy(t, p, p.Container, quota)()

@@ -17,6 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/lab"
 )
 
@@ -195,4 +197,57 @@ func listenIn(t *testing.T, maker *lab.Pod, at netip.AddrPort) net.Listener {
 	l, err := net.FileListener(f)
 	check(t, err)
 	return l
+}
+
+// A listener's connections are of the cgroup in which its socket was made, for
+// as long as the socket lives: a successor's programs are run for it as well.
+func TestGateAfterHandOver(t *testing.T) {
+	n := newNode(t, options{nodeOnly: true, inPod: true})
+	p := n.pod(t, steer, lab.PodOptions{})
+	successor, err := intercept.Load(n.BPFFS, quiet())
+	check(t, err)
+	defer successor.Close()
+	check(t, successor.Attach(n.Kubepods, true))
+	got, err := lab.Run[requesting, requested](t.Context(), p, "requests", requesting{dialing{To: imds}, 50})
+	check(t, err)
+	if got.Answers[p.UID] != 50 || n.gateDrops(t) != 0 {
+		t.Errorf("%v, and %d first packets dropped", got.Answers, n.gateDrops(t))
+	}
+}
+
+// A container that connects before anybody knows which one it is, in a pod
+// whose containers are decided on one by one, is found once it is known.
+func TestContainerIsFoundOnceKnown(t *testing.T) {
+	for _, qos := range []string{"guaranteed", "burstable"} {
+		t.Run(qos, func(t *testing.T) {
+			n := newNode(t, options{})
+			p := n.stranger(t, lab.PodOptions{QoS: qos})
+			pod := workload.Pod{UID: p.UID, Name: p.UID, Decision: workload.Decision{Verdict: workload.Unknown}}
+			n.pods.set(pod)
+			n.settled(t, p.Cgroup, workload.Unknown)
+			go func() {
+				eventually(t, "it is held", func() bool { return n.heldConnects(t) > 0 })
+				pod.Containers = map[string]workload.Decision{p.ContainerID: steer}
+				n.pods.set(pod)
+			}()
+			got := dialFrom(t, p, dialing{To: imds})
+			if got.Answer.UID != p.UID || got.Answer.Container != p.ContainerID {
+				t.Errorf("%+v, want container %s of pod %s", got, p.ContainerID, p.UID)
+			}
+		})
+	}
+}
+
+// heldConnects returns how many connects went to the node listener because no
+// verdict was known.
+func (n *node) heldConnects(t *testing.T) (count uint64) {
+	t.Helper()
+	all, err := n.hooks.Connects()
+	check(t, err)
+	for _, c := range all {
+		if c.Verdict == "unknown" {
+			count += c.Count
+		}
+	}
+	return count
 }

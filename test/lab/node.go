@@ -42,9 +42,7 @@ func NewNode(dir string) (*Node, error) {
 		BPFFS:      filepath.Join(dir, "bpf"),
 		KubeletDir: filepath.Join(dir, "kubelet"),
 	}
-	for _, d := range []string{
-		filepath.Join(n.Kubepods, "burstable"), filepath.Join(n.Kubepods, "besteffort"), n.BPFFS, n.KubeletDir,
-	} {
+	for _, d := range []string{filepath.Join(n.Kubepods, "burstable"), n.BPFFS, n.KubeletDir} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
 		}
