@@ -108,7 +108,7 @@ func (h *Hooks) recount(id uint64, namespaces func(uint64) ([]string, error)) er
 	var open int64
 	err = h.objects.SidestepUsage.Lookup(id, &open)
 	if err == nil && (open < 0 || open > most) {
-		h.log.Warn("a pod's count of open connections was wrong; corrected", "cgroup", id, "counted", open, "open", most)
+		h.log.Warn("a pod's count of open connections was wrong; corrected", "cgroup_id", id, "count", most)
 		err = h.objects.SidestepUsage.Update(id, most, ebpf.UpdateExist)
 	}
 	if errors.Is(err, ebpf.ErrKeyNotExist) {

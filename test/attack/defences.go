@@ -10,6 +10,7 @@ const (
 	gates    = "bpf/gate.h"
 	maps     = "bpf/maps.h"
 	flowsGo  = "pkg/intercept/flows.go"
+	tagsGo   = "pkg/intercept/tags.go"
 	linksGo  = "pkg/intercept/links.go"
 	listener = "pkg/delivery/listener.go"
 	attestor = "pkg/attest/attest.go"
@@ -22,12 +23,17 @@ var noRelease = edit{steering, "SEC(\"cgroup/sock_release\")\nint sidestep_relea
 var noNamespace = []edit{
 	{steering, "key->netns_cookie = netns_cookie;", "key->netns_cookie = 0;"},
 	{flowsGo, "NetnsCookie: c.NetnsCookie,", "NetnsCookie: 0,"},
+	{tagsGo, "tag.NetnsCookie, err = unix.", "_, err = unix."},
 }
 
 var noClientPort = []edit{
 	{steering, "claim->key.client_port = ctx->local_port;", "claim->key.client_port = 0;"},
 	{flowsGo, "ClientPort:  c.Client.Port(),", "ClientPort:  0,"},
+	{flows, ".client_port = client_port,", ".client_port = 0,"},
 }
+
+// openGate stands behind whatever keeps impostors from the listeners' places.
+var openGate = edit{gates, "count_drop(DROP_GATE);\n\treturn DROP;", "return SEND;"}
 
 // notAmbiguous has the second claim on a flow go unnoticed.
 var notAmbiguous = edit{flows, "other->ambiguous = 1;", "other->ambiguous = 0;"}
@@ -52,9 +58,11 @@ var defences = []defence{
 	}},
 	{name: "listener's tag", edits: []edit{
 		{steering, "tagged = bpf_sk_storage_get(&sidestep_tags, sk, NULL, 0) != NULL;", "tagged = true;"},
+		openGate,
 	}},
 	{name: "bind hooks", edits: []edit{
 		{binds, "return caller.entry && (caller.entry->flags & ENTRY_AGENT);", "return true;"},
+		openGate,
 	}},
 	{name: "netns in the flow's key", edits: noNamespace},
 	{name: "ambiguous flows", edits: []edit{notAmbiguous}},
@@ -98,9 +106,7 @@ var defences = []defence{
 		{steering, "\tend_flow(claim, bpf_get_socket_cookie(ctx));\n\tclaim->cgroup_id", "\tclaim->cgroup_id"},
 		{steering, "\tend_flow(claim, cookie);", ""},
 	}},
-	{name: "gate", edits: []edit{
-		{gates, "count_drop(DROP_GATE);\n\treturn DROP;", "return SEND;"},
-	}},
+	{name: "gate", edits: []edit{openGate}},
 	{name: "closed sockets stay shut", edits: []edit{
 		{flows, "if (claim->state != CLAIM_ACCEPTED)\n\t\tclaim->state = CLAIM_ENDED;", ""},
 	}},
