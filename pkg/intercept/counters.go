@@ -69,7 +69,7 @@ var (
 		"Connects to the metadata service from pods, by what the kernel did with them.",
 		[]string{"verdict", "family"}, nil)
 	dropsDesc = prometheus.NewDesc("sidestep_guard_drops_total",
-		"Packets to the metadata service or the wire server that a guard dropped.",
+		"Packets to the metadata service, the wire server or an impostor of the agent that a guard dropped.",
 		[]string{"guard"}, nil)
 )
 
