@@ -11,8 +11,8 @@
 #define MAX_DEPTH 3
 
 struct caller {
-	__u64 cgroup_id; /* of the verdict found, else the deepest one; 0: not in a pod */
-	__u64 quota_id;  /* whose quota it uses: no cgroup that the pod itself may make */
+	__u64 cgroup_id; /* of the verdict found, without one the deepest; 0: not in a pod */
+	__u64 quota_id;  /* the pod's, whose quota it uses: no cgroup that the pod may make */
 	struct verdict_entry *entry;
 };
 
@@ -42,7 +42,19 @@ static __always_inline int kubepods_level(struct __sk_buff *skb, __u64 kubepods_
 	return 0;
 }
 
-/* Deepest first, since a container may have a verdict of its own. */
+static __always_inline __u64 pod_id(struct __sk_buff *skb, const struct settings *s, int level)
+{
+	__u64 id = ancestor_id(skb, level + 1);
+
+	for (int i = 0; i < QOS_CGROUPS; i++)
+		if (id == s->qos_ids[i])
+			return ancestor_id(skb, level + 2);
+	return id;
+}
+
+/* Deepest first, since a container may have a verdict of its own. A pod whose
+ * containers differ is itself unknown: its caller is found by the container
+ * once that is known. */
 static __always_inline struct caller find(struct __sk_buff *skb, const struct settings *s)
 {
 	struct caller caller = {};
@@ -50,10 +62,7 @@ static __always_inline struct caller find(struct __sk_buff *skb, const struct se
 
 	if (!level)
 		return caller;
-	/* The pod, or in a Guaranteed pod the container. */
-	caller.quota_id = ancestor_id(skb, level + 2);
-	if (!caller.quota_id)
-		caller.quota_id = ancestor_id(skb, level + 1);
+	caller.quota_id = pod_id(skb, s, level);
 	for (int depth = MAX_DEPTH; depth > 0; depth--) {
 		__u64 id = ancestor_id(skb, level + depth);
 
@@ -62,10 +71,11 @@ static __always_inline struct caller find(struct __sk_buff *skb, const struct se
 		if (!caller.cgroup_id)
 			caller.cgroup_id = id;
 		caller.entry = bpf_map_lookup_elem(&sidestep_verdicts, &id);
-		if (caller.entry) {
+		if (!caller.entry)
+			continue;
+		if (caller.entry->verdict != VERDICT_UNKNOWN)
 			caller.cgroup_id = id;
-			break;
-		}
+		break;
 	}
 	return caller;
 }

@@ -49,12 +49,12 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sidestep_claims SEC(".maps");
 
-/* The agent's mark on its own listening sockets. */
+/* The agent's own listening sockets, and what they accept. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
 	__type(key, int);
-	__type(value, __u32);
+	__type(value, struct tag);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } sidestep_tags SEC(".maps");
 

@@ -4,6 +4,8 @@
  *
  * connect4/6      decide by the caller's cgroup; rewrite, refuse or leave alone
  * sockops         write the flow just before the SYN, take it back at the end
+ * sock_release    take it back where sockops was kept from it
+ * gate            let no payload pass before the agent has the connection (gate.h)
  * getpeername4/6  keep the rewritten destination out of the application's sight
  * bind4/6         keep the node listener's port for the agent (bind.h)
  * egress, link    drop what evades connect() (guard.h)
@@ -17,7 +19,7 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "caller.h"
+#include "flow.h"
 #include "services.h"
 
 #define LOOPBACK bpf_htonl(INADDR_LOOPBACK)
@@ -28,7 +30,14 @@
 #define REFUSE 0
 #define ALLOW 1
 
+/* Socket options, from headers that are not the kernel's own. */
+#define SOL_TCP 6
+
+/* How long a client waits that met somebody else, in milliseconds. */
+#define IMPOSTOR_TIMEOUT_MS 1000
+
 #include "bind.h"
+#include "gate.h"
 #include "guard.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
@@ -109,10 +118,12 @@ static __always_inline enum outcome decide(const struct settings *s, const struc
 }
 
 /* Leaves a claim with the socket: a pending one is turned into a flow by
- * sockops. */
-static __always_inline bool make_claim(struct bpf_sock *sk, const struct caller *caller,
+ * sockops. The kernel asks the hooks about unconnected sockets alone: a flow
+ * that the socket still has is one whose end sockops was kept from. */
+static __always_inline bool make_claim(struct bpf_sock_addr *ctx, const struct caller *caller,
 				       const struct flow_key *key, enum claim_state state)
 {
+	struct bpf_sock *sk = ctx->sk;
 	struct claim *claim;
 
 	if (!sk)
@@ -120,6 +131,7 @@ static __always_inline bool make_claim(struct bpf_sock *sk, const struct caller 
 	claim = bpf_sk_storage_get(&sidestep_claims, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!claim)
 		return false;
+	end_flow(claim, bpf_get_socket_cookie(ctx));
 	claim->cgroup_id = caller->cgroup_id;
 	claim->quota_id = caller->quota_id;
 	claim->key = *key;
@@ -140,7 +152,7 @@ static __always_inline enum outcome connect_imds(struct bpf_sock_addr *ctx,
 	if (s->flags & SETTING_AUDIT)
 		return outcome;
 	if (outcome == OUTCOME_PASS && !caller.entry)
-		make_claim(sk, &caller, key, CLAIM_PASSED); /* for the guard */
+		make_claim(ctx, &caller, key, CLAIM_PASSED); /* for the guard */
 	if (outcome != OUTCOME_STEER && outcome != OUTCOME_UNKNOWN)
 		return outcome;
 	/* A socket bound to a device could repeat another's 4-tuple. */
@@ -164,7 +176,7 @@ static __always_inline enum outcome connect_imds(struct bpf_sock_addr *ctx,
 		key->server_addr = s->node_addr;
 		key->server_port = s->node_port;
 	}
-	if (!quota_left(s, caller.quota_id) || !make_claim(sk, &caller, key, CLAIM_PENDING))
+	if (!quota_left(s, caller.quota_id) || !make_claim(ctx, &caller, key, CLAIM_PENDING))
 		return OUTCOME_REFUSED;
 	return outcome;
 }
@@ -272,79 +284,97 @@ int sidestep_connect6(struct bpf_sock_addr *ctx)
 	return ret;
 }
 
-static __always_inline void use_quota(__u64 quota_id, __s64 delta)
+/* Without the callback the end of the socket goes unseen. Another's program
+ * that runs after ours may set other flags, so it is asked for whenever it can
+ * be; sock_release stands behind it. */
+static __always_inline int ask_for_end(struct bpf_sock_ops *ctx)
 {
-	__s64 zero = 0, *n = bpf_map_lookup_elem(&sidestep_usage, &quota_id);
-
-	if (!n) {
-		bpf_map_update_elem(&sidestep_usage, &quota_id, &zero, BPF_NOEXIST);
-		n = bpf_map_lookup_elem(&sidestep_usage, &quota_id);
-	}
-	if (n)
-		__sync_fetch_and_add(n, delta);
+	return bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
+						      BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
 /* Runs in tcp_connect(), before the SYN: the record is there before anybody
  * can accept the connection. */
-static __always_inline void record_flow(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+static __always_inline void on_syn(struct bpf_sock_ops *ctx, struct claim *claim)
 {
-	struct claim *claim = bpf_sk_storage_get(&sidestep_claims, sk, NULL, 0);
-	struct flow flow = {}, *other;
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+	bool pending = claim->state == CLAIM_PENDING;
 
-	if (!claim || claim->state != CLAIM_PENDING)
+	if (claim->state == CLAIM_PASSED)
 		return;
+	end_flow(claim, cookie); /* an earlier connection's, whose end was not seen */
 	/* Once only, and only for the connection that it was made for. */
 	claim->state = CLAIM_NONE;
-	if (ctx->remote_ip4 != claim->key.server_addr ||
+	if (!pending || ctx->remote_ip4 != claim->key.server_addr ||
 	    bpf_ntohl(ctx->remote_port) != claim->key.server_port)
 		return;
+	claim->state = CLAIM_PENDING;
 	claim->key.client_addr = ctx->local_ip4;
 	claim->key.client_port = ctx->local_port;
-	flow.cgroup_id = claim->cgroup_id;
-	flow.socket_cookie = bpf_get_socket_cookie(ctx);
-	flow.created_ns = bpf_ktime_get_ns();
-	/* Without the callback the record would outlive the socket. */
-	if (bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags |
-						   BPF_SOCK_OPS_STATE_CB_FLAG))
-		return;
-	claim->state = CLAIM_RECORDED;
-	use_quota(claim->quota_id, 1);
-	if (!bpf_map_update_elem(&sidestep_flows, &claim->key, &flow, BPF_NOEXIST))
-		return;
-	/* Two live sockets claim one key: neither is believed. */
-	other = bpf_map_lookup_elem(&sidestep_flows, &claim->key);
-	if (other)
-		other->ambiguous = 1;
+	if (!ask_for_end(ctx))
+		record(claim, cookie);
 }
 
-static __always_inline void end_flow(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+/* The client has its SYN-ACK. If that was not the agent's, nothing that is
+ * sent will arrive: the application is told so soon. */
+static __always_inline void on_established(struct bpf_sock_ops *ctx, struct claim *claim)
 {
-	struct claim *claim = bpf_sk_storage_get(&sidestep_claims, sk, NULL, 0);
-	struct flow *flow;
+	int timeout = IMPOSTOR_TIMEOUT_MS;
 
-	if (!claim || claim->state != CLAIM_RECORDED)
+	if (claim->state == CLAIM_NONE || claim->state == CLAIM_PASSED)
 		return;
-	claim->state = CLAIM_NONE;
-	use_quota(claim->quota_id, -1);
-	flow = bpf_map_lookup_elem(&sidestep_flows, &claim->key);
-	if (flow && flow->socket_cookie == bpf_get_socket_cookie(ctx))
-		bpf_map_delete_elem(&sidestep_flows, &claim->key);
+	ask_for_end(ctx);
+	if (!is_accepted(claim))
+		bpf_setsockopt(ctx, SOL_TCP, TCP_USER_TIMEOUT, &timeout, sizeof(timeout));
+}
+
+/* A listener has a new connection: with SYN cookies the first that is known of
+ * it. */
+static __always_inline void on_accept(struct bpf_sock_ops *ctx, struct bpf_sock *sk)
+{
+	struct tag *tag = bpf_sk_storage_get(&sidestep_tags, sk, NULL, 0);
+
+	if (tag)
+		accept_flow(tag, ctx->remote_ip4, bpf_ntohl(ctx->remote_port));
 }
 
 SEC("sockops")
 int sidestep_sockops(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk;
+	struct claim *claim;
 
-	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB &&
+	    ctx->op != BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB &&
+	    ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
 		return 1;
 	sk = ctx->sk;
 	if (!sk)
 		return 1;
+	if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
+		on_accept(ctx, sk);
+		return 1;
+	}
+	claim = bpf_sk_storage_get(&sidestep_claims, sk, NULL, 0);
+	if (!claim)
+		return 1;
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		record_flow(ctx, sk);
+		on_syn(ctx, claim);
+	else if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+		on_established(ctx, claim);
 	else if (ctx->args[1] == BPF_TCP_CLOSE)
-		end_flow(ctx, sk);
+		end_flow(claim, bpf_get_socket_cookie(ctx));
+	return 1;
+}
+
+/* The last descriptor of the socket is closed. */
+SEC("cgroup/sock_release")
+int sidestep_release(struct bpf_sock *ctx)
+{
+	struct claim *claim = bpf_sk_storage_get(&sidestep_claims, ctx, NULL, 0);
+
+	if (claim)
+		end_flow(claim, bpf_get_socket_cookie(ctx));
 	return 1;
 }
 

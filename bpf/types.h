@@ -31,6 +31,7 @@ enum outcome {
 enum drop {
 	DROP_SOCKET, /* cgroup_skb, by the socket's cgroup */
 	DROP_PACKET, /* tc, by the pod's link */
+	DROP_GATE,   /* cgroup_skb, payload of a connection that is not the agent's */
 	DROPS,
 };
 
@@ -50,8 +51,12 @@ enum entry_flags {
 	ENTRY_AGENT = 1 << 2,           /* the agent's own pod */
 };
 
+/* Burstable and BestEffort: pods of the class Guaranteed are in kubepods itself. */
+#define QOS_CGROUPS 2
+
 struct settings {
 	__u64 kubepods_id; /* cgroup id of kubepods: callers are found from here down */
+	__u64 qos_ids[QOS_CGROUPS]; /* cgroup ids below kubepods that are no pod's; 0: not there */
 	__u64 node_netns;  /* cookie of the node's network namespace */
 	__u32 node_addr;   /* the node listener */
 	__u32 node_port;
@@ -85,23 +90,37 @@ struct flow {
 	__u64 socket_cookie;
 	__u64 created_ns; /* CLOCK_MONOTONIC */
 	__u32 ambiguous;  /* a second socket claimed the same key */
-	__u32 zero;
+	__u32 accepted;   /* a listener of the agent has the connection */
 };
 
 /* Kept with a steered socket from its connect() to its end. */
 struct claim {
+	struct bpf_spin_lock lock; /* of counted */
+	__u32 counted; /* against the quota, until end_flow() */
 	__u64 cgroup_id;
 	__u64 quota_id;
 	struct flow_key key; /* netns_cookie and server are set in connect() */
+	__u64 recorded_ns;   /* CLOCK_MONOTONIC */
 	__u32 state;
 	__u32 zero;
 };
 
 enum claim_state {
 	CLAIM_NONE,
-	CLAIM_PENDING,  /* connect() was steered, no SYN yet */
-	CLAIM_RECORDED, /* the flow is written and counted against the quota */
-	CLAIM_PASSED,   /* no flow: connect() let a caller without a verdict pass */
+	CLAIM_PENDING,    /* connect() was steered, no SYN yet */
+	CLAIM_RECORDED,   /* the flow is written, nobody has accepted it yet */
+	CLAIM_UNRECORDED, /* the flow's key is another socket's, or there was no room */
+	CLAIM_ACCEPTED,   /* the agent's listener has the connection */
+	CLAIM_ENDED,      /* the socket was closed before that */
+	CLAIM_PASSED,     /* no flow: connect() let a caller without a verdict pass */
+};
+
+/* The agent's mark on a listening socket, which the kernel copies to the
+ * connections that it accepts: the server's side of their flows' keys. */
+struct tag {
+	__u64 netns_cookie;
+	__u32 server_addr;
+	__u32 server_port;
 };
 
 /* Tells the agent that a caller has no usable verdict. */

@@ -61,6 +61,8 @@ type agent struct {
 	tookOver  chan struct{} // closed once listeners may be this agent's
 	retired   chan struct{} // closed once a successor serves
 
+	rootCgroup sync.Once // the log has been told of it
+
 	bootProblem atomic.Pointer[string] // why the boot guard's configuration is not kept
 }
 

@@ -116,7 +116,11 @@ func (o guardOptions) attach(c *config.AgentConfiguration, log *slog.Logger) (er
 	if err != nil {
 		return err
 	}
-	if err := hooks.Configure(o.settings(c, id, netns)); err != nil {
+	settings := o.settings(c, id, netns)
+	if settings.QoSIDs, err = cgroups.QoS(o.kubepodsCgroup); err != nil {
+		return err
+	}
+	if err := hooks.Configure(settings); err != nil {
 		return err
 	}
 	return hooks.Attach(o.kubepodsCgroup, o.guard != guardOff)

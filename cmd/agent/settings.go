@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/sidestep-agent/sidestep/pkg/broker"
+	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 )
@@ -58,6 +59,9 @@ func (s *settings) attach(kubepods uint64) error {
 	s.kubepods = kubepods
 	err := s.configure()
 	if err == nil {
+		err = s.agent.attachOwn()
+	}
+	if err == nil {
 		guard, _ := s.agent.options.effectiveGuard()
 		err = s.agent.hooks.Attach(s.agent.options.kubepodsCgroup, guard != guardOff)
 	}
@@ -67,11 +71,11 @@ func (s *settings) attach(kubepods uint64) error {
 
 // configure tells the kernel the settings, if it has others.
 func (s *settings) configure() error {
-	want := s.kernel()
-	if want == s.configured {
-		return nil
+	want, err := s.kernel()
+	if err != nil || want == s.configured {
+		return err
 	}
-	err := s.agent.hooks.Configure(want)
+	err = s.agent.hooks.Configure(want)
 	if err == nil {
 		s.configured = want
 	}
@@ -115,10 +119,12 @@ func (s *settings) inForce() *config.AgentConfiguration {
 	return s.config
 }
 
-func (s *settings) kernel() intercept.Settings {
+func (s *settings) kernel() (intercept.Settings, error) {
 	k := s.agent.options.settings(s.config, s.kubepods, s.agent.node.NetnsCookie())
 	k.NoNodeListener = !s.agent.node.Listening()
-	return k
+	var err error
+	k.QoSIDs, err = cgroups.QoS(s.agent.options.kubepodsCgroup)
+	return k, err
 }
 
 // settings returns what the programs at the kubepods cgroup of the given id are

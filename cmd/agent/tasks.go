@@ -158,5 +158,5 @@ func (a *agent) sweep(ctx context.Context) error {
 	return a.hooks.Sweep(ctx, func(cgroupID uint64) bool {
 		_, err := a.tree.Resolve(cgroupID)
 		return err == nil
-	})
+	}, a.namespaces)
 }

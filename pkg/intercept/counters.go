@@ -12,7 +12,7 @@ var (
 	outcomes = []string{"unknown", "pass", "steer", "deny", "refused", "wireserver"}
 	families = []string{"ipv4", "ipv6"}
 	// drops is in the order of enum drop.
-	drops = []string{"socket", "packet"}
+	drops = []string{"socket", "packet", "gate"}
 )
 
 // Connects is how often the programs decided in one way about connects to the
@@ -38,8 +38,8 @@ func (h *Hooks) Connects() ([]Connects, error) {
 	return all, nil
 }
 
-// Drops returns how many packets each guard, "socket" and "packet", dropped
-// since the maps were made.
+// Drops returns how many packets each guard, "socket", "packet" and "gate",
+// dropped since the maps were made.
 func (h *Hooks) Drops() (map[string]uint64, error) {
 	all := make(map[string]uint64, len(drops))
 	for i, guard := range drops {
@@ -69,7 +69,7 @@ var (
 		"Connects to the metadata service from pods, by what the kernel did with them.",
 		[]string{"verdict", "family"}, nil)
 	dropsDesc = prometheus.NewDesc("sidestep_guard_drops_total",
-		"Packets to the metadata service or the wire server that a guard dropped.",
+		"Packets to the metadata service, the wire server or an impostor of the agent that a guard dropped.",
 		[]string{"guard"}, nil)
 )
 

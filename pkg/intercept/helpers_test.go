@@ -14,7 +14,7 @@ import (
 var (
 	helpersOfAll = []asm.BuiltinFunc{
 		asm.FnMapLookupElem, asm.FnMapUpdateElem, asm.FnMapDeleteElem,
-		asm.FnKtimeGetNs, asm.FnRingbufOutput,
+		asm.FnKtimeGetNs, asm.FnRingbufOutput, asm.FnSpinLock, asm.FnSpinUnlock,
 	}
 	helpersOf515 = map[ebpf.ProgramType][]asm.BuiltinFunc{
 		ebpf.CGroupSockAddr: {
@@ -25,10 +25,12 @@ var (
 			asm.FnSkbAncestorCgroupId, asm.FnSkFullsock, asm.FnSkStorageGet, asm.FnSkbLoadBytes,
 		},
 		ebpf.SchedCLS: {asm.FnSkbLoadBytes},
+		// bpf_sk_storage_get for sock_release came with 5.9.
+		ebpf.CGroupSock: {asm.FnGetSocketCookie, asm.FnSkStorageGet},
 		// No cgroup id: bpf_get_current_ancestor_cgroup_id came with 6.4.
 		ebpf.SockOps: {
 			asm.FnGetNetnsCookie, asm.FnGetSocketCookie, asm.FnSkStorageGet,
-			asm.FnSockOpsCbFlagsSet,
+			asm.FnSockOpsCbFlagsSet, asm.FnSetsockopt,
 		},
 	}
 )

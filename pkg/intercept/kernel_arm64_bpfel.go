@@ -14,12 +14,18 @@ import (
 )
 
 type kernelClaim struct {
-	_        structs.HostLayout
-	CgroupId uint64
-	QuotaId  uint64
-	Key      kernelFlowKey
-	State    uint32
-	Zero     uint32
+	_    structs.HostLayout
+	Lock struct {
+		_   structs.HostLayout
+		Val uint32
+	}
+	Counted    uint32
+	CgroupId   uint64
+	QuotaId    uint64
+	Key        kernelFlowKey
+	RecordedNs uint64
+	State      uint32
+	Zero       uint32
 }
 
 type kernelEntryFlags uint32
@@ -36,7 +42,7 @@ type kernelFlow struct {
 	SocketCookie uint64
 	CreatedNs    uint64
 	Ambiguous    uint32
-	Zero         uint32
+	Accepted     uint32
 }
 
 type kernelFlowKey struct {
@@ -62,6 +68,7 @@ const (
 type kernelSettings struct {
 	_          structs.HostLayout
 	KubepodsId uint64
+	QosIds     [2]uint64
 	NodeNetns  uint64
 	NodeAddr   uint32
 	NodePort   uint32
@@ -69,6 +76,13 @@ type kernelSettings struct {
 	PortLast   uint32
 	Flags      kernelSettingFlags
 	Quota      uint32
+}
+
+type kernelTag struct {
+	_           structs.HostLayout
+	NetnsCookie uint64
+	ServerAddr  uint32
+	ServerPort  uint32
 }
 
 type kernelUnknownEvent struct {
@@ -114,9 +128,12 @@ const (
 	kernelProgSidestepConnect4     = "sidestep_connect4"
 	kernelProgSidestepConnect6     = "sidestep_connect6"
 	kernelProgSidestepEgress       = "sidestep_egress"
+	kernelProgSidestepGateEgress   = "sidestep_gate_egress"
+	kernelProgSidestepGateIngress  = "sidestep_gate_ingress"
 	kernelProgSidestepGetpeername4 = "sidestep_getpeername4"
 	kernelProgSidestepGetpeername6 = "sidestep_getpeername6"
 	kernelProgSidestepLink         = "sidestep_link"
+	kernelProgSidestepRelease      = "sidestep_release"
 	kernelProgSidestepSockops      = "sidestep_sockops"
 	kernelVarUnusedUnknownEvent    = "unused_unknown_event"
 )
@@ -168,9 +185,12 @@ type kernelProgramSpecs struct {
 	SidestepConnect4     *ebpf.ProgramSpec `ebpf:"sidestep_connect4"`
 	SidestepConnect6     *ebpf.ProgramSpec `ebpf:"sidestep_connect6"`
 	SidestepEgress       *ebpf.ProgramSpec `ebpf:"sidestep_egress"`
+	SidestepGateEgress   *ebpf.ProgramSpec `ebpf:"sidestep_gate_egress"`
+	SidestepGateIngress  *ebpf.ProgramSpec `ebpf:"sidestep_gate_ingress"`
 	SidestepGetpeername4 *ebpf.ProgramSpec `ebpf:"sidestep_getpeername4"`
 	SidestepGetpeername6 *ebpf.ProgramSpec `ebpf:"sidestep_getpeername6"`
 	SidestepLink         *ebpf.ProgramSpec `ebpf:"sidestep_link"`
+	SidestepRelease      *ebpf.ProgramSpec `ebpf:"sidestep_release"`
 	SidestepSockops      *ebpf.ProgramSpec `ebpf:"sidestep_sockops"`
 }
 
@@ -260,9 +280,12 @@ type kernelPrograms struct {
 	SidestepConnect4     *ebpf.Program `ebpf:"sidestep_connect4"`
 	SidestepConnect6     *ebpf.Program `ebpf:"sidestep_connect6"`
 	SidestepEgress       *ebpf.Program `ebpf:"sidestep_egress"`
+	SidestepGateEgress   *ebpf.Program `ebpf:"sidestep_gate_egress"`
+	SidestepGateIngress  *ebpf.Program `ebpf:"sidestep_gate_ingress"`
 	SidestepGetpeername4 *ebpf.Program `ebpf:"sidestep_getpeername4"`
 	SidestepGetpeername6 *ebpf.Program `ebpf:"sidestep_getpeername6"`
 	SidestepLink         *ebpf.Program `ebpf:"sidestep_link"`
+	SidestepRelease      *ebpf.Program `ebpf:"sidestep_release"`
 	SidestepSockops      *ebpf.Program `ebpf:"sidestep_sockops"`
 }
 
@@ -273,9 +296,12 @@ func (p *kernelPrograms) Close() error {
 		p.SidestepConnect4,
 		p.SidestepConnect6,
 		p.SidestepEgress,
+		p.SidestepGateEgress,
+		p.SidestepGateIngress,
 		p.SidestepGetpeername4,
 		p.SidestepGetpeername6,
 		p.SidestepLink,
+		p.SidestepRelease,
 		p.SidestepSockops,
 	)
 }

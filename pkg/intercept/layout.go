@@ -14,7 +14,7 @@ import (
 // whoever changes the meaning or the size of a key or a value, so that an
 // agent never reads what it would misunderstand: the kernel compares sizes
 // alone.
-const layout uint32 = 1
+const layout uint32 = 2
 
 // layoutPin is a map of one value, the layout of the others beside it.
 const layoutPin = "sidestep_layout"

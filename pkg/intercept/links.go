@@ -20,11 +20,14 @@ type hook struct {
 
 // hooks are in the order in which they are attached and updated: whoever
 // reads a claim before whoever makes it, so that no steered connect goes
-// unrecorded at any moment.
+// unrecorded, or to somebody else, at any moment.
 func (h *Hooks) hooks() []hook {
 	o := &h.objects
 	return []hook{
 		{"sockops", ebpf.AttachCGroupSockOps, o.SidestepSockops},
+		{"release", ebpf.AttachCgroupInetSockRelease, o.SidestepRelease},
+		{"gate_egress", ebpf.AttachCGroupInetEgress, o.SidestepGateEgress},
+		{"gate_ingress", ebpf.AttachCGroupInetIngress, o.SidestepGateIngress},
 		{"getpeername4", ebpf.AttachCgroupInet4GetPeername, o.SidestepGetpeername4},
 		{"getpeername6", ebpf.AttachCgroupInet6GetPeername, o.SidestepGetpeername6},
 		{"bind4", ebpf.AttachCGroupInet4Bind, o.SidestepBind4},

@@ -59,7 +59,7 @@ func newRepairs() *repairs {
 func repairable() []string {
 	all := []string{mapObject, linkObject}
 	h := new(Hooks)
-	for _, hook := range append(h.hooks(), h.guard()) {
+	for _, hook := range append(h.hooks(), h.own(), h.guard()) {
 		all = append(all, hook.name)
 	}
 	return all

@@ -13,6 +13,9 @@ import (
 type Settings struct {
 	// KubepodsID is the id of the cgroup that the programs are attached at.
 	KubepodsID uint64
+	// QoSIDs are the ids of the cgroups of QoS classes below it, 0 where there
+	// is none: each other cgroup there is a pod's.
+	QoSIDs [2]uint64
 	// NodeNetns is the SO_NETNS_COOKIE of the node's network namespace.
 	NodeNetns uint64
 	// NodeListener is the IPv4 address and port of the node listener.
@@ -40,6 +43,7 @@ func (h *Hooks) Configure(s Settings) error {
 	}
 	err := h.objects.SidestepSettings.Update(uint32(0), kernelSettings{
 		KubepodsId: s.KubepodsID,
+		QosIds:     s.QoSIDs,
 		NodeNetns:  s.NodeNetns,
 		NodeAddr:   addressWord(s.NodeListener.Addr()),
 		NodePort:   uint32(s.NodeListener.Port()),
@@ -77,6 +81,9 @@ func (s Settings) flags() kernelSettingFlags {
 // addressWord returns an IPv4 address as the programs keep it: four bytes in
 // network order, whatever the machine's own order is.
 func addressWord(a netip.Addr) uint32 {
-	b := a.As4()
+	return addressWord4(a.As4())
+}
+
+func addressWord4(b [4]byte) uint32 {
 	return binary.NativeEndian.Uint32(b[:])
 }

@@ -13,14 +13,17 @@ import (
 const (
 	sweepInterval = time.Minute
 	// A connection is accepted within moments or never: its listener's queue
-	// ends with the listener.
+	// ends with the listener. More than bpf/flow.h's TAKEN_WITHIN_NS, after which
+	// a record that is missing proves nothing.
 	flowAge = 5 * time.Minute
 )
 
 // Sweep removes, once a minute until ctx ends, what the kernel side may leave
 // behind: flows that nobody accepted and whose end another program's sockops
-// hid from ours, and idle usage counters of cgroups that exists reports gone.
-func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool) error {
+// hid from ours, and counts that are wrong (CorrectUsage).
+func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool,
+	namespaces func(cgroupID uint64) ([]string, error),
+) error {
 	tick := time.NewTicker(sweepInterval)
 	defer tick.Stop()
 	for {
@@ -29,7 +32,7 @@ func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool) er
 			return nil
 		case <-tick.C:
 		}
-		if err := errors.Join(h.sweepFlows(flowAge), h.sweepUsage(exists)); err != nil {
+		if err := errors.Join(h.sweepFlows(flowAge), h.CorrectUsage(exists, namespaces)); err != nil {
 			h.log.Warn("sweep of the maps is incomplete", "err", err)
 		}
 	}
@@ -50,19 +53,6 @@ func (h *Hooks) sweepFlows(age time.Duration) error {
 		}
 	}
 	return errors.Join(entries.Err(), deleteKeys(h.objects.SidestepFlows, stale))
-}
-
-func (h *Hooks) sweepUsage(exists func(uint64) bool) error {
-	var id uint64
-	var open int64
-	var idle []uint64
-	entries := h.objects.SidestepUsage.Iterate()
-	for entries.Next(&id, &open) {
-		if open <= 0 && !exists(id) {
-			idle = append(idle, id)
-		}
-	}
-	return errors.Join(entries.Err(), deleteKeys(h.objects.SidestepUsage, idle))
 }
 
 func deleteKeys[K any](m *ebpf.Map, keys []K) error {

@@ -72,17 +72,20 @@ func pinned(kind, path string) workload.Leftover {
 }
 
 // removal orders pins. The guard of sockets goes before the connect hooks:
-// without their marks it would drop what is no longer steered.
+// without their marks it would drop what is no longer steered. The gate goes
+// after them: what they steer must not be without it.
 func removal(pin string) int {
 	switch name := filepath.Base(pin); {
 	case strings.HasPrefix(name, "tcx_"):
 		return 0
 	case name == "link_egress":
 		return 1
-	case strings.HasPrefix(name, "link_"):
+	case strings.HasPrefix(name, "link_connect"):
 		return 2
-	default:
+	case strings.HasPrefix(name, "link_"):
 		return 3
+	default:
+		return 4
 	}
 }
 

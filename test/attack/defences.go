@@ -6,28 +6,40 @@ const (
 	steering = "bpf/sidestep.c"
 	callers  = "bpf/caller.h"
 	binds    = "bpf/bind.h"
+	flows    = "bpf/flow.h"
+	gates    = "bpf/gate.h"
 	maps     = "bpf/maps.h"
 	frame    = "bpf/frame.h"
 	guardGo  = "pkg/delivery/guard.go"
 	podLinks = "pkg/delivery/links.go"
 	flowsGo  = "pkg/intercept/flows.go"
+	tagsGo   = "pkg/intercept/tags.go"
 	linksGo  = "pkg/intercept/links.go"
 	listener = "pkg/delivery/listener.go"
 	attestor = "pkg/attest/attest.go"
 )
 
+// noRelease leaves the ends of sockets to sockops alone.
+var noRelease = edit{steering, "SEC(\"cgroup/sock_release\")\nint sidestep_release(struct bpf_sock *ctx)\n{",
+	"SEC(\"cgroup/sock_release\")\nint sidestep_release(struct bpf_sock *ctx)\n{\n\tif (ctx->family)\n\t\treturn 1;"}
+
 var noNamespace = []edit{
 	{steering, "key->netns_cookie = netns_cookie;", "key->netns_cookie = 0;"},
 	{flowsGo, "NetnsCookie: c.NetnsCookie,", "NetnsCookie: 0,"},
+	{tagsGo, "tag.NetnsCookie, err = unix.", "_, err = unix."},
 }
 
 var noClientPort = []edit{
 	{steering, "claim->key.client_port = ctx->local_port;", "claim->key.client_port = 0;"},
 	{flowsGo, "ClientPort:  c.Client.Port(),", "ClientPort:  0,"},
+	{flows, ".client_port = client_port,", ".client_port = 0,"},
 }
 
+// openGate stands behind whatever keeps impostors from the listeners' places.
+var openGate = edit{gates, "count_drop(DROP_GATE);\n\treturn DROP;", "return SEND;"}
+
 // notAmbiguous has the second claim on a flow go unnoticed.
-var notAmbiguous = edit{steering, "other->ambiguous = 1;", "other->zero = 0;"}
+var notAmbiguous = edit{flows, "other->ambiguous = 1;", "other->ambiguous = 0;"}
 
 var defences = []defence{
 	{name: "connect hooks", agent: true, edits: []edit{
@@ -49,14 +61,16 @@ var defences = []defence{
 	}},
 	{name: "listener's tag", edits: []edit{
 		{steering, "tagged = bpf_sk_storage_get(&sidestep_tags, sk, NULL, 0) != NULL;", "tagged = true;"},
+		openGate,
 	}},
 	{name: "bind hooks", edits: []edit{
 		{binds, "return caller.entry && (caller.entry->flags & ENTRY_AGENT);", "return true;"},
+		openGate,
 	}},
 	{name: "netns in the flow's key", edits: noNamespace},
 	{name: "ambiguous flows", edits: []edit{notAmbiguous}},
 	{name: "flows end with their socket", edits: []edit{
-		{steering, "if (!claim || claim->state != CLAIM_RECORDED)\n\t\treturn;", "if (!claim || claim->state != CLAIM_RECORDED || claim->quota_id)\n\t\treturn;"},
+		{flows, "if (!counted)\n\t\treturn;", "if (!counted || claim->quota_id)\n\t\treturn;"},
 		{flowsGo, "h.objects.SidestepFlows.LookupAndDelete(flowKey(c), &f)", "h.objects.SidestepFlows.Lookup(flowKey(c), &f)"},
 		notAmbiguous,
 	}},
@@ -85,7 +99,19 @@ var defences = []defence{
 		{maps, "max_entries, 32768", "max_entries, 64"}, // or it would take long to fill
 	}},
 	{name: "quota not by own cgroups", edits: []edit{
-		{callers, "caller.quota_id = ancestor_id(skb, level + 2);", "caller.quota_id = ancestor_id(skb, level + 3);"},
+		{callers, "caller.quota_id = pod_id(skb, s, level);", "caller.quota_id = ancestor_id(skb, level + 3);"},
+	}},
+	{name: "quota by the pod's cgroup", edits: []edit{
+		{callers, "return ancestor_id(skb, level + 2);\n\treturn id;", "return ancestor_id(skb, level + 3);\n\treturn ancestor_id(skb, level + 2);"},
+	}},
+	{name: "sockets' release", edits: []edit{noRelease}},
+	{name: "ends before a new beginning", edits: []edit{
+		{steering, "\tend_flow(claim, bpf_get_socket_cookie(ctx));\n\tclaim->cgroup_id", "\tclaim->cgroup_id"},
+		{steering, "\tend_flow(claim, cookie);", ""},
+	}},
+	{name: "gate", edits: []edit{openGate}},
+	{name: "closed sockets stay shut", edits: []edit{
+		{flows, "if (claim->state != CLAIM_ACCEPTED)\n\t\tclaim->state = CLAIM_ENDED;", ""},
 	}},
 	{name: "frames that are not understood", edits: []edit{
 		{frame, "return carries_no_ip(bpf_ntohs(protocol)) ? SERVICE_NONE : SERVICE_ANY;", "return SERVICE_NONE;"},

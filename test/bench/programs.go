@@ -80,7 +80,9 @@ var hooks = map[string]ebpf.AttachType{
 	"connect4": ebpf.AttachCGroupInet4Connect, "connect6": ebpf.AttachCGroupInet6Connect,
 	"getpeername4": ebpf.AttachCgroupInet4GetPeername, "getpeername6": ebpf.AttachCgroupInet6GetPeername,
 	"bind4": ebpf.AttachCGroupInet4Bind, "bind6": ebpf.AttachCGroupInet6Bind,
-	"sockops": ebpf.AttachCGroupSockOps, "egress": ebpf.AttachCGroupInetEgress, packetGuard: ebpf.AttachTCXIngress,
+	"sockops": ebpf.AttachCGroupSockOps, "release": ebpf.AttachCgroupInetSockRelease,
+	"gate_egress": ebpf.AttachCGroupInetEgress, "gate_ingress": ebpf.AttachCGroupInetIngress,
+	"egress": ebpf.AttachCGroupInetEgress, packetGuard: ebpf.AttachTCXIngress,
 }
 
 // loadOurs has pkg/intercept load and attach the programs on a node of their
@@ -156,7 +158,8 @@ func loadEmpty() (programSet, error) {
 		kind    ebpf.ProgramType
 		returns int32
 	}{
-		"connect4": {ebpf.CGroupSockAddr, 1}, "sockops": {ebpf.SockOps, 1}, "egress": {ebpf.CGroupSKB, 1},
+		"connect4": {ebpf.CGroupSockAddr, 1}, "sockops": {ebpf.SockOps, 1}, "release": {ebpf.CGroupSock, 1},
+		"gate_egress": {ebpf.CGroupSKB, 1}, "gate_ingress": {ebpf.CGroupSKB, 1}, "egress": {ebpf.CGroupSKB, 1},
 		packetGuard: {ebpf.SchedCLS, -1}, // TCX_NEXT
 	} {
 		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{

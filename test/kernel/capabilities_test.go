@@ -24,6 +24,7 @@ type limited struct {
 	CgroupRoot, Kubepods, BPFFS string
 	PodUID                      string
 	PodCgroup                   string
+	Own                         string // the process's own cgroup
 	NodeOnly                    bool
 }
 
@@ -66,7 +67,7 @@ func withCapabilities(t *testing.T, nodeOnly bool, capabilities []preflight.Capa
 	}
 	input, err := json.Marshal(limited{
 		CgroupRoot: n.CgroupRoot, Kubepods: n.Kubepods, BPFFS: n.BPFFS,
-		PodUID: p.UID, PodCgroup: p.Cgroup, NodeOnly: nodeOnly,
+		PodUID: p.UID, PodCgroup: p.Cgroup, Own: lab.OwnCgroup(), NodeOnly: nodeOnly,
 	})
 	check(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -107,6 +108,9 @@ func actLimited(in limited) (struct{}, error) {
 		KubepodsID: tree.KubepodsID(), NodeNetns: at.NetnsCookie(), NodeListener: nodeListener,
 		FirstPort: ports.First, LastPort: ports.Last, Quota: quota,
 	}); err != nil {
+		return none, err
+	}
+	if err := hooks.AttachOwn(in.Own); err != nil {
 		return none, err
 	}
 	if err := hooks.Attach(in.Kubepods, true); err != nil {

@@ -33,6 +33,7 @@ type dialing struct {
 	BindToEth bool   // the test fills Bind with the pod's own address
 	Impatient bool   // ETIMEDOUT after a second
 	Keep      bool   // keep all open until the process is killed
+	Again     int    // disconnect and connect once more, so often
 }
 
 // dialed is what came of it.
@@ -122,7 +123,9 @@ func dial(d dialing) (dialed, error) {
 			return out, err
 		}
 		open = append(open, fd)
-		err = d.connect(fd)
+		if err = d.connect(fd); err == nil {
+			err = d.again(fd)
+		}
 		if errors.As(err, &out.Errno) {
 			return out, nil
 		}

@@ -3,10 +3,14 @@ package kernel
 import (
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
@@ -29,6 +33,56 @@ func BenchmarkGuard(b *testing.B) {
 			})
 		}
 	}
+}
+
+// BenchmarkGate runs the gate's programs, and an empty one, on a packet that is
+// none of their business, many times in the kernel: what each packet of a pod
+// costs beyond the call of a program.
+func BenchmarkGate(b *testing.B) {
+	l, err := lab.NewNode(b.TempDir())
+	check(b, err)
+	b.Cleanup(func() { l.Close() })
+	hooks, err := intercept.Load(l.BPFFS, quiet())
+	check(b, err)
+	b.Cleanup(func() { hooks.Close() })
+	kubepods, err := lab.CgroupID(l.Kubepods)
+	check(b, err)
+	check(b, hooks.Configure(intercept.Settings{
+		KubepodsID: kubepods, NodeNetns: 1, NodeListener: nodeListener, Quota: quota,
+	}))
+	check(b, hooks.Attach(l.Kubepods, false))
+	empty, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type: ebpf.CGroupSKB, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 1), asm.Return()},
+	})
+	check(b, err)
+	b.Cleanup(func() { empty.Close() })
+	frame := append(make([]byte, 12), 0x08, 0x00) // Ethernet, IPv4
+	frame = append(frame, udpPacket(netip.MustParseAddrPort("10.0.0.1:1000"), netip.MustParseAddrPort("10.0.0.2:9"), false)...)
+	for name, program := range map[string]*ebpf.Program{
+		"empty": empty, "egress": pinnedProgram(b, l, "link_gate_egress"), "ingress": pinnedProgram(b, l, "link_gate_ingress"),
+	} {
+		b.Run(name, func(b *testing.B) {
+			_, took, err := program.Benchmark(frame, 1_000_000, nil)
+			check(b, err)
+			b.ReportMetric(float64(took.Nanoseconds()), "ns/packet")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// pinnedProgram returns the program behind a link that the agent has pinned.
+func pinnedProgram(b *testing.B, l *lab.Node, pin string) *ebpf.Program {
+	b.Helper()
+	pinned, err := link.LoadPinnedLink(filepath.Join(l.BPFFS, intercept.PinDirectory, pin), nil)
+	check(b, err)
+	defer pinned.Close()
+	info, err := pinned.Info()
+	check(b, err)
+	program, err := ebpf.NewProgramFromID(info.Program)
+	check(b, err)
+	b.Cleanup(func() { program.Close() })
+	return program
 }
 
 // side is a pod under one guard.

@@ -38,6 +38,9 @@ type options struct {
 	guard    guardMode
 	ports    delivery.PortRange // of listeners in pods; zero: the default
 	settings func(*intercept.Settings)
+	// inPod has the node listener's socket made in a pod that is gone: that of
+	// an agent which has handed it over.
+	inPod bool
 }
 
 // guardMode is what --guard says; the zero value is full, as there.
@@ -112,12 +115,14 @@ func (n *node) start(t *testing.T, o options) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	tasks := make(chan error, 4)
-	at, err := delivery.ListenNode(n.hooks, nodeListener, quiet())
+	at, err := n.listen(t, o)
 	check(t, err)
 	n.settings = intercept.Settings{
 		KubepodsID: n.tree.KubepodsID(), NodeNetns: at.NetnsCookie(), NodeListener: nodeListener,
 		FirstPort: ports.First, LastPort: ports.Last, Quota: quota,
 	}
+	n.settings.QoSIDs, err = cgroups.QoS(n.Kubepods)
+	check(t, err)
 	if o.ports == (delivery.PortRange{}) {
 		o.ports = ports
 	}
@@ -125,6 +130,9 @@ func (n *node) start(t *testing.T, o options) {
 		o.settings(&n.settings)
 	}
 	check(t, n.hooks.Configure(n.settings))
+	if !o.inPod {
+		check(t, n.hooks.AttachOwn(lab.OwnCgroup()))
+	}
 	check(t, n.hooks.Attach(n.Kubepods, o.guard != guardOff))
 	n.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: n.hooks, Pods: n.pods, Cgroups: n.tree, Serve: n.answer,

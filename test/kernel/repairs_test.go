@@ -65,7 +65,10 @@ func (n *node) repaired(t *testing.T) map[string]float64 {
 // each returns one repair of every hook, and that many of maps' pins.
 func each(cause string, maps float64) map[string]float64 {
 	all := map[string]float64{}
-	for _, hook := range []string{"sockops", "getpeername4", "getpeername6", "bind4", "bind6", "connect4", "connect6", "egress"} {
+	for _, hook := range []string{
+		"sockops", "release", "gate_egress", "gate_ingress", "getpeername4", "getpeername6", "bind4", "bind6",
+		"connect4", "connect6", "egress",
+	} {
 		all[hook+" "+cause] = 1
 	}
 	if maps != 0 {

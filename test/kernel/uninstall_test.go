@@ -93,6 +93,7 @@ func attachedAt(t *testing.T, cgroup string) int {
 		ebpf.AttachCGroupSockOps, ebpf.AttachCgroupInet4GetPeername, ebpf.AttachCgroupInet6GetPeername,
 		ebpf.AttachCGroupInet4Bind, ebpf.AttachCGroupInet6Bind, ebpf.AttachCGroupInet4Connect,
 		ebpf.AttachCGroupInet6Connect, ebpf.AttachCGroupInetEgress,
+		ebpf.AttachCGroupInetIngress, ebpf.AttachCgroupInetSockRelease,
 	} {
 		query(link.QueryOptions{Target: int(dir.Fd()), Attach: at})
 	}
@@ -123,8 +124,11 @@ func TestUninstall(t *testing.T) {
 		refused(t, "agent stopped", dialFrom(t, pod, dialing{To: imds}))
 	}
 	check(t, n.hooks.Close())
-	if attachedAt(t, n.Kubepods) < 9 {
-		t.Fatalf("%d programs attached, want eight and a link's guard", attachedAt(t, n.Kubepods))
+	if attachedAt(t, n.Kubepods) < 12 {
+		t.Fatalf("%d programs attached, want eleven and a link's guard", attachedAt(t, n.Kubepods))
+	}
+	if attachedAt(t, lab.OwnCgroup()) == 0 {
+		t.Fatal("nothing is attached at the agent's own cgroup")
 	}
 
 	names := uninstallLimited(t, n.BPFFS)
@@ -134,7 +138,9 @@ func TestUninstall(t *testing.T) {
 		}
 	}
 	// The kernel detaches a link some time after its last pin is gone.
-	eventually(t, "nothing is attached", func() bool { return attachedAt(t, n.Kubepods) == 0 })
+	eventually(t, "nothing is attached", func() bool {
+		return attachedAt(t, n.Kubepods) == 0 && attachedAt(t, lab.OwnCgroup()) == 0
+	})
 	if _, err := os.Stat(filepath.Join(n.BPFFS, intercept.PinDirectory)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the pin directory: %v", err)
 	}

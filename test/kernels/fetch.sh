@@ -8,12 +8,17 @@ set -euo pipefail
 suite=$1 series=$2
 # Another list of programs, in this script, is another folder.
 folder=$3/$series-$(sha256sum "$0" | cut -c -12)
-packages=(busybox-static coreutils util-linux libcap-ng0 libselinux1 libpcre2-8-0 libc6)
+packages=(
+	busybox-static coreutils util-linux libcap-ng0 libselinux1 libpcre2-8-0 libc6
+	nftables libnftables1 libnftnl11 libmnl0 libxtables12 libjansson4 libedit2 libtinfo6 libbsd0 libmd0 libgmp10
+)
 # What is taken of them and of the kernel's package: busybox, those programs
 # that tests call and that busybox does not have or cannot be (cat, called by
 # another name), with their libraries, the kernel and its modules.
 wanted=(
 	'*/bin/busybox' '*/bin/cat' '*/bin/setpriv' '*/bin/nsenter'
+	'*/sbin/nft' '*/libnftables.so.1*' '*/libnftnl.so.11*' '*/libmnl.so.0*' '*/libxtables.so.12*' '*/libjansson.so.4*'
+	'*/libgmp.so.10*' '*/libedit.so.2*' '*/libtinfo.so.6*' '*/libbsd.so.0*' '*/libmd.so.0*'
 	'*/libcap-ng.so.0*' '*/libselinux.so.1' '*/libpcre2-8.so.0*' '*/libc.so.6' '*/ld-linux-x86-64.so.2'
 	'./boot/vmlinuz-*' '*/lib/modules/*'
 )

@@ -26,7 +26,10 @@ const (
 	envTask      = "SIDESTEP_LAB_TASK"
 )
 
-const cgroupPrefix = "sidestep-lab-"
+const (
+	cgroupPrefix = "sidestep-lab-"
+	ownCgroup    = "own"
+)
 
 // Why the lab cannot be made here.
 var (
@@ -106,12 +109,32 @@ func enter() (int, error) {
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), envCgroup+"="+cgroup, fmt.Sprintf("%s=%d", envHostNetns, host))
+	own, err := openOwnCgroup(cgroup)
+	if err != nil {
+		return 0, err
+	}
+	defer own.Close()
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID,
-		Pdeathsig:  syscall.SIGKILL,
+		Cloneflags:  unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID,
+		Pdeathsig:   syscall.SIGKILL,
+		UseCgroupFD: true, CgroupFD: int(own.Fd()),
 	}
 	return wait(cmd)
 }
+
+// openOwnCgroup makes the cgroup of the process inside: programs that an agent
+// attaches at its own must not be run by the rest of the machine.
+func openOwnCgroup(cgroup string) (*os.File, error) {
+	own := filepath.Join(cgroup, ownCgroup)
+	if err := os.Mkdir(own, 0o755); err != nil {
+		return nil, err
+	}
+	return os.Open(own)
+}
+
+// OwnCgroup returns the path of the cgroup that the lab's own processes are in,
+// outside of all nodes' kubepods.
+func OwnCgroup() string { return filepath.Join(os.Getenv(envCgroup), ownCgroup) }
 
 // wait runs cmd and hands it the signals that would end this process, so that
 // the cgroups are removed in any case.
