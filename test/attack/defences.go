@@ -11,6 +11,7 @@ const (
 	linksGo  = "pkg/intercept/links.go"
 	listener = "pkg/delivery/listener.go"
 	attestor = "pkg/attest/attest.go"
+	roundGo  = "pkg/delivery/round.go"
 )
 
 var noNamespace = []edit{
@@ -86,6 +87,9 @@ var defences = []defence{
 	}},
 	{name: "pinned links", agent: true, edits: []edit{
 		{linksGo, "pins = append(pins, &l.pin)", "_ = l.pin"},
+	}},
+	{name: "verdicts end with the cgroup", edits: []edit{
+		{roundGo, "if !r.wasDecided(cg) {", "if r.wasDecided(cg) || true {"},
 	}},
 }
 
