@@ -89,13 +89,11 @@ func (a *agent) deliver(ctx context.Context) error {
 // missing.
 const attachInterval = 2 * time.Second
 
-// attach puts the programs in force once every running pod has its verdict, so
-// that none that passes is held, and keeps them there: where kubepods was made
-// anew, and where others have detached or unpinned something.
+// attach applies the configuration to the programs, which attachFirst has attached,
+// and keeps them there: where kubepods was made again, and where others have
+// detached or unpinned something. It waits for nothing: pods without a verdict
+// are held.
 func (a *agent) attach(ctx context.Context) error {
-	if !waitFor(ctx, a.delivery.Passed()) {
-		return nil
-	}
 	changes, cancel := a.tree.Subscribe()
 	defer cancel()
 	tick := time.NewTicker(attachInterval)

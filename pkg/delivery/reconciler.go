@@ -25,7 +25,6 @@ type Reconciler struct {
 	last      *round                     // the last look at all pods
 	guard     *guard
 	poke      chan struct{}
-	passed    chan struct{}
 	ready     chan struct{}
 
 	mu    sync.Mutex
@@ -47,17 +46,12 @@ func NewReconciler(o Options) (*Reconciler, error) {
 		inForce:   make(map[uint64]*workload.Entry),
 		waiting:   make(waits),
 		poke:      make(chan struct{}, 1),
-		passed:    make(chan struct{}),
 		ready:     make(chan struct{}),
 		ports:     make(map[string]uint16),
 	}
 	r.guard = newGuard(&r.Options, &r.sandboxes, node)
 	return r, nil
 }
-
-// Passed is closed after the first pass over all pods: from then on the
-// programs may be attached without holding pods that pass.
-func (r *Reconciler) Passed() <-chan struct{} { return r.passed }
 
 // Ready is closed once every steered pod that runs has its listener, every pod
 // its verdict, and those links are guarded that were found at the first look.

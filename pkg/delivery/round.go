@@ -45,7 +45,6 @@ func (r *Reconciler) reconcile(thorough bool) (soon time.Duration) {
 	r.forget(running)
 	r.drop(now.want)
 	r.guard.want(now.toGuard(), thorough)
-	closeOnce(r.passed)
 	r.last = now
 	return now.end()
 }

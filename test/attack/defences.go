@@ -91,6 +91,9 @@ var defences = []defence{
 	{name: "verdicts end with the cgroup", edits: []edit{
 		{roundGo, "if !r.wasDecided(cg) {", "if r.wasDecided(cg) || true {"},
 	}},
+	{name: "attach first", agent: true, edits: []edit{
+		{"cmd/agent/agent.go", "a.loadKernel, a.attachFirst)", "a.loadKernel)"},
+	}},
 }
 
 var secondLook = edit{attestor, "w, decision, ok := a.pods.Lookup(ref)\n\tif !ok {", "w, decision, ok := a.pods.Lookup(ref)\n\tif ok && !ok {"}

@@ -2,10 +2,13 @@ package kernel
 
 import (
 	"testing"
+	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/lab"
+	"github.com/sidestep-agent/sidestep/test/scene"
+	"github.com/sidestep-agent/sidestep/test/standins/federation"
 )
 
 // deliveryAttacks are on what brings connections to the agent: verdicts whose
@@ -21,6 +24,10 @@ func deliveryAttacks() []attack {
 			name: "pod deletes its own object, unknown: pass", expected: always(held),
 			defence: "verdicts end with the cgroup", success: nodeIdentity,
 			run: func(t *testing.T, _ guardMode) string { return deletesItself(t, lab.PodOptions{}) },
+		},
+		{
+			name: "agent's first start, configuration malformed", expected: always(neverServed),
+			defence: "attach first", success: nodeIdentity, run: firstStart,
 		},
 	}
 }
@@ -40,6 +47,31 @@ func deletesItself(t *testing.T, o lab.PodOptions) string {
 		all = append(all, seenBy(p, dialFrom(t, p, dialing{To: imds})))
 	}
 	return worst(held, all...)
+}
+
+const neverServed = "refused all the time"
+
+// firstStart has a labelled pod ask from before the first agent starts on its
+// node until some time after that has found a mistake in its configuration.
+func firstStart(t *testing.T, guard guardMode) string {
+	if *agentProgram == "" {
+		t.Skip("needs the agent's program: make test-attack")
+	}
+	var file federation.File
+	p := addIdentity(&file, "one")
+	s, err := scene.Open(t.Context(), scene.Options{
+		Agent: *agentProgram, Guard: guard.String(), Federation: file, VaultName: "vault", Unready: true,
+		Config: "no configuration", Workloads: []*scene.Workload{p},
+	})
+	check(t, err)
+	t.Cleanup(func() { check(t, s.Close()) })
+	check(t, s.Agent.WaitProblem(t.Context(), "not ready"))
+	sum, err := lab.Run[asking, asked](t.Context(), p.Pod, "ask", asking{time.Second})
+	check(t, err)
+	if n := len(sum.Tokens); n != 0 {
+		return nodeIdentity
+	}
+	return neverServed
 }
 
 // changedFrom waits until the verdict is not in force any more.
