@@ -140,14 +140,20 @@ func (a *agent) watchConfig(ctx context.Context) error {
 	})
 }
 
-// watchUnknowns has delivery look again when the kernel meets a caller without
-// a usable verdict, but not as often as a pod can connect.
+// unknownsPerSecond bounds how many callers without a usable verdict are looked
+// up. Those that the kernel tells of beyond it are lost: who connects again is
+// told of again.
+const unknownsPerSecond = 1000
+
+// watchUnknowns has delivery look at a pod when the kernel meets a caller of
+// its without a usable verdict.
 func (a *agent) watchUnknowns(ctx context.Context) error {
-	limit := rate.NewLimiter(rate.Every(100*time.Millisecond), 1)
-	return a.hooks.WatchUnknowns(ctx, func(uint64) {
-		if limit.Allow() {
-			a.delivery.Poke()
+	limit := rate.NewLimiter(unknownsPerSecond, unknownsPerSecond/10)
+	return a.hooks.WatchUnknowns(ctx, func(cgroupID uint64) {
+		if ref, err := a.tree.Resolve(cgroupID); err == nil {
+			a.delivery.Look(ref.PodUID)
 		}
+		_ = limit.Wait(ctx) // an error says that ctx ends
 	})
 }
 

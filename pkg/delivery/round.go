@@ -43,6 +43,8 @@ func (r *Reconciler) reconcile(thorough bool) (soon time.Duration) {
 		}
 	}
 	r.forget(running)
+	r.noteRunning(running)
+	r.sandboxes.forgetOthers(now.cgroups)
 	r.drop(now.want)
 	r.guard.want(now.toGuard(), thorough)
 	r.last = now

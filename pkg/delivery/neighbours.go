@@ -1,0 +1,184 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+const (
+	// wayAge is how long it holds what was found out about the way to a pod.
+	wayAge = time.Second
+	// maxWays bounds the clients that are remembered.
+	maxWays = 1024
+)
+
+// neighbours tells on which connections to the node another pod could read. On
+// a bridge, whoever has NET_RAW answers ARP requests for others' addresses and
+// gets what is sent to them; on a link with the pod alone at its other end
+// there is nobody to do so.
+type neighbours struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	ways map[netip.Addr]way // by client
+	told map[string]bool    // links that the log has named
+}
+
+// way is what leads from the node to a client.
+type way struct {
+	at       time.Time
+	readable bool
+	why      string
+}
+
+// Readable reports whether a neighbour of the client could read what is sent to
+// it on the connection, and why. Where that cannot be found out, it could.
+func (r *Reconciler) Readable(c workload.Connection) (readable bool, why string) {
+	if c.NetnsCookie != 0 { // within the pod's own namespace
+		return false, ""
+	}
+	return r.neighbours.readable(c)
+}
+
+func (n *neighbours) readable(c workload.Connection) (bool, string) {
+	now := time.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if w, ok := n.ways[c.Client.Addr()]; ok && now.Sub(w.at) < wayAge {
+		return w.readable, w.why
+	}
+	w := way{at: now}
+	w.readable, w.why = wayTo(c.Client.Addr(), c.Server.Addr())
+	if len(n.ways) >= maxWays {
+		clear(n.ways)
+	}
+	n.ways[c.Client.Addr()] = w
+	if w.readable && !n.told[w.why] && len(n.told) < maxWays {
+		n.told[w.why] = true
+		n.log.Warn("no token is sent to pods on a connection that their neighbours can read", "way", w.why)
+	}
+	return w.readable, w.why
+}
+
+// wayTo looks at the link over which answers from server go to a client.
+func wayTo(client, server netip.Addr) (readable bool, why string) {
+	routes, err := netlink.RouteGetWithOptions(client.AsSlice(), &netlink.RouteGetOptions{SrcAddr: server.AsSlice()})
+	if err != nil || len(routes) == 0 {
+		return true, fmt.Sprintf("the route to %s is not known: %v", client, err)
+	}
+	if routes[0].Type == unix.RTN_LOCAL { // a pod on the node's network
+		return false, ""
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return true, fmt.Sprintf("the link to %s is not known: %v", client, err)
+	}
+	return linkReadable(link)
+}
+
+// linkReadable reports whether more than one pod is behind a link, and may read
+// what is for another.
+func linkReadable(link netlink.Link) (readable bool, why string) {
+	name := link.Attrs().Name
+	switch link.Type() {
+	case "veth", "netkit":
+		// A port of something that the route does not name would be another
+		// way than the route's.
+		return false, ""
+	case "bridge":
+		open, err := openPorts(link.Attrs().Index)
+		if err != nil {
+			return true, fmt.Sprintf("the ports of bridge %s are not known: %v", name, err)
+		}
+		if open == 0 {
+			return false, ""
+		}
+		return true, fmt.Sprintf("pods share bridge %s without port isolation", name)
+	}
+	return true, fmt.Sprintf("link %s (%s) may be shared by several pods", name, link.Type())
+}
+
+// brportIsolated is the attribute of a bridge's port that keeps it from other
+// ports that have it too (include/uapi/linux/if_link.h).
+const brportIsolated = nl.IFLA_BRPORT_ISOLATED
+
+// openPorts returns how many ports of the bridge are not isolated. Two that are
+// cannot reach each other; one that is not reaches all.
+func openPorts(bridge int) (open int, err error) {
+	request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	request.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
+	ports, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+	if err != nil {
+		return 0, err
+	}
+	for _, port := range ports {
+		header := nl.DeserializeIfInfomsg(port)
+		attributes, err := nl.ParseRouteAttr(port[header.Len():])
+		if err != nil {
+			return 0, err
+		}
+		of, isolated, err := portOf(attributes)
+		if err != nil {
+			return 0, err
+		}
+		if of == bridge && int(header.Index) != bridge && !isolated {
+			open++
+		}
+	}
+	return open, nil
+}
+
+// portOf returns of which bridge a link is a port, and whether it is isolated.
+func portOf(attributes []syscall.NetlinkRouteAttr) (bridge int, isolated bool, err error) {
+	for _, a := range attributes {
+		switch a.Attr.Type &^ unix.NLA_F_NESTED {
+		case unix.IFLA_MASTER:
+			bridge = int(nl.NativeEndian().Uint32(a.Value))
+		case unix.IFLA_PROTINFO:
+			nested, err := nl.ParseRouteAttr(a.Value)
+			if err != nil {
+				return 0, false, err
+			}
+			for _, n := range nested {
+				if n.Attr.Type == brportIsolated && len(n.Value) > 0 {
+					isolated = n.Value[0] != 0
+				}
+			}
+		}
+	}
+	return bridge, isolated, nil
+}
+
+// AwaitListener waits until connects of the caller's pod go to a listener of
+// its own; false if there is none before ctx ends, or will be none at all.
+func (r *Reconciler) AwaitListener(ctx context.Context, caller workload.Caller) bool {
+	if r.NodeOnly {
+		return false
+	}
+	tick := time.NewTicker(shortestWait)
+	defer tick.Stop()
+	for {
+		r.mu.Lock()
+		_, open := r.ports[caller.PodUID]
+		r.mu.Unlock()
+		if open {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
