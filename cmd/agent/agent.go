@@ -200,7 +200,7 @@ func (a *agent) makeServing() (err error) {
 		Attester: attest.New(attest.Options{
 			Flows: a.hooks, Cgroups: a.tree, Pods: a.pods, Log: a.log, Registerer: a.registry,
 		}),
-		Tokens: a.tokens, Settings: brokerSettings(a.watcher.Initial()),
+		Tokens: a.tokens, Paths: a.delivery, Settings: brokerSettings(a.watcher.Initial()),
 		IMDSEndpoint: a.options.imdsEndpoint, TenantID: a.options.tenantID,
 		Log: a.log, Registerer: a.registry, Clock: clock.RealClock{},
 	})

@@ -91,6 +91,12 @@ var defences = []defence{
 	{name: "verdicts end with the cgroup", edits: []edit{
 		{roundGo, "if !r.wasDecided(cg) {", "if r.wasDecided(cg) || true {"},
 	}},
+	{name: "spliced from the pod's namespace", edits: []edit{
+		{"pkg/delivery/dial.go", "err = ns.do(open)", "err = open()"},
+	}},
+	{name: "no token where neighbours can read", edits: []edit{
+		{"pkg/delivery/neighbours.go", "if open == 0 {", "if open >= 0 {"},
+	}},
 	{name: "attach first", agent: true, edits: []edit{
 		{"cmd/agent/agent.go", "a.loadKernel, a.attachFirst)", "a.loadKernel)"},
 	}},

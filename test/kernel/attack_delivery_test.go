@@ -1,6 +1,12 @@
 package kernel
 
 import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"os/exec"
 	"testing"
 	"time"
 
@@ -29,6 +35,14 @@ func deliveryAttacks() []attack {
 			name: "agent's first start, configuration malformed", expected: always(neverServed),
 			defence: "attach first", success: nodeIdentity, run: firstStart,
 		},
+		{
+			name: "held pod that passes, past the platform's drop rule", expected: always(held),
+			defence: "spliced from the pod's namespace", success: nodeIdentity, run: passedOn,
+		},
+		{
+			name: "neighbour on the bridge, ARP (default capabilities)", expected: always(nothingRead),
+			defence: "no token where neighbours can read", success: readByNeighbour, run: neighbourReads,
+		},
 	}
 }
 
@@ -47,6 +61,60 @@ func deletesItself(t *testing.T, o lab.PodOptions) string {
 		all = append(all, seenBy(p, dialFrom(t, p, dialing{To: imds})))
 	}
 	return worst(held, all...)
+}
+
+// passedOn has a caller held until its pod proves to pass, and its connection
+// passed on to the metadata service as the broker does, where a rule of the
+// platform's on the node drops what that pod sends there.
+func passedOn(t *testing.T, _ guardMode) string {
+	n := newNode(t, options{})
+	p := n.stranger(t, lab.PodOptions{})
+	dropTo(t, p.Address, imds.Addr())
+	n.instead.Store(func(c net.Conn, cookie uint64) {
+		n.pods.set(workload.Pod{UID: p.UID, Name: p.UID, Decision: pass})
+		n.splice(c, cookie)
+	})
+	return seenBy(p, dialFrom(t, p, dialing{To: imds}))
+}
+
+// splice answers with what the metadata service says when it is dialled from
+// the caller's namespace.
+func (n *node) splice(c net.Conn, cookie uint64) {
+	defer c.Close()
+	a := answer{Err: "not passed on"}
+	caller, err := n.prove(c, cookie)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		var up net.Conn
+		if up, err = n.delivery.Dial(ctx, caller, imds.String()); err == nil {
+			defer up.Close()
+			err = json.NewDecoder(up).Decode(&a)
+		}
+	}
+	if err != nil {
+		a.Err = err.Error()
+	}
+	json.NewEncoder(c).Encode(a)
+}
+
+// dropTo has the node drop what comes from one address for another, until the
+// test ends.
+func dropTo(t *testing.T, from net.IP, to netip.Addr) {
+	t.Helper()
+	nft, err := exec.LookPath("nft")
+	if err != nil {
+		t.Skip("needs nft: apt-get install nftables")
+	}
+	rules := fmt.Sprintf("table ip sidestep_test { chain in { type filter hook prerouting priority 0; "+
+		"ip saddr %s ip daddr %s drop; }; }", from, to)
+	out, err := exec.CommandContext(t.Context(), nft, rules).CombinedOutput()
+	if err != nil {
+		t.Fatalf("nft: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		check(t, exec.CommandContext(context.Background(), nft, "delete table ip sidestep_test").Run())
+	})
 }
 
 const neverServed = "refused all the time"
