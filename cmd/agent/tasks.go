@@ -68,6 +68,7 @@ func (a *agent) writers() map[string]taskFunc {
 		"map sweep":    a.sweep,
 		"refresh":      a.tokens.Run,
 		"boot guard":   a.keepBootConfig,
+		"exposed pods": a.tellExposed,
 	}
 }
 

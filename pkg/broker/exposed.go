@@ -37,7 +37,7 @@ func (s *Server) guardPath(p *peer) {
 		a, result = readableBy(why), exposedRefused
 	}
 	s.metrics.exposed.WithLabelValues(result).Inc()
-	s.log.Debug("connection that neighbours can read", "pod_uid", p.caller.PodUID, "why", why, "status", a.status)
+	s.log.Debug("connection that neighbours can read", "pod_uid", p.caller.PodUID, "err", why, "status", a.status)
 	p.refused = &a
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -31,8 +33,23 @@ type neighbours struct {
 	log *slog.Logger
 
 	mu   sync.Mutex
-	ways map[netip.Addr]way // by client
-	told map[string]bool    // links that the log has named
+	ways map[netip.Addr]way   // by client
+	seen map[string]time.Time // why connections could be read, and when last
+}
+
+// exposedFor is how long a connection that neighbours could read is remembered
+// for people to see.
+const exposedFor = 10 * time.Minute
+
+// Exposed returns why connections to the node could be read by neighbours of
+// those who made them lately. With pod delivery their callers came again to
+// listeners of their own; with node delivery they are not served.
+func (r *Reconciler) Exposed() []string {
+	n := &r.neighbours
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.seen, func(_ string, at time.Time) bool { return time.Since(at) > exposedFor })
+	return slices.Sorted(maps.Keys(n.seen))
 }
 
 // way is what leads from the node to a client.
@@ -64,11 +81,22 @@ func (n *neighbours) readable(c workload.Connection) (bool, string) {
 		clear(n.ways)
 	}
 	n.ways[c.Client.Addr()] = w
-	if w.readable && !n.told[w.why] && len(n.told) < maxWays {
-		n.told[w.why] = true
-		n.log.Warn("no token is sent to pods on a connection that their neighbours can read", "way", w.why)
+	if w.readable {
+		n.note(w.why, now)
 	}
 	return w.readable, w.why
+}
+
+// note keeps why a connection could be read, and has the log say so at first.
+func (n *neighbours) note(why string, now time.Time) {
+	if _, told := n.seen[why]; !told {
+		if len(n.seen) >= maxWays {
+			return
+		}
+		n.log.Warn("no token is sent to pods on connections that their neighbours can read", "err", why,
+			"mend", "turn on the port isolation of the bridge's plugin; with --delivery=node such pods are not served")
+	}
+	n.seen[why] = now
 }
 
 // wayTo looks at the link over which answers from server go to a client.

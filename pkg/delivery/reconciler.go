@@ -57,7 +57,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 		ports:     make(map[string]uint16),
 		looks:     newLooks(),
 		neighbours: neighbours{
-			log: o.Log, ways: make(map[netip.Addr]way), told: make(map[string]bool),
+			log: o.Log, ways: make(map[netip.Addr]way), seen: make(map[string]time.Time),
 		},
 	}
 	r.guard = newGuard(&r.Options, &r.sandboxes, node)
