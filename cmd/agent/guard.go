@@ -62,7 +62,7 @@ func (a *agent) exposedProblems() []string {
 	var all []string
 	for _, why := range a.delivery.Exposed() {
 		all = append(all, "pods are not served, since their neighbours could read their tokens: "+why+
-			"; turn on the port isolation of the bridge's plugin, or say --delivery=pod")
+			"; say --delivery=pod, or use a network plugin that gives each pod a link of its own")
 	}
 	return all
 }

@@ -45,7 +45,7 @@ func (s *Server) guardPath(p *peer) {
 // a wrong set-up, to be told at once.
 func readableBy(why string) answer {
 	a := invalidRequest("Sidestep sends no token here, since neighbours of this pod could read it: " + why +
-		". Turn on the port isolation of the bridge's plugin, or use --delivery=pod")
+		". Use --delivery=pod, or a network plugin that gives each pod a link of its own")
 	a.status, a.close = http.StatusBadRequest, true
 	return a
 }

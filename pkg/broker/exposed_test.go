@@ -87,7 +87,7 @@ func TestReadableConnectionBringsNoToken(t *testing.T) {
 // With node delivery the caller will never have a listener of its own.
 func TestReadableConnectionWithNodeDelivery(t *testing.T) {
 	r := newRig(t)
-	r.paths.readable, r.paths.nodeOnly = "pods share bridge cni0 without port isolation", true
+	r.paths.readable, r.paths.nodeOnly = "pods share bridge cni0", true
 	c := r.dial()
 	got, _ := c.send(get(tokenTarget))
 	if got.Status != 400 || !strings.Contains(got.Body, "pods share bridge cni0") {

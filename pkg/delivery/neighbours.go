@@ -8,11 +8,9 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -94,7 +92,7 @@ func (n *neighbours) note(why string, now time.Time) {
 			return
 		}
 		n.log.Warn("no token is sent to pods on connections that their neighbours can read", "err", why,
-			"mend", "turn on the port isolation of the bridge's plugin; with --delivery=node such pods are not served")
+			"mend", "have the network plugin give each pod a link of its own; with --delivery=node such pods are not served")
 	}
 	n.seen[why] = now
 }
@@ -125,67 +123,29 @@ func linkReadable(link netlink.Link) (readable bool, why string) {
 		// way than the route's.
 		return false, ""
 	case "bridge":
-		open, err := openPorts(link.Attrs().Index)
+		ports, err := portsOf(link.Attrs().Index)
 		if err != nil {
 			return true, fmt.Sprintf("the ports of bridge %s are not known: %v", name, err)
 		}
-		if open == 0 {
+		if ports <= 1 {
 			return false, ""
 		}
-		return true, fmt.Sprintf("pods share bridge %s without port isolation", name)
+		return true, fmt.Sprintf("pods share bridge %s", name)
 	}
 	return true, fmt.Sprintf("link %s (%s) may be shared by several pods", name, link.Type())
 }
 
-// brportIsolated is the attribute of a bridge's port that keeps it from other
-// ports that have it too (include/uapi/linux/if_link.h).
-const brportIsolated = nl.IFLA_BRPORT_ISOLATED
-
-// openPorts returns how many ports of the bridge are not isolated. Two that are
-// cannot reach each other; one that is not reaches all.
-func openPorts(bridge int) (open int, err error) {
-	request := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
-	request.AddData(nl.NewIfInfomsg(unix.AF_BRIDGE))
-	ports, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
-	if err != nil {
-		return 0, err
-	}
-	for _, port := range ports {
-		header := nl.DeserializeIfInfomsg(port)
-		attributes, err := nl.ParseRouteAttr(port[header.Len():])
-		if err != nil {
-			return 0, err
-		}
-		of, isolated, err := portOf(attributes)
-		if err != nil {
-			return 0, err
-		}
-		if of == bridge && int(header.Index) != bridge && !isolated {
-			open++
+// portsOf returns how many ports a bridge has. Whether they are isolated does
+// not matter (IFLA_BRPORT_ISOLATED): that keeps ports from each other, but none
+// from the bridge itself, to whom a neighbour says that it is the other pod.
+func portsOf(bridge int) (ports int, err error) {
+	links, err := netlink.LinkList()
+	for _, l := range links {
+		if l.Attrs().MasterIndex == bridge {
+			ports++
 		}
 	}
-	return open, nil
-}
-
-// portOf returns of which bridge a link is a port, and whether it is isolated.
-func portOf(attributes []syscall.NetlinkRouteAttr) (bridge int, isolated bool, err error) {
-	for _, a := range attributes {
-		switch a.Attr.Type &^ unix.NLA_F_NESTED {
-		case unix.IFLA_MASTER:
-			bridge = int(nl.NativeEndian().Uint32(a.Value))
-		case unix.IFLA_PROTINFO:
-			nested, err := nl.ParseRouteAttr(a.Value)
-			if err != nil {
-				return 0, false, err
-			}
-			for _, n := range nested {
-				if n.Attr.Type == brportIsolated && len(n.Value) > 0 {
-					isolated = n.Value[0] != 0
-				}
-			}
-		}
-	}
-	return bridge, isolated, nil
+	return ports, err
 }
 
 // AwaitListener waits until connects of the caller's pod go to a listener of

@@ -95,7 +95,7 @@ var defences = []defence{
 		{"pkg/delivery/dial.go", "err = ns.do(open)", "err = open()"},
 	}},
 	{name: "no token where neighbours can read", edits: []edit{
-		{"pkg/delivery/neighbours.go", "if open == 0 {", "if open >= 0 {"},
+		{"pkg/delivery/neighbours.go", "if ports <= 1 {", "if ports >= 0 {"},
 	}},
 	{name: "attach first", agent: true, edits: []edit{
 		{"cmd/agent/agent.go", "a.loadKernel, a.attachFirst)", "a.loadKernel)"},

@@ -41,7 +41,13 @@ func deliveryAttacks() []attack {
 		},
 		{
 			name: "neighbour on the bridge, ARP (default capabilities)", expected: always(nothingRead),
-			defence: "no token where neighbours can read", success: readByNeighbour, run: neighbourReads,
+			defence: "no token where neighbours can read", success: readByNeighbour,
+			run: func(t *testing.T, _ guardMode) string { return neighbourReads(t, false) },
+		},
+		{
+			name: "neighbour on a bridge of isolated ports, ARP (default capabilities)", expected: always(nothingRead),
+			defence: "no token where neighbours can read", success: readByNeighbour,
+			run: func(t *testing.T, _ guardMode) string { return neighbourReads(t, true) },
 		},
 	}
 }
