@@ -66,27 +66,34 @@ type agent struct {
 	bootProblem atomic.Pointer[string] // why the boot guard's configuration is not kept
 }
 
-// newAgent makes the parts in the order in which they need each other. On an
-// error nothing is left open.
-func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
+// newAttached makes what keeps pods from the node's identity, and puts that in
+// force; makeRest makes what serves them. On an error nothing is left open.
+func newAttached(o runOptions, log *slog.Logger) (*agent, error) {
 	a := &agent{
 		options: o, log: log, since: time.Now(),
 		registry: newRegistry(), attached: make(chan struct{}),
 		tookOver: make(chan struct{}), retired: make(chan struct{}),
 	}
-	defer func() {
-		if err != nil {
-			a.close()
-		}
-	}()
-	for _, step := range []func() error{
-		a.makeSources, a.openTree, a.acquire, a.loadKernel, a.makeDelivery, a.makeTokens, a.makeServing,
-	} {
-		if err := step(); err != nil {
-			return nil, err
-		}
+	if err := inTurn(a.openTree, a.acquire, a.loadKernel, a.attachFirst); err != nil {
+		a.close()
+		return nil, err
 	}
 	return a, nil
+}
+
+// makeRest makes the other parts in the order in which they need each other.
+func (a *agent) makeRest() error {
+	return inTurn(a.makeSources, a.makeDelivery, a.makeTokens, a.makeServing)
+}
+
+// inTurn takes the steps up to the first that fails.
+func inTurn(steps ...func() error) error {
+	for _, step := range steps {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newRegistry() *prometheus.Registry {
@@ -139,7 +146,7 @@ func (a *agent) openTree() (err error) {
 	return err
 }
 
-// loadKernel loads the programs; nothing is attached and nothing listens yet.
+// loadKernel loads the programs; it attaches nothing.
 func (a *agent) loadKernel() (err error) {
 	if a.hooks, err = intercept.Load(a.options.bpffs, a.log); err != nil {
 		return err
@@ -195,7 +202,7 @@ func (a *agent) makeServing() (err error) {
 		Attester: attest.New(attest.Options{
 			Flows: a.hooks, Cgroups: a.tree, Pods: a.pods, Log: a.log, Registerer: a.registry,
 		}),
-		Tokens: a.tokens, Settings: brokerSettings(a.watcher.Initial()),
+		Tokens: a.tokens, Paths: a.delivery, Settings: brokerSettings(a.watcher.Initial()),
 		IMDSEndpoint: a.options.imdsEndpoint, TenantID: a.options.tenantID,
 		Log: a.log, Registerer: a.registry, Clock: clock.RealClock{},
 	})

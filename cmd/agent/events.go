@@ -58,6 +58,11 @@ func (e *events) packetsNotGuarded(p workload.Pod, reason error) {
 		cut("Only the pod's sockets are guarded: "+reason.Error(), maxNote))
 }
 
+// podsExposed reports that pods are not served with node delivery, and why.
+func (e *events) podsExposed(why string) {
+	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "PodsExposed", "Serve", "%s", why)
+}
+
 // configurationRefused reports a bad new configuration; the old one stays.
 func (e *events) configurationRefused(err error) {
 	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "ConfigurationRefused", reloadOf(err),

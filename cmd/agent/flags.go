@@ -44,8 +44,10 @@ func addStateDir(flags *pflag.FlagSet, dir *string) {
 	flags.StringVar(dir, stateDirFlag, "/run/sidestep", "directory of the agent's local sockets and of its snapshot of pods, which the agents of a node share")
 }
 
+const defaultInstance = "agent"
+
 func addInstance(flags *pflag.FlagSet, instance *string) {
-	flags.StringVar(instance, "instance", "agent", "name of this agent among those of the node, as its pod's")
+	flags.StringVar(instance, "instance", defaultInstance, "name of this agent among those of the node, as its pod's")
 }
 
 // checkInstance fails unless the name can be part of a file's.

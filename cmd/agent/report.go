@@ -27,6 +27,7 @@ func (a *agent) report() status.Report {
 	guard, _ := a.options.effectiveGuard()
 	r.Guard = guard
 	r.Problems = append(r.Problems, a.guardProblems()...)
+	r.Problems = append(r.Problems, a.exposedProblems()...)
 	boot, problems := a.bootGuard()
 	r.BootGuard = boot
 	r.Problems = append(r.Problems, problems...)

@@ -60,20 +60,29 @@ func newRun(env environment) *cobra.Command {
 			"environment variable: SIDESTEP_NODE_NAME for --node-name, and so on.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {
-				return err
-			}
-			if o.nodeName == "" {
-				return errors.New("--node-name is required: the name of this node in the cluster")
-			}
-			if err := checkInstance(o.instance); err != nil {
-				return err
-			}
-			return run(cmd.Context(), o, env.stderr)
+			return run(cmd.Context(), o, o.complete(cmd.Flags(), env), env.stderr)
 		},
 	}
 	o.add(cmd.Flags())
+	// What is wrong with a flag must not keep the programs from being attached.
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, wrong error) error {
+		return run(cmd.Context(), o, errors.Join(wrong, o.complete(cmd.Flags(), env)), env.stderr)
+	})
 	return cmd
+}
+
+// complete takes from the environment what the command line does not say, and
+// returns what is wrong with the flags. The instance is usable in any case.
+func (o *runOptions) complete(flags *pflag.FlagSet, env environment) error {
+	err := fromEnvironment(flags, env.getenv)
+	if o.nodeName == "" {
+		err = errors.Join(err, errors.New("--node-name is required: the name of this node in the cluster"))
+	}
+	if wrong := checkInstance(o.instance); wrong != nil {
+		err = errors.Join(err, wrong)
+		o.instance = defaultInstance
+	}
+	return err
 }
 
 func (o *runOptions) add(flags *pflag.FlagSet) {
@@ -102,12 +111,13 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 }
 
 // run wires the agent and waits until ctx ends and its clients have been told,
-// or one of its tasks fails.
-func run(ctx context.Context, o runOptions, logs io.Writer) error {
+// or one of its tasks fails. wrong is what is wrong with the flags: with it, or
+// with anything else that keeps the agent from serving, pods are held.
+func run(ctx context.Context, o runOptions, wrong error, logs io.Writer) error {
 	log := newLogger(o, logs)
 	limitMemory(o.memoryLimit)
-	a, err := newAgent(o, log)
-	if err != nil {
+	a, err := await(ctx, o, wrong, log)
+	if err != nil || a == nil {
 		return err
 	}
 	defer a.close()

@@ -69,6 +69,7 @@ func (a *agent) writers() map[string]taskFunc {
 		"unguarded":    a.tellUnguarded,
 		"refresh":      a.tokens.Run,
 		"boot guard":   a.keepBootConfig,
+		"exposed pods": a.tellExposed,
 	}
 }
 
@@ -90,13 +91,11 @@ func (a *agent) deliver(ctx context.Context) error {
 // missing.
 const attachInterval = 2 * time.Second
 
-// attach puts the programs in force once every running pod has its verdict, so
-// that none that passes is held, and keeps them there: where kubepods was made
-// anew, and where others have detached or unpinned something.
+// attach applies the configuration to the programs, which attachFirst has attached,
+// and keeps them there: where kubepods was made again, and where others have
+// detached or unpinned something. It waits for nothing: pods without a verdict
+// are held.
 func (a *agent) attach(ctx context.Context) error {
-	if !waitFor(ctx, a.delivery.Passed()) {
-		return nil
-	}
 	changes, cancel := a.tree.Subscribe()
 	defer cancel()
 	tick := time.NewTicker(attachInterval)
@@ -143,14 +142,20 @@ func (a *agent) watchConfig(ctx context.Context) error {
 	})
 }
 
-// watchUnknowns has delivery look again when the kernel meets a caller without
-// a usable verdict, but not as often as a pod can connect.
+// unknownsPerSecond bounds how many callers without a usable verdict are looked
+// up. Those that the kernel tells of beyond it are lost: who connects again is
+// told of again.
+const unknownsPerSecond = 1000
+
+// watchUnknowns has delivery look at a pod when the kernel meets a caller of
+// its without a usable verdict.
 func (a *agent) watchUnknowns(ctx context.Context) error {
-	limit := rate.NewLimiter(rate.Every(100*time.Millisecond), 1)
-	return a.hooks.WatchUnknowns(ctx, func(uint64) {
-		if limit.Allow() {
-			a.delivery.Poke()
+	limit := rate.NewLimiter(unknownsPerSecond, unknownsPerSecond/10)
+	return a.hooks.WatchUnknowns(ctx, func(cgroupID uint64) {
+		if ref, err := a.tree.Resolve(cgroupID); err == nil {
+			a.delivery.Look(ref.PodUID)
 		}
+		_ = limit.Wait(ctx) // an error says that ctx ends
 	})
 }
 

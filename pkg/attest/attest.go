@@ -86,8 +86,8 @@ func New(o Options) *Attestor {
 // the time of the call (see Inspect), and the verdict on that caller, without
 // blocking. Each connection may be asked for once. A verdict of Unknown says
 // that the pod, or the rules' word on it, is not known yet: Await knows more
-// later. The errors are ErrNoFlow, ErrAmbiguous, ErrGone, ErrNotPod and
-// ErrExhausted.
+// later. The errors are ErrNoFlow, ErrAmbiguous, ErrGone, ErrNotPod,
+// ErrNoContainer and ErrExhausted.
 func (a *Attestor) Attest(conn workload.Connection) (workload.Caller, workload.Verdict, error) {
 	caller, verdict, err := a.attest(conn)
 	if err != nil {
@@ -98,8 +98,8 @@ func (a *Attestor) Attest(conn workload.Connection) (workload.Caller, workload.V
 }
 
 // Await holds a caller on whom Attest's verdict was Unknown until there is
-// another, which it returns. The errors are ErrGone, ErrNotPod and, after the
-// hold or when ctx is done, ErrUnknownPod.
+// another, which it returns. The errors are ErrGone, ErrNotPod, ErrNoContainer
+// and, after the hold or when ctx is done, ErrUnknownPod.
 func (a *Attestor) Await(ctx context.Context, conn workload.Connection, caller workload.Caller) (workload.Verdict, error) {
 	verdict, err := a.wait(ctx, caller.CgroupID)
 	if err != nil {
@@ -148,7 +148,7 @@ func (a *Attestor) wait(ctx context.Context, id uint64) (workload.Verdict, error
 
 // look returns the caller whose cgroup it is, and the verdict on it, Unknown
 // where its pod is not known or not decided on. A cgroup that is gone, or no
-// pod's, is an error.
+// pod's, is an error, and so is one that will never have a verdict.
 func (a *Attestor) look(id uint64) (workload.Caller, workload.Verdict, error) {
 	ref, err := a.resolve(id)
 	if err != nil {
@@ -158,6 +158,11 @@ func (a *Attestor) look(id uint64) (workload.Caller, workload.Verdict, error) {
 	_, decision, ok := a.pods.Lookup(ref)
 	if !ok {
 		return caller, workload.Unknown, nil
+	}
+	// A container becomes known with its name; who is in the pod's own cgroup
+	// does not.
+	if ref.ContainerID == "" && decision.Reason == workload.ReasonContainerUnknown {
+		return workload.Caller{}, workload.Unknown, fmt.Errorf("%w: pod UID %s", ErrNoContainer, ref.PodUID)
 	}
 	return caller, decision.Verdict, nil
 }

@@ -17,6 +17,9 @@ var (
 	ErrExhausted error = exhaustedError{}
 	// ErrNotPod: the caller's cgroup is no pod's, or cannot be looked up.
 	ErrNotPod = errors.New("attest: the caller's cgroup is not known as a pod's")
+	// ErrNoContainer: the pod's containers are decided on one by one, and the
+	// caller's cgroup is none of them, nor will it be.
+	ErrNoContainer = errors.New("attest: the caller is in none of its pod's containers, and some of those are skipped")
 	// ErrUnknownPod: the pod did not become known while its caller was held.
 	// Asking again later may succeed; errors.As finds a type in its chain
 	// whose method Unknown() returns true.

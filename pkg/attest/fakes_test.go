@@ -130,6 +130,14 @@ func (p *pods) set(ref workload.CgroupRef, v workload.Verdict) {
 	p.notify()
 }
 
+// setDecision is set with all of a decision.
+func (p *pods) setDecision(ref workload.CgroupRef, d workload.Decision) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.known[ref] = d
+	p.notify()
+}
+
 // forget takes a container out and tells the subscribers.
 func (p *pods) forget(ref workload.CgroupRef) {
 	p.mu.Lock()

@@ -16,6 +16,7 @@ var reasons = []struct {
 	{ErrAmbiguous, "ambiguous"},
 	{ErrGone, "gone"},
 	{ErrNotPod, "not_pod"},
+	{ErrNoContainer, "no_container"},
 	{ErrUnknownPod, "unknown_pod"},
 	{ErrExhausted, "exhausted"},
 	{ErrNotEstablished, "not_established"},

@@ -54,7 +54,7 @@ func newBench(b testing.TB) *Server {
 		NotBefore: time.Now(), ExpiresOn: time.Now().Add(time.Hour), Made: new(workload.Memo),
 	}}
 	s, err := New(Options{
-		Attester: peer, Tokens: peer, IMDSEndpoint: "http://127.0.0.1:1",
+		Attester: peer, Tokens: peer, Paths: &fakePaths{}, IMDSEndpoint: "http://127.0.0.1:1",
 		Settings: Settings{Limits: Limits{RequestsPerSecond: 1 << 30, Concurrent: 1 << 10}},
 		Log:      slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Clock: clock.RealClock{},
 	})

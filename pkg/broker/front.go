@@ -71,6 +71,9 @@ func (s *Server) admit(c net.Conn, netnsCookie uint64) (net.Conn, *peer) {
 	if err != nil {
 		return c, s.refusePeer(conn, err)
 	}
+	if p.verdict == workload.Steer {
+		s.guardPath(p)
+	}
 	return c, p
 }
 

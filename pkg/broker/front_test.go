@@ -267,11 +267,11 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	families, err := r.registry.Gather()
-	if err != nil || len(families) != 1 {
-		t.Fatalf("%d metrics and error %v, want 1", len(families), err)
+	if err != nil || len(families) != 2 {
+		t.Fatalf("%d metrics and error %v, want 2", len(families), err)
 	}
 	got := map[string]uint64{}
-	for _, m := range families[0].GetMetric() { // labels come in the order of their names
+	for _, m := range families[1].GetMetric() { // labels come in the order of their names
 		code, endpoint := m.GetLabel()[0].GetValue(), m.GetLabel()[1].GetValue()
 		got[endpoint+" "+code] = m.GetHistogram().GetSampleCount()
 	}

@@ -53,6 +53,7 @@ type rig struct {
 	server   *Server
 	attester *fakeAttester
 	tokens   *fakeTokens
+	paths    *fakePaths
 	imds     *fakeIMDS
 	clock    *testingclock.FakeClock
 	log      *logBuffer
@@ -74,13 +75,14 @@ func newRig(t *testing.T, change ...func(*Options)) *rig {
 		t:        t,
 		attester: &fakeAttester{decision: steered, pod: testPod},
 		tokens:   &fakeTokens{},
+		paths:    &fakePaths{opened: make(chan struct{})},
 		imds:     newFakeIMDS(t),
 		clock:    testingclock.NewFakeClock(testNow),
 		log:      &logBuffer{},
 		registry: prometheus.NewRegistry(),
 	}
 	options := Options{
-		Attester: r.attester, Tokens: r.tokens, Settings: testSettings, IMDSEndpoint: r.imds.URL,
+		Attester: r.attester, Tokens: r.tokens, Paths: r.paths, Settings: testSettings, IMDSEndpoint: r.imds.URL,
 		Log:        slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelInfo})),
 		Registerer: r.registry, Clock: r.clock,
 	}

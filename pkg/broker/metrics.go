@@ -12,7 +12,14 @@ import (
 type metrics struct {
 	duration *prometheus.HistogramVec
 	token    prometheus.Observer // of duration: tokens issued, looked up once
+	exposed  *prometheus.CounterVec
 }
+
+// The results of connections that neighbours could read.
+const (
+	exposedRetry   = "retry"
+	exposedRefused = "refused"
+)
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -30,6 +37,17 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			status = http.StatusForbidden
 		}
 		m.duration.WithLabelValues(string(e), strconv.Itoa(status))
+	}
+	m.exposed = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sidestep_exposed_connections_total",
+		Help: "Connections of steered pods that a neighbour could have read, by what their callers were told: " +
+			"to come again to their own listener, or why they are not served.",
+	}, []string{"result"})
+	if err := r.Register(m.exposed); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	for _, result := range []string{exposedRetry, exposedRefused} {
+		m.exposed.WithLabelValues(result)
 	}
 	m.token = m.of(endpointToken, http.StatusOK)
 	return m, nil

@@ -45,6 +45,7 @@ type Tokens interface {
 type Options struct {
 	Attester Attester
 	Tokens   Tokens
+	Paths    Paths
 	Settings Settings
 	// IMDSEndpoint is the URL of the node's IMDS: http, a host and nothing
 	// more, as in http://169.254.169.254.

@@ -37,6 +37,7 @@ const (
 type Server struct {
 	attester Attester
 	tokens   Tokens
+	paths    Paths
 	tenantID string
 	log      *slog.Logger
 	clock    clock.WithTicker
@@ -76,6 +77,7 @@ func New(o Options) (*Server, error) {
 	s := &Server{
 		attester: o.Attester,
 		tokens:   o.Tokens,
+		paths:    o.Paths,
 		tenantID: o.TenantID,
 		log:      o.Log,
 		clock:    o.Clock,

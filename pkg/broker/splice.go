@@ -22,14 +22,17 @@ const (
 )
 
 // passOn carries bytes between the connection and the node's IMDS until both
-// ends are done or the pod passes no more, and closes it. An error says that
-// IMDS was not reached; the connection is then untouched.
+// ends are done or the pod passes no more, and closes it. IMDS is dialled from
+// the pod's own network namespace, so that what the platform drops of the pod's
+// packets there (the IMDS restriction of AKS, a NetworkPolicy) is dropped here
+// too. An error says that IMDS was not reached; the connection is then
+// untouched.
 func (s *Server) passOn(c net.Conn, caller workload.Caller) error {
 	ctx, cancel := context.WithTimeout(s.life, dialTimeout)
 	defer cancel()
-	up, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.relay.address)
+	up, err := s.paths.Dial(ctx, caller, s.relay.address)
 	if err != nil {
-		s.log.Warn("node's IMDS not reached", "pod_uid", caller.PodUID, "err", err)
+		s.log.Debug("node's IMDS not reached", "pod_uid", caller.PodUID, "err", err)
 		return fmt.Errorf("dial IMDS: %w", err)
 	}
 	s.log.Debug("connection passed on", "pod_uid", caller.PodUID)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -34,26 +35,70 @@ func cgroup2(t testing.TB) (mount, own string) {
 	return "", ""
 }
 
-// removeCgroup removes a cgroup and those below it. No process is left in them
-// by then: start ends and reaps its own.
+// removeCgroup removes a cgroup and those below it, however deep. No process is
+// left in them by then: start ends and reaps its own.
 func removeCgroup(t testing.TB, dir string) {
 	t.Helper()
-	names, err := subdirs(dir)
-	if err != nil {
+	if err := removeAt(unix.AT_FDCWD, dir); err != nil {
 		t.Errorf("clean up: %v", err)
 	}
-	for _, name := range names {
-		removeCgroup(t, filepath.Join(dir, name))
+}
+
+func removeAt(above int, name string) error {
+	fd, err := unix.Openat(above, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
 	}
-	if err := unix.Rmdir(dir); err != nil {
-		t.Errorf("clean up: rmdir %s: %v", dir, err)
+	dir := os.NewFile(uintptr(fd), name)
+	defer func() { _ = dir.Close() }()
+	entries, err := dir.ReadDir(-1)
+	if err != nil {
+		return err
 	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeAt(fd, e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return unix.Unlinkat(above, name, unix.AT_REMOVEDIR)
+}
+
+// mkdirDeep makes cgroups below dir, each in the one before, whose path is too
+// long to be opened or read. It returns the last one, open.
+func mkdirDeep(t testing.TB, dir string) *os.File {
+	t.Helper()
+	const depth, length = 20, 250
+	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	for range depth {
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := strings.Repeat("x", length)
+		if err := unix.Mkdirat(fd, name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		above := fd
+		fd, err = unix.Openat(above, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		_ = unix.Close(above)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	deep := os.NewFile(uintptr(fd), "deep")
+	t.Cleanup(func() { _ = deep.Close() })
+	return deep
 }
 
 // start runs a process in the cgroup until the test ends.
 func start(t *testing.T, cgroup string) int {
 	t.Helper()
-	cmd := command(t, cgroup, "sleep", "60")
+	return startCommand(t, command(t, cgroup, "sleep", "60"))
+}
+
+func startCommand(t *testing.T, cmd *exec.Cmd) int {
+	t.Helper()
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -72,8 +117,12 @@ func command(t *testing.T, cgroup string, name string, args ...string) *exec.Cmd
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = dir.Close() })
+	return commandIn(dir, name, args...)
+}
+
+func commandIn(cgroup *os.File, name string, args ...string) *exec.Cmd {
 	cmd := exec.Command(name, args...)
-	cmd.SysProcAttr = &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+	cmd.SysProcAttr = &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: int(cgroup.Fd())}
 	return cmd
 }
 

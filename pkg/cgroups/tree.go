@@ -144,10 +144,12 @@ func (t *Tree) Resolve(id uint64) (workload.CgroupRef, error) {
 	return ref, err
 }
 
-// open opens the cgroup's directory.
-func (t *Tree) open(id uint64) (fd int, err error) {
+// open opens the cgroup's directory, to be looked up in.
+func (t *Tree) open(id uint64) (fd int, err error) { return t.openAs(id, unix.O_PATH) }
+
+func (t *Tree) openAs(id uint64, mode int) (fd int, err error) {
 	handle := unix.NewFileHandle(fileidKernfs, binary.NativeEndian.AppendUint64(nil, id))
-	fd, err = unix.OpenByHandleAt(int(t.root.Fd()), handle, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC)
+	fd, err = unix.OpenByHandleAt(int(t.root.Fd()), handle, mode|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	switch {
 	case isGone(err):
 		return -1, fmt.Errorf("%w: id %d", ErrGone, id)
@@ -159,28 +161,56 @@ func (t *Tree) open(id uint64) (fd int, err error) {
 	return fd, nil
 }
 
-// resolve reads from the path of a cgroup that is open what it belongs to.
+// resolve reads from the place of a cgroup that is open what it belongs to.
 func (t *Tree) resolve(id uint64, fd int) (workload.CgroupRef, error) {
-	path, err := fdPath(fd)
+	rel, err := t.place(id, fd)
 	if err != nil {
 		return workload.CgroupRef{}, err
 	}
+	return parse(rel)
+}
+
+// place returns the path, relative to kubepods, of the cgroup that is open, or
+// of one in which that lies where its own is too long: still below a
+// container's.
+func (t *Tree) place(id uint64, fd int) (rel string, err error) {
+	path, err := fdPath(fd)
+	if errors.Is(err, unix.ENAMETOOLONG) {
+		return t.placeAbove(fd)
+	}
+	if err != nil {
+		return "", err
+	}
 	if strings.HasSuffix(path, " (deleted)") { // removed since it was opened
-		return workload.CgroupRef{}, fmt.Errorf("%w: id %d", ErrGone, id)
+		return "", fmt.Errorf("%w: id %d", ErrGone, id)
 	}
 	rel, ok := below(path, filepath.Join(t.rootName, t.rel))
 	if !ok {
-		return workload.CgroupRef{}, fmt.Errorf("%w: %q", ErrNotPod, path)
+		return "", fmt.Errorf("%w: %q", ErrNotPod, path)
 	}
 	// For a cgroup outside the mount's root the kernel prints a path that
 	// starts at the true root. It can only be taken for one of ours if that
 	// leads to another cgroup.
 	if got, err := ID(path); err != nil {
-		return workload.CgroupRef{}, err
+		return "", err
 	} else if got != id {
-		return workload.CgroupRef{}, fmt.Errorf("%w: %q", ErrNotPod, path)
+		return "", fmt.Errorf("%w: %q", ErrNotPod, path)
 	}
-	return parse(rel)
+	return rel, nil
+}
+
+// placeAbove is place for the cgroup in which the open one lies.
+func (t *Tree) placeAbove(fd int) (rel string, err error) {
+	parent, err := unix.Openat(fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", fmt.Errorf("cgroups: open a cgroup's parent: %w", err)
+	}
+	defer func() { _ = unix.Close(parent) }()
+	var st unix.Stat_t
+	if err := unix.Fstat(parent, &st); err != nil {
+		return "", fmt.Errorf("cgroups: stat a cgroup's parent: %w", err)
+	}
+	return t.place(st.Ino, parent)
 }
 
 func fdPath(fd int) (string, error) {

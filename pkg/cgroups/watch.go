@@ -14,7 +14,7 @@ import (
 const (
 	// rescanEvery is how often the whole tree is read although inotify works,
 	// against a change that was missed.
-	rescanEvery = 10 * time.Second
+	rescanEvery = time.Minute
 	// pollEvery is how often it is read while inotify does not.
 	pollEvery = time.Second
 )

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"syscall"
@@ -87,14 +88,15 @@ func (l *listener) accept(serve func(net.Conn, uint64), cookie uint64, log *slog
 }
 
 // listenInRange opens a listener on loopback at the first free port that the
-// pod does not declare, beginning at one that differs from pod to pod, since
-// pods on the host's network share the range.
-func listenInRange(kernel Kernel, ports PortRange, start uint32, declared []uint16) (*listener, error) {
+// pod does not declare, from a random one on: nobody shall know in advance where
+// a pod's listener will be.
+func listenInRange(kernel Kernel, ports PortRange, declared []uint16) (*listener, error) {
 	taken := make(map[uint16]bool, len(declared))
 	for _, p := range declared {
 		taken[p] = true
 	}
 	size := uint32(ports.Last-ports.First) + 1
+	start := rand.Uint32N(size) // seeded by the operating system
 	for i := range size {
 		port := ports.First + uint16((start+i)%size)
 		if taken[port] {

@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"hash/fnv"
 	"slices"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -43,7 +42,7 @@ func (r *round) ensure(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (*
 		}
 		return r.open(pod, nil, cg.Containers)
 	}
-	ns, err := box.open()
+	inode, err := box.inode()
 	if have != nil && workload.Exhausted(err) {
 		return have, nil // looked at again with the next thorough round
 	}
@@ -53,11 +52,15 @@ func (r *round) ensure(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (*
 		r.closeListener(pod.UID)
 		return nil, err
 	}
-	if have != nil && have.inode == ns.inode {
+	if have != nil && have.inode == inode {
 		have.containers = cg.Containers
 		return have, nil
 	}
 	r.closeListener(pod.UID)
+	ns, err := box.open()
+	if err != nil {
+		return nil, err
+	}
 	return r.open(pod, ns, cg.Containers)
 }
 
@@ -66,7 +69,7 @@ func (r *round) ensure(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (*
 func (r *Reconciler) open(pod workload.Pod, ns *namespace, containers []workload.ContainerCgroup) (*podListener, error) {
 	p := &podListener{containers: containers}
 	listen := func() (err error) {
-		p.listener, err = listenInRange(r.Kernel, r.Ports, firstTry(pod.UID), pod.Ports)
+		p.listener, err = listenInRange(r.Kernel, r.Ports, pod.Ports)
 		return err
 	}
 	var err error
@@ -106,11 +109,4 @@ func (r *Reconciler) closeListener(uid string) {
 	r.mu.Lock()
 	delete(r.ports, uid)
 	r.mu.Unlock()
-}
-
-// firstTry spreads the pods of the host's network over the port range.
-func firstTry(uid string) uint32 {
-	h := fnv.New32a()
-	h.Write([]byte(uid))
-	return h.Sum32()
 }

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -10,7 +11,7 @@ import (
 )
 
 // checkInterval is how often every pod's namespace is compared with that of its
-// listener, in case an event was missed.
+// listener, in case an event was missed: one read for each steered pod.
 const checkInterval = 5 * time.Second
 
 // Reconciler keeps listeners, verdicts and guarded links as the rules and the
@@ -25,11 +26,15 @@ type Reconciler struct {
 	last      *round                     // the last look at all pods
 	guard     *guard
 	poke      chan struct{}
-	passed    chan struct{}
+	look      chan struct{} // has one when a pod was asked for
 	ready     chan struct{}
 
-	mu    sync.Mutex
-	ports map[string]uint16 // what Listeners returns
+	neighbours neighbours
+
+	mu      sync.Mutex
+	ports   map[string]uint16 // what Listeners returns
+	running map[string]bool   // pods, by UID
+	looks   looks
 }
 
 // NewReconciler returns a Reconciler for the network namespace it is called
@@ -42,22 +47,22 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	r := &Reconciler{
 		Options:   o,
 		node:      node,
-		sandboxes: sandboxFinder{proc: o.Proc, cgroups: o.Cgroups, nodeInode: node.inode},
+		sandboxes: newSandboxFinder(&o, node.inode),
 		listeners: make(map[string]*podListener),
 		inForce:   make(map[uint64]*workload.Entry),
 		waiting:   make(waits),
 		poke:      make(chan struct{}, 1),
-		passed:    make(chan struct{}),
+		look:      make(chan struct{}, 1),
 		ready:     make(chan struct{}),
 		ports:     make(map[string]uint16),
+		looks:     newLooks(),
+		neighbours: neighbours{
+			log: o.Log, ways: make(map[netip.Addr]way), seen: make(map[string]time.Time),
+		},
 	}
 	r.guard = newGuard(&r.Options, &r.sandboxes, node)
 	return r, nil
 }
-
-// Passed is closed after the first pass over all pods: from then on the
-// programs may be attached without holding pods that pass.
-func (r *Reconciler) Passed() <-chan struct{} { return r.passed }
 
 // Ready is closed once every steered pod that runs has its listener, every pod
 // its verdict, and those links are guarded that were found at the first look.
@@ -114,6 +119,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			soon = r.reconcile(false)
 		case <-cgroups:
 			soon = r.reconcile(false)
+		case <-r.look:
+			soon = r.lookAt()
 		case <-r.poke:
 			soon = r.reconcile(true)
 		case <-check.C:

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -42,9 +43,10 @@ func (r *Reconciler) reconcile(thorough bool) (soon time.Duration) {
 		}
 	}
 	r.forget(running)
+	r.noteRunning(running)
+	r.sandboxes.forgetOthers(now.cgroups)
 	r.drop(now.want)
 	r.guard.want(now.toGuard(), thorough)
-	closeOnce(r.passed)
 	r.last = now
 	return now.end()
 }
@@ -97,9 +99,9 @@ func (r *round) visit(cg workload.PodCgroup) {
 	delete(r.lacking, cg.UID)
 	pod, known := r.pods[cg.UID]
 	if !known {
-		// No verdict: the kernel side calls it unknown.
 		delete(r.waiting, cg.UID)
 		r.closeListener(cg.UID)
+		r.orphan(cg)
 		return
 	}
 	at, err := r.deliver(pod, cg, box)
@@ -114,6 +116,38 @@ func (r *round) visit(cg workload.PodCgroup) {
 	if r.waiting.settle(cg, err) && !errors.Is(err, errNoSandbox) {
 		r.Log.Warn("a pod is not served as it should be", "namespace", pod.Namespace, "pod", pod.Name, "err", err)
 	}
+}
+
+// orphan sees to a pod that the rules say nothing about. One that was decided
+// on has lost its object while its processes live on: it is held until its
+// cgroup is gone, whatever the settings say of unknown pods, or whoever may
+// delete his own object would have the node's identity. One that was never
+// decided on gets no entry: the kernel side calls it unknown.
+func (r *round) orphan(cg workload.PodCgroup) {
+	if !r.wasDecided(cg) {
+		return
+	}
+	if err := r.put(cg.CgroupID, orphanEntry()); err != nil {
+		r.lacking[cg.UID] = true
+	}
+}
+
+// orphanEntry is what holds a pod without an object. That it may not reach the
+// wire server either costs nobody: it has no business left.
+func orphanEntry() workload.Entry {
+	return workload.Entry{Verdict: workload.Unknown, DenyWireServer: true}
+}
+
+// wasDecided reports whether this agent, or an earlier one, had an entry for
+// the pod or for one of its containers.
+func (r *round) wasDecided(cg workload.PodCgroup) bool {
+	if _, ok := r.inForce[cg.CgroupID]; ok {
+		return true
+	}
+	return slices.ContainsFunc(cg.Containers, func(c workload.ContainerCgroup) bool {
+		_, ok := r.inForce[c.CgroupID]
+		return ok
+	})
 }
 
 // decide puts the entries of one pod in force: its own, and those of containers

@@ -58,6 +58,16 @@ func (h *Hooks) Configure(s Settings) error {
 	return nil
 }
 
+// Configured returns the id of the cgroup that the settings in force are for,
+// an earlier agent's too; 0 if there are none.
+func (h *Hooks) Configured() (kubepodsID uint64, err error) {
+	var s kernelSettings
+	if err := h.objects.SidestepSettings.Lookup(uint32(0), &s); err != nil {
+		return 0, fmt.Errorf("read the settings: %w", err)
+	}
+	return s.KubepodsId, nil
+}
+
 func (s Settings) flags() kernelSettingFlags {
 	var f kernelSettingFlags
 	if s.Audit {

@@ -72,7 +72,7 @@ func (p *policy) decide(pod *pod, account labelState, exempt *identityExceptions
 	}
 	skipped, notKnown := p.unlabeled, workload.Decision{Verdict: workload.Unknown}
 	skipped.Reason = "skip-containers, " + skipped.Reason
-	notKnown.Reason = "skip-containers: container not known"
+	notKnown.Reason = workload.ReasonContainerUnknown
 	skipped.DenyWireServer, notKnown.DenyWireServer = d.DenyWireServer, d.DenyWireServer
 	containers := make(map[string]workload.Decision, len(pod.containerIDs))
 	for id, name := range pod.containerIDs {

@@ -51,12 +51,15 @@ func (a Access) String() string {
 }
 
 // Reasons of decisions that are read by more than people: the plugin of kubectl
-// knows by them what to mend.
+// knows by them what to mend, and attest who can still become known.
 const (
 	// ReasonAccountLabel: the pod's service account bears UseLabel.
 	ReasonAccountLabel = "label on the service account"
 	// ReasonUnlabeled begins the reason where nothing selects the pod.
 	ReasonUnlabeled = "unlabeled"
+	// ReasonContainerUnknown: the pod skips some of its containers, and which
+	// one this is is not known. Who is in none of them has no decision ever.
+	ReasonContainerUnknown = "skip-containers: container not known"
 )
 
 // Decision is what the rules say about a pod or one of its containers.

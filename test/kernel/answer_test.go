@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -76,6 +77,9 @@ func (n *node) prove(c net.Conn, cookie uint64) (workload.Caller, error) {
 	caller, verdict, err := n.attester.Attest(connection)
 	if err == nil && verdict == workload.Unknown {
 		_, err = n.attester.Await(context.Background(), connection, caller)
+	}
+	if readable, why := n.delivery.Readable(connection); err == nil && readable {
+		return caller, errors.New(why)
 	}
 	return caller, err
 }

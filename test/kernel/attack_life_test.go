@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/lab"
 )
 
@@ -49,7 +50,7 @@ func orphan(t *testing.T, _ guardMode) string {
 	n := newNode(t, options{})
 	p := n.pod(t, steer, lab.PodOptions{})
 	n.pods.remove(p.UID)
-	n.unsettled(t, p.Cgroup)
+	n.settled(t, p.Cgroup, workload.Unknown)
 	return seenBy(p, dialFrom(t, p, dialing{To: imds}))
 }
 

@@ -216,18 +216,6 @@ func (n *node) settled(t *testing.T, cgroup string, want workload.Verdict) workl
 	return e
 }
 
-// unsettled waits until no verdict is in force for the cgroup.
-func (n *node) unsettled(t *testing.T, cgroup string) {
-	t.Helper()
-	id, err := lab.CgroupID(cgroup)
-	check(t, err)
-	eventually(t, "no verdict for "+cgroup, func() bool {
-		_, ok, err := n.hooks.Verdict(id)
-		check(t, err)
-		return !ok
-	})
-}
-
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(10 * time.Second)

@@ -101,7 +101,7 @@ func TestDeletedPodWhoseProcessLivesOn(t *testing.T) {
 	n := newNode(t, options{})
 	p := n.pod(t, steer, lab.PodOptions{})
 	n.pods.remove(p.UID)
-	n.unsettled(t, p.Cgroup)
+	n.settled(t, p.Cgroup, workload.Unknown)
 	if got := dialFrom(t, p, dialing{To: imds}); got.Answer.UID != "" {
 		t.Errorf("a deleted pod was attested: %+v", got)
 	}

@@ -1,6 +1,6 @@
 # The node's network, for init.sh. There is no way out of it, not even a
 # default route. 169.254.169.254 is an address of its loopback: pods reach it
-# through the CNI bridge, since the node is their gateway.
+# over a link each (config/cni), since the node is their gateway.
 # shellcheck shell=bash disable=SC2154
 
 hostname "$node_name"

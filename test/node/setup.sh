@@ -8,7 +8,7 @@ set -euo pipefail
 needed=(
 	containerd containerd
 	runc runc
-	/usr/lib/cni/bridge containernetworking-plugins
+	/usr/lib/cni/portmap containernetworking-plugins
 	iptables iptables       # the kubernetes Service's address, and what tests drop
 	busybox busybox-static  # a shell for pods
 	ip iproute2

@@ -2,6 +2,7 @@ package outages
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 
@@ -41,3 +42,14 @@ func (a *attester) add(w workload.Workload) (cookie uint64) {
 	a.pods[cookie] = w
 	return cookie
 }
+
+// ownListener is the way of a pod that has its own listener.
+type ownListener struct{}
+
+func (ownListener) Dial(context.Context, workload.Caller, string) (net.Conn, error) {
+	return nil, errors.New("no pod passes here")
+}
+
+func (ownListener) Readable(workload.Connection) (bool, string) { return false, "" }
+
+func (ownListener) AwaitListener(context.Context, workload.Caller) bool { return true }

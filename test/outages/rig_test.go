@@ -143,7 +143,7 @@ func (r *rig) makeAgent(s setup) {
 		r.t.Fatal(err)
 	}
 	r.broker, err = broker.New(broker.Options{
-		Attester: r.attester, Tokens: r.engine, TenantID: tenant,
+		Attester: r.attester, Tokens: r.engine, Paths: ownListener{}, TenantID: tenant,
 		Settings:     broker.Settings{Limits: broker.Limits{RequestsPerSecond: 200, Concurrent: 64}},
 		IMDSEndpoint: "http://127.0.0.1:1", Log: log, Registerer: r.registry, Clock: r.clock,
 	})

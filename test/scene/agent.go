@@ -228,6 +228,19 @@ func (a *Agent) await(ctx context.Context, what string, so func() (bool, error))
 	}
 }
 
+// WaitProblem waits until the agent reports that it is not ready, and a problem
+// with the words in it.
+func (a *Agent) WaitProblem(ctx context.Context, words string) error {
+	return a.await(ctx, "a problem is reported: "+words, func() (bool, error) {
+		report, err := a.Status(ctx)
+		if err != nil {
+			return false, err
+		}
+		named := slices.ContainsFunc(report.Problems, func(p string) bool { return strings.Contains(p, words) })
+		return named && !report.Ready, nil
+	})
+}
+
 // LastWords returns the end of the agent's log for people to read.
 func (a *Agent) LastWords() string {
 	const lines = 25

@@ -46,6 +46,8 @@ type Options struct {
 	Booted, Unattended func(*Scene) error
 	// Flags are further ones of the agent.
 	Flags []string
+	// Unready has Open return without waiting for the agent to be ready.
+	Unready bool
 }
 
 // Scene is the node with all that takes part.
@@ -114,6 +116,10 @@ func (s *Scene) startAgent(ctx context.Context) error {
 	a, err := newAgent(s.options.Agent, runDir, s.options.Config)
 	if err != nil {
 		return err
+	}
+	if s.options.Unready {
+		s.Agent = a
+		return a.start(s, s.kubeconfig(), s.options)
 	}
 	s.Agent, err = s.run(ctx, a)
 	return err

@@ -37,7 +37,7 @@ func TestPrivileges(t *testing.T) {
 		t.Errorf("the vault: %+v", got)
 	}
 	// The price, as the overlay says it: the connection leaves the pod.
-	rules(t, nil, "-I INPUT -i cni0 -j DROP")
+	rules(t, nil, "-I INPUT -i veth+ -j DROP")
 	if got := web.who(t, "-timeout=1s"); got == "app-one" || got == nodes {
 		t.Errorf("behind a default-deny NetworkPolicy it gets %q, want nothing", got)
 	}

@@ -60,8 +60,8 @@ func TestPacketRulesOnTheNode(t *testing.T) {
 		name  string
 		rules []string
 	}{
-		{"default-deny NetworkPolicy, dropping at the bridge", []string{
-			"-I INPUT -i cni0 -j DROP", "-I FORWARD -i cni0 -j DROP", "-I OUTPUT -o cni0 -j DROP",
+		{"default-deny NetworkPolicy, dropping at pods' links", []string{
+			"-I INPUT -i veth+ -j DROP", "-I FORWARD -i veth+ -j DROP", "-I OUTPUT -o veth+ -j DROP",
 		}},
 		{"NMI: DNAT to an agent that is no more", []string{
 			"-t nat -N aad-metadata",
@@ -69,7 +69,7 @@ func TestPacketRulesOnTheNode(t *testing.T) {
 			"-t nat -I PREROUTING -j aad-metadata",
 		}},
 		{"IMDS restriction: metadata dropped", []string{
-			"-t mangle -I PREROUTING -i cni0 -d 169.254.169.254 -p tcp --dport 80 -j DROP",
+			"-t mangle -I PREROUTING -i veth+ -d 169.254.169.254 -p tcp --dport 80 -j DROP",
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

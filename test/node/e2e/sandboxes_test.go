@@ -121,11 +121,12 @@ func TestNestedNetworkNamespace(t *testing.T) {
 		}
 		inNode(t, "bash", "-euc", `
 			ip link add "nested$1" type veth peer name eth0 netns "$0"
-			ip link set "nested$1" master cni0 up
+			ip address add "10.245.$1.1/30" dev "nested$1"
+			ip link set "nested$1" up
 			nsenter --target "$0" --net ip link set lo up
-			nsenter --target "$0" --net ip address add "10.244.0.25$1/24" dev eth0
+			nsenter --target "$0" --net ip address add "10.245.$1.2/30" dev eth0
 			nsenter --target "$0" --net ip link set eth0 up
-			nsenter --target "$0" --net ip route add default via 10.244.0.1`, own[0], fmt.Sprint(i))
+			nsenter --target "$0" --net ip route add default via "10.245.$1.1"`, own[0], fmt.Sprint(i))
 	}
 	asked := sinceNow[standin.Entry](t, "imds")
 	nested := []string{"join", "/proc/1/ns/net"}
@@ -141,7 +142,7 @@ func TestNestedNetworkNamespace(t *testing.T) {
 		address, _, _ := strings.Cut(e.Remote, ":")
 		from[address]++
 	}
-	if from["10.244.0.250"] != 0 || from["10.244.0.251"] == 0 {
+	if from["10.245.0.2"] != 0 || from["10.245.1.2"] == 0 {
 		t.Errorf("the metadata service was asked by %v, want not the labelled pod", from)
 	}
 	if got := steered.elsewhere(t, "join", "/proc/self/ns/net"); got != "app-one" {

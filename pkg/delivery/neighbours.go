@@ -1,0 +1,172 @@
+package delivery
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+const (
+	// wayAge is how long it holds what was found out about the way to a pod.
+	wayAge = time.Second
+	// maxWays bounds the clients that are remembered.
+	maxWays = 1024
+)
+
+// neighbours tells on which connections to the node another pod could read. On
+// a bridge, whoever has NET_RAW answers ARP requests for others' addresses and
+// gets what is sent to them; on a link with the pod alone at its other end
+// there is nobody to do so.
+type neighbours struct {
+	log *slog.Logger
+
+	mu   sync.Mutex
+	ways map[netip.Addr]way   // by client
+	seen map[string]time.Time // why connections could be read, and when last
+}
+
+// exposedFor is how long a connection that neighbours could read is remembered
+// for people to see.
+const exposedFor = 10 * time.Minute
+
+// Exposed returns why connections to the node could be read by neighbours of
+// those who made them lately. With pod delivery their callers came again to
+// listeners of their own; with node delivery they are not served.
+func (r *Reconciler) Exposed() []string {
+	n := &r.neighbours
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	maps.DeleteFunc(n.seen, func(_ string, at time.Time) bool { return time.Since(at) > exposedFor })
+	return slices.Sorted(maps.Keys(n.seen))
+}
+
+// way is what leads from the node to a client.
+type way struct {
+	at       time.Time
+	readable bool
+	why      string
+}
+
+// Readable reports whether a neighbour of the client could read what is sent to
+// it on the connection, and why. Where that cannot be found out, it could.
+func (r *Reconciler) Readable(c workload.Connection) (readable bool, why string) {
+	if c.NetnsCookie != 0 { // within the pod's own namespace
+		return false, ""
+	}
+	return r.neighbours.readable(c)
+}
+
+func (n *neighbours) readable(c workload.Connection) (bool, string) {
+	now := time.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if w, ok := n.ways[c.Client.Addr()]; ok && now.Sub(w.at) < wayAge {
+		return w.readable, w.why
+	}
+	w := way{at: now}
+	w.readable, w.why = wayTo(c.Client.Addr(), c.Server.Addr())
+	if len(n.ways) >= maxWays {
+		clear(n.ways)
+	}
+	n.ways[c.Client.Addr()] = w
+	if w.readable {
+		n.note(w.why, now)
+	}
+	return w.readable, w.why
+}
+
+// note keeps why a connection could be read, and has the log say so at first.
+func (n *neighbours) note(why string, now time.Time) {
+	if _, told := n.seen[why]; !told {
+		if len(n.seen) >= maxWays {
+			return
+		}
+		n.log.Warn("no token is sent to pods on connections that their neighbours can read", "err", why,
+			"mend", "have the network plugin give each pod a link of its own; with --delivery=node such pods are not served")
+	}
+	n.seen[why] = now
+}
+
+// wayTo looks at the link over which answers from server go to a client.
+func wayTo(client, server netip.Addr) (readable bool, why string) {
+	routes, err := netlink.RouteGetWithOptions(client.AsSlice(), &netlink.RouteGetOptions{SrcAddr: server.AsSlice()})
+	if err != nil || len(routes) == 0 {
+		return true, fmt.Sprintf("the route to %s is not known: %v", client, err)
+	}
+	if routes[0].Type == unix.RTN_LOCAL { // a pod on the node's network
+		return false, ""
+	}
+	link, err := netlink.LinkByIndex(routes[0].LinkIndex)
+	if err != nil {
+		return true, fmt.Sprintf("the link to %s is not known: %v", client, err)
+	}
+	return linkReadable(link)
+}
+
+// linkReadable reports whether more than one pod is behind a link, and may read
+// what is for another.
+func linkReadable(link netlink.Link) (readable bool, why string) {
+	name := link.Attrs().Name
+	switch link.Type() {
+	case "veth", "netkit":
+		// A port of something that the route does not name would be another
+		// way than the route's.
+		return false, ""
+	case "bridge":
+		ports, err := portsOf(link.Attrs().Index)
+		if err != nil {
+			return true, fmt.Sprintf("the ports of bridge %s are not known: %v", name, err)
+		}
+		if ports <= 1 {
+			return false, ""
+		}
+		return true, fmt.Sprintf("pods share bridge %s", name)
+	}
+	return true, fmt.Sprintf("link %s (%s) may be shared by several pods", name, link.Type())
+}
+
+// portsOf returns how many ports a bridge has. Whether they are isolated does
+// not matter (IFLA_BRPORT_ISOLATED): that keeps ports from each other, but none
+// from the bridge itself, to whom a neighbour says that it is the other pod.
+func portsOf(bridge int) (ports int, err error) {
+	links, err := netlink.LinkList()
+	for _, l := range links {
+		if l.Attrs().MasterIndex == bridge {
+			ports++
+		}
+	}
+	return ports, err
+}
+
+// AwaitListener waits until connects of the caller's pod go to a listener of
+// its own; false if there is none before ctx ends, or will be none at all.
+func (r *Reconciler) AwaitListener(ctx context.Context, caller workload.Caller) bool {
+	if r.NodeOnly {
+		return false
+	}
+	tick := time.NewTicker(shortestWait)
+	defer tick.Stop()
+	for {
+		r.mu.Lock()
+		_, open := r.ports[caller.PodUID]
+		r.mu.Unlock()
+		if open {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
