@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// What Entra refuses is said in plain words, with the command that mends it:
+// What Entra refuses is said in plain words, with the command that fixes it:
 // to the application, in an event on its pod, in the log and in the status.
 func TestRefusalsAreDiagnosed(t *testing.T) {
 	needNode(t)
@@ -17,7 +17,7 @@ func TestRefusalsAreDiagnosed(t *testing.T) {
 	start(t, abroad)
 	const (
 		says = "AADSTS700016: there is no client "
-		mend = "kubectl annotate serviceaccount --overwrite --namespace team-b abroad azure.workload.identity/tenant-id=\"$(az identity list "
+		fix = "kubectl annotate serviceaccount --overwrite --namespace team-b abroad azure.workload.identity/tenant-id=\"$(az identity list "
 	)
 	for range 3 {
 		got := abroad.get(t, tokenPath+url.QueryEscape(vaultURL))
@@ -25,7 +25,7 @@ func TestRefusalsAreDiagnosed(t *testing.T) {
 			Description string `json:"error_description"`
 		}
 		if err := json.Unmarshal([]byte(got.Body), &body); err != nil || got.Status != 400 ||
-			!strings.HasPrefix(body.Description, says) || !strings.Contains(body.Description, "Mend: "+mend) {
+			!strings.HasPrefix(body.Description, says) || !strings.Contains(body.Description, "Fix: "+fix) {
 			t.Errorf("answer %+v, want a 400 with the meaning and the command", got)
 		}
 	}
@@ -33,7 +33,7 @@ func TestRefusalsAreDiagnosed(t *testing.T) {
 	eventually(t, 10*time.Second, func() error {
 		events = kubectl(t, "-n", teamB, "get", "events", "--field-selector", "involvedObject.name="+abroad.name+",reason=TokenRefused",
 			"-o", "jsonpath={range .items[*]}{.type} {.reason} {.message}{\"\\n\"}{end}")
-		if !strings.Contains(events, mend) {
+		if !strings.Contains(events, fix) {
 			return fmt.Errorf("the pod's events are %q", events)
 		}
 		return nil
@@ -43,12 +43,12 @@ func TestRefusalsAreDiagnosed(t *testing.T) {
 	}
 	t.Log(events)
 	status := kubectl(t, "-n", system, "exec", "daemonset/sidestep-agent", "--", "/agent", "status")
-	if _, below, ok := strings.Cut(status, "to mend team-b/abroad:\n"); !ok || !strings.Contains(below, mend) {
+	if _, below, ok := strings.Cut(status, "to fix team-b/abroad:\n"); !ok || !strings.Contains(below, fix) {
 		t.Errorf("the status has no command for team-b/abroad:\n%s", status)
 	}
 	told := 0
 	for line := range strings.Lines(kubectl(t, "-n", system, "logs", "daemonset/sidestep-agent")) {
-		if strings.Contains(line, `"pod":"`+abroad.name+`"`) && strings.Contains(line, `"mend":"kubectl annotate`) {
+		if strings.Contains(line, `"pod":"`+abroad.name+`"`) && strings.Contains(line, `"fix":"kubectl annotate`) {
 			told++
 		}
 	}

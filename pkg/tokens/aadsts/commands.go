@@ -1,4 +1,4 @@
-package tokens
+package aadsts
 
 import (
 	"fmt"
@@ -14,23 +14,23 @@ import (
 var guid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 
 // createCredential makes the federated credential that the assertion needs.
-func createCredential(f facts) string {
-	name := commands.CredentialName(f.namespace, f.account, f.issuer, f.subject)
+func createCredential(f Facts) string {
+	name := commands.CredentialName(f.Namespace, f.Account, f.Issuer, f.Subject)
 	return f.withIdentity("az identity federated-credential create --name " + commands.Word(name) + f.credential())
 }
 
 // updateCredential corrects the audience of the credential that is there:
 // Entra takes no second one for the same issuer and subject.
-func updateCredential(f facts) string {
+func updateCredential(f Facts) string {
 	find := fmt.Sprintf(`"$(az identity federated-credential list%s --query %s --output tsv)"`, identityFlags,
-		commands.Word(fmt.Sprintf("[?issuer=='%s' && subject=='%s'].name", queryText(f.issuer), queryText(f.subject))))
+		commands.Word(fmt.Sprintf("[?issuer=='%s' && subject=='%s'].name", queryText(f.Issuer), queryText(f.Subject))))
 	return f.withIdentity("az identity federated-credential update --name " + find + f.credential())
 }
 
 // credential returns the flags that describe the credential.
-func (f facts) credential() string {
+func (f Facts) credential() string {
 	return fmt.Sprintf("%s --issuer %s --subject %s --audiences %s",
-		identityFlags, commands.Word(f.issuer), commands.Word(f.subject), commands.Word(f.audience))
+		identityFlags, commands.Word(f.Issuer), commands.Word(f.Subject), commands.Word(f.Audience))
 }
 
 // identityFlags name the managed identity; withIdentity sets the variables.
@@ -39,15 +39,15 @@ const identityFlags = ` --identity-name "$name" --resource-group "$group"`
 // withIdentity completes a command that has identityFlags in it: by the
 // identity's ARM id where that is known, else by a look-up of its client id in
 // the subscription that az is set to. A client id that is no GUID is nobody's.
-func (f facts) withIdentity(command string) string {
-	if name, group, subscription, ok := parseResourceID(f.resourceID); ok {
+func (f Facts) withIdentity(command string) string {
+	if name, group, subscription, ok := parseResourceID(f.ResourceID); ok {
 		flags := " --identity-name " + commands.Word(name) + " --resource-group " + commands.Word(group) + " --subscription " + commands.Word(subscription)
 		return strings.ReplaceAll(command, identityFlags, flags)
 	}
-	if !guid.MatchString(f.clientID) {
+	if !guid.MatchString(f.ClientID) {
 		return ""
 	}
-	return fmt.Sprintf(`read -r name group <<<"$(az identity list --query "[?clientId=='%s'].[name,resourceGroup]" --output tsv)" && %s`, f.clientID, command)
+	return fmt.Sprintf(`read -r name group <<<"$(az identity list --query "[?clientId=='%s'].[name,resourceGroup]" --output tsv)" && %s`, f.ClientID, command)
 }
 
 // parseResourceID returns the parts of a user-assigned identity's ARM id.
@@ -63,36 +63,44 @@ func parseResourceID(id string) (name, group, subscription string, ok bool) {
 
 const tenantAnnotation = " " + workload.TenantIDAnnotation + "="
 
-func (f facts) annotate() string {
-	return fmt.Sprintf("kubectl annotate serviceaccount --overwrite --namespace %s %s", commands.Word(f.namespace), commands.Word(f.account))
+func (f Facts) annotate() string {
+	return fmt.Sprintf("kubectl annotate serviceaccount --overwrite --namespace %s %s", commands.Word(f.Namespace), commands.Word(f.Account))
 }
 
 // annotateTenantOfClient sets the tenant in which the identity is.
-func annotateTenantOfClient(f facts) string {
-	if !guid.MatchString(f.clientID) {
+func annotateTenantOfClient(f Facts) string {
+	if !guid.MatchString(f.ClientID) {
 		return ""
 	}
-	return fmt.Sprintf(`%s%s"$(az identity list --query "[?clientId=='%s'].tenantId" --output tsv)"`, f.annotate(), tenantAnnotation, f.clientID)
+	return fmt.Sprintf(`%s%s"$(az identity list --query "[?clientId=='%s'].tenantId" --output tsv)"`, f.annotate(), tenantAnnotation, f.ClientID)
 }
 
 // annotateOwnTenant sets the tenant that whoever runs it is signed in to.
-func annotateOwnTenant(f facts) string {
+func annotateOwnTenant(f Facts) string {
 	return f.annotate() + tenantAnnotation + `"$(az account show --query tenantId --output tsv)"`
 }
 
-func enableClient(f facts) string {
-	return "az ad sp update --id " + commands.Word(f.clientID) + " --set accountEnabled=true"
+func enableClient(f Facts) string {
+	return "az ad sp update --id " + commands.Word(f.ClientID) + " --set accountEnabled=true"
+}
+
+// createPrincipal creates the service principal of the client's application.
+func createPrincipal(f Facts) string {
+	if !guid.MatchString(f.ClientID) {
+		return ""
+	}
+	return "az ad sp create --id " + f.ClientID
 }
 
 // createResource installs the resource's application in the tenant.
-func createResource(f facts) string {
-	if len(f.resource) > maxShown {
+func createResource(f Facts) string {
+	if len(f.Resource) > maxShown || f.asksForScope() {
 		return ""
 	}
-	return "az ad sp create --id " + commands.Word(f.resource)
+	return "az ad sp create --id " + commands.Word(f.Resource)
 }
 
-func listPolicies(facts) string {
+func listPolicies(Facts) string {
 	return "az rest --method get --url " + commands.Word("https://graph.microsoft.com/v1.0/identity/conditionalAccess/policies?$select=displayName,state,conditions")
 }
 

@@ -1,4 +1,4 @@
-package tokens
+package entra
 
 import (
 	"bytes"
@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/singleflight"
 	"k8s.io/utils/clock"
+
+	"github.com/sidestep-agent/sidestep/pkg/tokens/bounded"
 )
 
 const (
@@ -27,6 +30,14 @@ const (
 
 var errNoTLS = errors.New("not sent without TLS")
 
+// PanicError is a panic in what several exchanges share.
+type PanicError struct {
+	Cause any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return "panic" }
+
 // discovery is an http.RoundTripper that remembers the discovery document of
 // each authority and tenant, so that MSAL clients can be made for single
 // exchanges without a round trip more for each.
@@ -36,7 +47,7 @@ type discovery struct {
 	flight singleflight.Group
 
 	mu        sync.Mutex
-	documents *bounded[string, document]
+	documents *bounded.Map[string, document]
 }
 
 // document is one answer to a discovery request.
@@ -51,7 +62,7 @@ func newDiscovery(next http.RoundTripper, c clock.PassiveClock) *discovery {
 	return &discovery{
 		next:  next,
 		clock: c,
-		documents: newBounded[string](maxDiscoveries, func(d document, now time.Time) bool {
+		documents: bounded.New[string](maxDiscoveries, func(d document, now time.Time) bool {
 			return !now.Before(d.expires)
 		}),
 	}
@@ -95,7 +106,13 @@ func documentURL(req *http.Request) string { return "https://" + req.URL.Host + 
 // that came meanwhile will do.
 func (d *discovery) ask(req *http.Request, unlessKnown bool) (document, error) {
 	url := documentURL(req)
-	shared := d.flight.DoChan(url, func() (any, error) {
+	shared := d.flight.DoChan(url, func() (_ any, err error) {
+		// singleflight would end the process.
+		defer func() {
+			if cause := recover(); cause != nil {
+				err = &PanicError{Cause: cause, Stack: debug.Stack()}
+			}
+		}()
 		// The flight before this one may have ended just now.
 		if doc, ok := d.remembered(url); ok && unlessKnown {
 			return doc, nil
@@ -118,7 +135,7 @@ func (d *discovery) ask(req *http.Request, unlessKnown bool) (document, error) {
 func (d *discovery) remembered(url string) (document, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.documents.get(url, d.clock.Now())
+	return d.documents.Get(url, d.clock.Now())
 }
 
 func (d *discovery) fetch(req *http.Request, url string) (document, error) {
@@ -135,7 +152,7 @@ func (d *discovery) fetch(req *http.Request, url string) (document, error) {
 	doc := document{resp.StatusCode, resp.Header, body, now.Add(discoveryLifetime)}
 	if doc.usable("https://" + req.URL.Host) {
 		d.mu.Lock()
-		d.documents.put(url, doc, now)
+		d.documents.Put(url, doc, now)
 		d.mu.Unlock()
 	}
 	return doc, nil

@@ -109,12 +109,12 @@ func TestOneAccountCannotTakeAllExchanges(t *testing.T) {
 		g := b.hold(clientA)
 		w := b.pod("shop", "greedy", "web")
 		var all sync.WaitGroup
-		for i := range maxFlights {
+		for i := range maxCalls {
 			all.Go(func() {
 				_, _ = b.token(w, workload.TokenRequest{Resource: "https://r" + strconv.Itoa(i)})
 			})
 		}
-		for range maxFlights {
+		for range maxCalls {
 			<-g.arrived
 		}
 		err := b.once(w, workload.TokenRequest{Resource: vault})

@@ -3,9 +3,10 @@ package tokens
 import (
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
-	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -15,7 +16,7 @@ import (
 // call: codes, or the kind where there is none.
 func listen(b *bench) func() []string {
 	var heard []string
-	b.engine.owners.notify = func(w workload.Workload, failed *workload.TokenError) {
+	b.engine.reporter.owners = func(w workload.Workload, failed *workload.TokenError) {
 		what := failed.Code
 		if what == "" {
 			what = failed.Kind.String()
@@ -29,7 +30,7 @@ func listen(b *bench) func() []string {
 	}
 }
 
-func TestOwnersAreToldOfWhatTheyCanMend(t *testing.T) {
+func TestOwnersAreToldOfWhatTheyCanFix(t *testing.T) {
 	refuse := func(status, code int, name string) func(*bench, *workload.Workload) {
 		return func(b *bench, _ *workload.Workload) {
 			b.entra.set(func(f *fakeEntra) { f.refuse = refusing(status, code, name, "no") })
@@ -89,9 +90,36 @@ func TestOwnersAreToldOnceInAWhile(t *testing.T) {
 	})
 }
 
-func TestTransientFailuresAreNobodysToMend(t *testing.T) {
+func TestTransientFailuresAreNobodysToFix(t *testing.T) {
+	b := newBench(t)
 	for _, err := range []error{unavailable("down"), errors.New("gone"), nil} {
-		o := newOwners(func(workload.Workload, *workload.TokenError) { t.Errorf("told of %v", err) })
-		o.tell(workload.Workload{}, workload.TokenRequest{}, err, time.Now())
+		b.engine.reporter.owners = func(workload.Workload, *workload.TokenError) { t.Errorf("told of %v", err) }
+		b.engine.reporter.notify(workload.Workload{}, workload.TokenRequest{}, err)
+	}
+}
+
+func TestRefusalIsExplained(t *testing.T) {
+	b := newBench(t)
+	w := b.pod("shop", "cart", "web")
+	b.write(w, b.assertion(w, func(c jwt.MapClaims) { c["iss"] = "https://oidc.example/" }))
+	b.entra.set(func(f *fakeEntra) {
+		f.refuse = refusing(http.StatusUnauthorized, 700211, "invalid_client", "AADSTS700211: No matching federated identity record found."+supportPart)
+	})
+	_, err := b.token(w, workload.TokenRequest{Resource: vault})
+	wantTokenError(t, err, workload.Refused, "No matching federated identity record found.")
+	got := asTokenError(err)
+	if want := "no federated credential of the identity " + clientA + " is for the issuer https://oidc.example/, character for character"; got.Meaning != want {
+		t.Errorf("meaning %q, want %q", got.Meaning, want)
+	}
+	if !strings.Contains(got.Fix, "--issuer https://oidc.example/ --subject system:serviceaccount:shop:cart") {
+		t.Errorf("fix %q", got.Fix)
+	}
+	if last := b.engine.Exchanges()[0]; last.Meaning != got.Meaning || last.Fix != got.Fix {
+		t.Errorf("status %+v", last)
+	}
+	for _, want := range []string{"No matching federated identity record found.", got.Meaning, "az identity federated-credential create"} {
+		if n := strings.Count(b.log.String(), want); n != 1 {
+			t.Errorf("%d times %q in the log:\n%s", n, want, b.log.String())
+		}
 	}
 }

@@ -1,4 +1,4 @@
-package tokens
+package entra
 
 import (
 	"errors"
@@ -18,8 +18,9 @@ const (
 	AzureChina        Cloud = "AzureChina"
 )
 
-// authority returns the authority of the cloud's Entra.
-func (c Cloud) authority() (string, error) {
+// Authority returns the authority of the cloud's Entra, "https://host", or an
+// error that names the clouds.
+func (c Cloud) Authority() (string, error) {
 	switch c {
 	case AzurePublic, "":
 		return "https://login.microsoftonline.com", nil
@@ -44,10 +45,10 @@ var entraHosts = map[string]bool{
 	"login.partner.microsoftonline.cn": true,
 }
 
-// parseAuthority returns raw as "https://host" without a slash at its end. It
+// ParseAuthority returns raw as "https://host" without a slash at its end. It
 // wants TLS, since an assertion goes there, and nothing besides the host,
 // since the tenant is appended.
-func parseAuthority(raw string) (string, error) {
+func ParseAuthority(raw string) (string, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
@@ -60,6 +61,20 @@ func parseAuthority(raw string) (string, error) {
 		return "", errors.New("a URL with more in it than a host")
 	}
 	return "https://" + strings.ToLower(u.Host), nil
+}
+
+// IsEntra reports whether the authority is one of the hosts that Microsoft runs
+// Entra on.
+func IsEntra(authority string) bool { return entraHosts[strings.TrimPrefix(authority, "https://")] }
+
+// ValidTenant reports whether the tenant is a GUID or a domain name. The tenant
+// becomes a part of a URL's path; of the names without a dot or a dash, all
+// have a meaning of their own to Entra or MSAL (common, organizations, adfs,
+// …), and none is one tenant.
+func ValidTenant(tenant string) bool {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
+	return len(tenant) <= 253 && strings.Trim(tenant, plain) == "" &&
+		strings.ContainsAny(tenant, "-.") && strings.Trim(tenant, "-.") == tenant
 }
 
 // mayReceive reports whether an assertion meant for the authority may go to

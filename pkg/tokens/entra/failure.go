@@ -1,4 +1,4 @@
-package tokens
+package entra
 
 import (
 	"context"
@@ -16,43 +16,14 @@ import (
 
 	msal "github.com/AzureAD/microsoft-authentication-library-for-go/apps/errors"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/aadsts"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 const (
 	maxDescription = 600 // runes
-	maxRetryAfter  = time.Hour
-	// federationDelay is how long a new federated credential may take until
-	// all of Entra has seen it.
-	federationDelay = 2 * time.Minute
-	// maxSkew is how far the node's clock may be behind the API server's, whose
-	// clock dates new objects.
-	maxSkew = 15 * time.Minute
-)
-
-// Entra's codes that mean something else than their HTTP status.
-// https://learn.microsoft.com/entra/identity-platform/reference-error-codes
-var (
-	transientCodes = map[string]bool{
-		"AADSTS50196": true, // a client looped; passes by itself
-		"AADSTS90006": true, // an external server can be retried
-		"AADSTS90024": true, // request budget exceeded
-		"AADSTS90033": true, // a directory service is down
-	}
-	resourceCodes = map[string]bool{
-		"AADSTS50001":   true,
-		"AADSTS500011":  true,
-		"AADSTS70011":   true,
-		"AADSTS1002012": true,
-	}
-	// federationCodes: no federated credential matches the assertion at all,
-	// its issuer, its audience, its subject.
-	federationCodes = map[string]bool{
-		"AADSTS70021":  true,
-		"AADSTS700211": true,
-		"AADSTS700212": true,
-		"AADSTS700213": true,
-	}
+	// MaxRetryAfter bounds how long anybody is told to wait.
+	MaxRetryAfter = time.Hour
 )
 
 var errUnreadable = errors.New("MSAL cannot use the answer")
@@ -62,6 +33,42 @@ type statusError int
 
 func (s statusError) Error() string { return "HTTP status " + strconv.Itoa(int(s)) }
 
+// unsentError is a failure before the assertion was sent: of discovery, which
+// is the same for all clients of the tenant.
+type unsentError struct{ error }
+
+func (e unsentError) Unwrap() error { return e.error }
+
+// Whose returns what the failure of an exchange says something about: what
+// Entra answers, about the client that asked, unless its code says otherwise;
+// everything else about the way there.
+func Whose(e *workload.TokenError) aadsts.Whose {
+	if row, ok := aadsts.Lookup(e.Code); ok {
+		return row.Whose
+	}
+	var status statusError
+	var unsent unsentError
+	switch {
+	case errors.As(e.Err, &unsent):
+		return aadsts.Way
+	case errors.As(e.Err, &status), errors.Is(e.Err, errUnreadable):
+		return aadsts.Client
+	}
+	return aadsts.Way
+}
+
+// Throttled reports whether Entra asks to be left alone for a while.
+func Throttled(e *workload.TokenError) bool {
+	var status statusError
+	return e.RetryAfter > 0 || errors.As(e.Err, &status) && int(status) == http.StatusTooManyRequests
+}
+
+// Unreachable reports whether no answer came.
+func Unreachable(e *workload.TokenError) bool {
+	var network *url.Error
+	return errors.As(e, &network) || errors.Is(e, context.DeadlineExceeded)
+}
+
 // exchangeError turns an error of MSAL into the package's own. MSAL's error
 // holds the whole request and answer, assertion and token included, so it goes
 // no further than here once the assertion was sent.
@@ -70,9 +77,13 @@ func exchangeError(err error, sent bool, now time.Time) *workload.TokenError {
 	var network *url.Error
 	switch {
 	case errors.As(err, &call) && call.Resp != nil:
-		return answerError(call.Resp, now)
+		e := answerError(call.Resp, now)
+		if !sent {
+			e.Err = unsentError{e.Err}
+		}
+		return e
 	case errors.Is(err, errForeignEndpoint):
-		e := refused("the authority's token endpoint is at another host: mend AZURE_AUTHORITY_HOST or --authority-host")
+		e := refused("the authority's token endpoint is at another host: fix AZURE_AUTHORITY_HOST or --authority-host")
 		e.Err = errForeignEndpoint
 		return e
 	case errors.Is(err, context.DeadlineExceeded):
@@ -87,7 +98,7 @@ func exchangeError(err error, sent bool, now time.Time) *workload.TokenError {
 	e := unavailable("Entra's answer cannot be understood")
 	e.Err = errUnreadable
 	if !sent {
-		e.Err = err
+		e.Err = unsentError{err}
 	}
 	return e
 }
@@ -115,28 +126,17 @@ func answerError(resp *http.Response, now time.Time) *workload.TokenError {
 }
 
 func kindOf(status int, said entraError) workload.TokenErrorKind {
+	row, known := aadsts.Lookup(said.code)
 	switch {
-	case transientCodes[said.code], said.name == "temporarily_unavailable":
+	case known && row.Kind == aadsts.Transient, said.name == "temporarily_unavailable":
 		return workload.Unavailable
 	case status == http.StatusTooManyRequests, status == http.StatusRequestTimeout,
 		status < 400, status >= 500:
 		return workload.Unavailable
-	case resourceCodes[said.code], said.name == "invalid_resource", said.name == "invalid_scope":
+	case row.Resource, said.name == "invalid_resource", said.name == "invalid_scope":
 		return workload.InvalidResource
 	}
 	return workload.Refused
-}
-
-// forCaller returns e as it holds for the caller: that no federated credential
-// matches is transient while the workload is so young that the credential may
-// have been made with it.
-func forCaller(e *workload.TokenError, w workload.Workload, now time.Time) *workload.TokenError {
-	if age := now.Sub(w.ChangedAt); !federationCodes[e.Code] || age >= federationDelay || age < -maxSkew {
-		return e
-	}
-	held := *e
-	held.Kind = workload.Unavailable
-	return &held
 }
 
 // entraError is what the body of a refusal says.
@@ -156,7 +156,7 @@ func parseEntraError(body []byte) entraError {
 	}
 	// On a field of a wrong type the others are still filled in.
 	_ = json.Unmarshal(body, &b)
-	e := entraError{name: b.Error, description: oneLine(b.Description)}
+	e := entraError{name: b.Error, description: OneLine(b.Description)}
 	if len(b.Codes) > 0 && b.Codes[0] > 0 {
 		e.code = "AADSTS" + strconv.Itoa(b.Codes[0])
 	}
@@ -170,8 +170,8 @@ var (
 	jwtLike = regexp.MustCompile(`eyJ[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]*)*`)
 )
 
-// oneLine returns the part of a description that helps its reader.
-func oneLine(s string) string {
+// OneLine returns the part of a description that helps its reader.
+func OneLine(s string) string {
 	s = strings.TrimSpace(s)
 	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
 		s = s[:i]
@@ -197,9 +197,17 @@ func oneLine(s string) string {
 func retryAfter(header string, now time.Time) time.Duration {
 	var d time.Duration
 	if seconds, err := strconv.Atoi(header); err == nil {
-		d = time.Duration(min(seconds, int(maxRetryAfter/time.Second))) * time.Second
+		d = time.Duration(min(seconds, int(MaxRetryAfter/time.Second))) * time.Second
 	} else if at, err := http.ParseTime(header); err == nil {
 		d = at.Sub(now)
 	}
-	return min(max(d, 0), maxRetryAfter)
+	return min(max(d, 0), MaxRetryAfter)
+}
+
+func refused(format string, args ...any) *workload.TokenError {
+	return workload.TokenErrorf(workload.Refused, format, args...)
+}
+
+func unavailable(format string, args ...any) *workload.TokenError {
+	return workload.TokenErrorf(workload.Unavailable, format, args...)
 }

@@ -1,4 +1,4 @@
-package tokens
+package entra
 
 import (
 	"bytes"
@@ -64,7 +64,7 @@ func TestCAFileIsReadAgainWhenItChanges(t *testing.T) {
 	}
 	write(oldPEM)
 	var log bytes.Buffer
-	transport, err := newTransport(file, slog.New(slog.NewTextHandler(&log, nil)))
+	transport, err := NewTransport(file, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,8 +105,8 @@ func TestCAFileThatCannotBeUsedStopsTheStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range []string{empty, empty + ".not-there"} {
-		if _, err := New(Options{KubeletDir: "/k", CAFile: file}); err == nil || !strings.Contains(err.Error(), file) {
-			t.Errorf("New with %s: error %v, want one that names the file", file, err)
+		if _, err := NewTransport(file, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), file) {
+			t.Errorf("NewTransport with %s: error %v, want one that names the file", file, err)
 		}
 	}
 }

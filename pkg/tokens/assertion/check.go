@@ -1,7 +1,6 @@
-package tokens
+package assertion
 
 import (
-	"context"
 	"slices"
 	"time"
 
@@ -10,15 +9,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// assertionSource gets service account tokens for Entra.
-type assertionSource interface {
-	// Assertion returns a service account token of the workload's pod. The
-	// engine checks its claims, so a source need not. The error is a
-	// *workload.TokenError.
-	Assertion(ctx context.Context, w workload.Workload) (string, error)
-}
-
-type assertionClaims struct {
+type claims struct {
 	jwt.RegisteredClaims
 	Kubernetes struct {
 		Pod struct {
@@ -27,20 +18,19 @@ type assertionClaims struct {
 	} `json:"kubernetes.io"`
 }
 
-// checkAssertion makes sure that the assertion is the workload's own, is meant
-// for Entra and still holds, before it leaves the node. The signature is
-// Entra's to verify. The error is a *workload.TokenError and has nothing of
-// the assertion in it.
-func checkAssertion(assertion string, w workload.Workload, now time.Time) error {
-	var c assertionClaims
+// check makes sure that the assertion is the workload's own, is meant for Entra
+// and still holds, before it leaves the node. The signature is Entra's to
+// verify.
+func (s Source) check(assertion string, w workload.Workload, now time.Time) error {
+	var c claims
 	if _, _, err := jwt.NewParser().ParseUnverified(assertion, &c); err != nil {
 		return refused("the pod's service account token is not a JWT")
 	}
 	switch {
 	case c.Subject != w.Subject():
 		return refused("the pod's service account token is not one of %s", w.Subject())
-	case !slices.Contains(c.Audience, audienceFor(w)):
-		return refused("the pod's service account token is not for the audience %s", audienceFor(w))
+	case !slices.Contains(c.Audience, s.AudienceFor(w)):
+		return refused("the pod's service account token is not for the audience %s", s.AudienceFor(w))
 	case c.Kubernetes.Pod.UID == "" || c.Kubernetes.Pod.UID != w.PodUID:
 		return refused("the service account token is not bound to this pod")
 	case c.ExpiresAt == nil:

@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -68,4 +69,45 @@ func (b *bench) successor(known func(string) bool) *bench {
 		b.t.Fatal(err)
 	}
 	return next
+}
+
+// A successor leaves alone whom Entra asked to leave alone.
+func TestCircuitsAreHandedOver(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.entra.set(func(f *fakeEntra) { f.refuse = throttling("600") })
+		w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
+		_ = b.once(w, r)
+		b.advance(10 * time.Second)
+		next := b.successor(func(string) bool { return true })
+		next.pod("shop", "cart", "web")
+		_, err := next.token(w, r)
+		wantTokenError(t, err, workload.Unavailable, "left alone")
+		if again := asTokenError(err).RetryAfter.Round(time.Second); again != 565*time.Second {
+			t.Errorf("RetryAfter is %v, want what is left of 600s", again)
+		}
+		if n := next.entra.exchanges(); n != 0 {
+			t.Errorf("%d exchanges of the new agent", n)
+		}
+		next.mustToken(w, workload.TokenRequest{Resource: vault, ClientID: clientB})
+	})
+}
+
+// An agent of an earlier version reads a circuit as a token of nobody.
+func TestCircuitIsNoTokenToEarlierVersions(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.entra.set(func(f *fakeEntra) { f.refuse = throttling("600") })
+		_ = b.once(b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault})
+		all, err := b.engine.Export()
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%d records, error %v", len(all), err)
+		}
+		var earlier struct {
+			Account  string
+			Lifetime time.Duration
+			Age      time.Duration
+		}
+		if err := json.Unmarshal(all[0], &earlier); err != nil || earlier.Account != "" || earlier.Lifetime-earlier.Age > 0 {
+			t.Errorf("%+v, error %v", earlier, err)
+		}
+	})
 }

@@ -1,4 +1,4 @@
-package tokens
+package entra
 
 import (
 	"bytes"
@@ -16,9 +16,10 @@ import (
 
 var errNoCertificate = errors.New("no certificate in it")
 
-// newTransport returns what carries requests to Entra, and trusts the file's
+// NewTransport returns what carries requests to Entra, and trusts the file's
 // certificates besides the system's. An empty caFile adds none.
-func newTransport(caFile string, log *slog.Logger) (http.RoundTripper, error) {
+// The error names what is wrong with the file.
+func NewTransport(caFile string, log *slog.Logger) (http.RoundTripper, error) {
 	if caFile == "" {
 		return transportTrusting(nil), nil
 	}
@@ -29,8 +30,8 @@ func newTransport(caFile string, log *slog.Logger) (http.RoundTripper, error) {
 	return t, nil
 }
 
-// trusting is an http.RoundTripper that reads its CA file anew whenever its
-// content changed.
+// trusting is an http.RoundTripper that reads its CA file again when its content
+// has changed.
 type trusting struct {
 	file string
 	log  *slog.Logger

@@ -1,4 +1,4 @@
-package tokens
+package entra
 
 import (
 	"context"
@@ -12,62 +12,63 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/bounded"
+	"github.com/sidestep-agent/sidestep/pkg/tokens/clocks"
+	"github.com/sidestep-agent/sidestep/pkg/tokens/podfile"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 const (
 	// apiServerName is the Service of the API server, where AKS has its proxy.
 	apiServerName = "kubernetes.default"
-	maxBindings   = 256
+	maxProxies    = 256
 )
 
-// audienceFor returns the audience that the workload's assertion must have.
-func audienceFor(w workload.Workload) string {
-	if w.Binding != nil {
-		return workload.BindingAudience
-	}
-	return workload.TokenAudience
+// Proxy says by way of which proxy tokens come, and whom to take for it. The
+// zero Proxy is none: tokens come from Entra itself.
+type Proxy struct {
+	URL    string // "https://host/path"
+	SNI    string
+	CAData string // PEM; it goes before CA
+	CA     workload.VolumeFile
 }
 
-// through says by way of which proxy a target's tokens come, and whom to take
-// for it. The zero value is Entra itself.
-type through struct {
-	proxy  string // "https://host/path"
-	sni    string
-	caData string // PEM; it goes before ca
-	ca     workload.VolumeFile
+// AllowedProxies are those that the agent posts assertions to.
+type AllowedProxies struct {
+	APIServer string // "host:port"; empty: not known
+	Other     string // the URL of one more proxy; empty: none
 }
 
-// selectThrough returns the workload's proxy. Its error is a
-// *workload.TokenError.
-func (d defaults) selectThrough(w workload.Workload) (through, error) {
+// Select returns the workload's proxy, or the zero Proxy if it has none. Its
+// error is a *workload.TokenError.
+func (a AllowedProxies) Select(w workload.Workload) (Proxy, error) {
 	b := w.Binding
 	if b == nil {
-		return through{}, nil
+		return Proxy{}, nil
 	}
-	proxy, err := parseTokenProxy(b.TokenProxy)
+	proxy, err := ParseProxy(b.TokenProxy)
 	if err != nil {
-		return through{}, refused("AZURE_KUBERNETES_TOKEN_PROXY in the pod's spec is %v: it must look like https://kubernetes.default.svc.cluster.local", err)
+		return Proxy{}, refused("AZURE_KUBERNETES_TOKEN_PROXY in the pod's spec is %v: it must look like https://kubernetes.default.svc.cluster.local", err)
 	}
 	// The agent posts from the node's own network, where a pod's author must
 	// not be able to send it.
-	if proxy.String() != d.tokenProxy && !isAPIServer(proxy, d.apiServer) {
-		return through{}, refused("AZURE_KUBERNETES_TOKEN_PROXY in the pod's spec is not the cluster's API server: remove it, or start the agent with --token-proxy %s", proxy)
+	if proxy.String() != a.Other && !isAPIServer(proxy, a.APIServer) {
+		return Proxy{}, refused("AZURE_KUBERNETES_TOKEN_PROXY in the pod's spec is not the cluster's API server: remove it, or start the agent with --token-proxy %s", proxy)
 	}
-	t := through{proxy: proxy.String(), sni: b.SNIName, caData: b.CAData}
+	p := Proxy{URL: proxy.String(), SNI: b.SNIName, CAData: b.CAData}
 	switch {
 	case b.CAData != "":
 		// The webhook names a file in any case, and writes none then.
 	case b.CA != nil:
-		t.ca = *b.CA
+		p.CA = *b.CA
 	case b.CAFile != "":
-		return through{}, refused("AZURE_KUBERNETES_CA_FILE in the pod's spec is no file of a projected or ConfigMap volume of the pod: mount the certificate by one, or set AZURE_KUBERNETES_CA_DATA")
+		return Proxy{}, refused("AZURE_KUBERNETES_CA_FILE in the pod's spec is no file of a projected or ConfigMap volume of the pod: mount the certificate by one, or set AZURE_KUBERNETES_CA_DATA")
 	}
-	return t, nil
+	return p, nil
 }
 
-// parseTokenProxy takes what the SDKs take: an https URL, perhaps with a path.
-func parseTokenProxy(raw string) (*url.URL, error) {
+// ParseProxy takes what the SDKs take: an https URL, perhaps with a path.
+func ParseProxy(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
@@ -97,68 +98,68 @@ func withPort(u *url.URL) string {
 	return u.Host
 }
 
-// bindings has a way to each proxy, so that connections and discovery are kept
-// between exchanges.
-type bindings struct {
-	files     projected
+// Proxies has a client for each proxy, so that connections and discovery
+// documents are kept between exchanges.
+type Proxies struct {
+	pods      podfile.Dir
 	apiServer string // "host:port"
-	clocks    clocks
+	clocks    clocks.Clocks
 
-	mu   sync.Mutex
-	ways *bounded[way, *entra]
+	mu      sync.Mutex
+	clients *bounded.Map[trustedProxy, *Client]
 }
 
-// way is a proxy as one of its certificates' content makes it.
-type way struct {
-	through
+// trustedProxy is a proxy with the content of its certificate.
+type trustedProxy struct {
+	Proxy
 	ca string // PEM; empty: the system's
 }
 
-func newBindings(files projected, apiServer string, c clocks) *bindings {
-	never := func(*entra, time.Time) bool { return false }
-	return &bindings{files: files, apiServer: apiServer, clocks: c, ways: newBounded[way](maxBindings, never)}
+// NewProxies returns Proxies that read certificates in the pods' directories
+// and reach the API server at its "host:port".
+func NewProxies(pods podfile.Dir, apiServer string, c clocks.Clocks) *Proxies {
+	never := func(*Client, time.Time) bool { return false }
+	return &Proxies{pods: pods, apiServer: apiServer, clocks: c, clients: bounded.New[trustedProxy](maxProxies, never)}
 }
 
-// entra returns what exchanges the workload's assertions by way of the proxy.
-// The certificate is read each time, since the cluster renews it. The error is
-// a *workload.TokenError.
-func (b *bindings) entra(w workload.Workload, t through) (*entra, error) {
-	pem, err := b.certificate(w, t)
+// Client returns what exchanges the workload's assertions at the proxy. The
+// certificate is read each time, since the cluster renews it. The error is a
+// *workload.TokenError.
+func (b *Proxies) Client(w workload.Workload, p Proxy) (*Client, error) {
+	pem, err := b.certificate(w, p)
 	if err != nil {
 		return nil, err
 	}
-	k := way{t, pem}
-	now := b.clocks.now().steady
+	k := trustedProxy{p, pem}
+	now := b.clocks.Now().Steady
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if x, ok := b.ways.get(k, now); ok {
+	if x, ok := b.clients.Get(k, now); ok {
 		return x, nil
 	}
 	carrier, err := b.transport(k)
 	if err != nil {
 		return nil, err
 	}
-	x := newEntra(carrier, b.clocks)
-	b.ways.put(k, x, now)
+	x := NewClient(carrier, b.clocks)
+	b.clients.Put(k, x, now)
 	return x, nil
 }
 
 // certificate returns the PEM of whom to trust, or "" for the system's CAs.
-func (b *bindings) certificate(w workload.Workload, t through) (string, error) {
-	if t.ca == (workload.VolumeFile{}) {
-		return t.caData, nil
+func (b *Proxies) certificate(w workload.Workload, p Proxy) (string, error) {
+	if p.CA == (workload.VolumeFile{}) {
+		return p.CAData, nil
 	}
-	name, ok := volumePath(t.ca)
-	if !ok || !validComponent(w.PodUID) {
-		return "", refused("AZURE_KUBERNETES_CA_FILE in the pod's spec has a path that cannot be used")
-	}
-	raw, err := b.files.read(w.PodUID, name)
-	if err == nil && len(raw) > 0 && len(raw) <= maxAssertion {
+	raw, err := b.pods.Read(w.PodUID, p.CA)
+	if err == nil && len(raw) > 0 {
 		return string(raw), nil
 	}
 	var e *workload.TokenError
 	switch {
-	case isElsewhere(err), len(raw) > maxAssertion:
+	case errors.Is(err, podfile.ErrPath):
+		e = refused("AZURE_KUBERNETES_CA_FILE in the pod's spec has a path that cannot be used")
+	case errors.Is(err, podfile.ErrElsewhere), errors.Is(err, podfile.ErrTooLong):
 		e = refused("the certificate that AZURE_KUBERNETES_CA_FILE in the pod's spec names is not a file in the pod's own directory")
 	default: // an empty one is about to be renewed
 		e = unavailable("the kubelet has not written the certificate that AZURE_KUBERNETES_CA_FILE in the pod's spec names yet")
@@ -169,8 +170,8 @@ func (b *bindings) certificate(w workload.Workload, t through) (string, error) {
 
 // transport carries requests for Entra to the proxy. No other proxy is asked:
 // this one is in the cluster.
-func (b *bindings) transport(k way) (http.RoundTripper, error) {
-	to, err := url.Parse(k.proxy)
+func (b *Proxies) transport(k trustedProxy) (http.RoundTripper, error) {
+	to, err := url.Parse(k.URL)
 	if err != nil {
 		return nil, refused("AZURE_KUBERNETES_TOKEN_PROXY in the pod's spec is not a URL")
 	}
@@ -185,7 +186,7 @@ func (b *bindings) transport(k way) (http.RoundTripper, error) {
 	}
 	t := transportTrusting(pool)
 	t.Proxy = nil
-	t.TLSClientConfig = &tls.Config{RootCAs: pool, ServerName: k.sni, MinVersion: tls.VersionTLS12}
+	t.TLSClientConfig = &tls.Config{RootCAs: pool, ServerName: k.SNI, MinVersion: tls.VersionTLS12}
 	if hasServiceName(to.Hostname()) {
 		// The node's resolver does not know the cluster's names.
 		dial := t.DialContext
@@ -210,13 +211,4 @@ func (r redirecting) RoundTrip(req *http.Request) (*http.Response, error) {
 	out.URL = r.to.JoinPath(req.URL.EscapedPath())
 	out.URL.RawQuery = req.URL.RawQuery
 	return r.next.RoundTrip(out)
-}
-
-// entraFor returns what exchanges the workload's assertions for the target.
-// The error is a *workload.TokenError.
-func (e *Engine) entraFor(w workload.Workload, t target) (*entra, error) {
-	if t.through == (through{}) {
-		return e.entra, nil
-	}
-	return e.bindings.entra(w, t.through)
 }

@@ -1,4 +1,4 @@
-package tokens
+package assertion
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -21,24 +20,22 @@ const (
 	maxExpiration = 24 * time.Hour
 )
 
-// requested asks the API server for assertions, each bound to its pod. None is
-// kept: one is needed for an exchange, and what the exchange brings is cached.
-type requested struct {
-	accounts corev1.ServiceAccountsGetter
-}
+// maxRetryAfter bounds how long the API server may have the agent wait.
+const maxRetryAfter = time.Hour
 
-// Assertion implements assertionSource.
-func (r requested) Assertion(ctx context.Context, w workload.Workload) (string, error) {
+// request asks the API server for a token that is bound to the pod. None is
+// kept: one is needed for an exchange, and what the exchange brings is cached.
+func (s Source) request(ctx context.Context, w workload.Workload) (string, error) {
 	asked := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-		Audiences:         []string{workload.TokenAudience},
+		Audiences:         []string{s.Audience},
 		ExpirationSeconds: new(expirationSeconds(w.TokenExpiration)),
 		BoundObjectRef: &authenticationv1.BoundObjectReference{
 			Kind: "Pod", APIVersion: "v1", Name: w.PodName, UID: types.UID(w.PodUID),
 		},
 	}}
-	// A token for an account made anew would not be this workload's.
+	// A token for an account of the same name, created later, would not be this workload's.
 	asked.UID = types.UID(w.ServiceAccountUID)
-	answer, err := r.accounts.ServiceAccounts(w.Namespace).CreateToken(ctx, w.ServiceAccount, asked, metav1.CreateOptions{})
+	answer, err := s.Accounts.ServiceAccounts(w.Namespace).CreateToken(ctx, w.ServiceAccount, asked, metav1.CreateOptions{})
 	if err != nil {
 		return "", requestError(err, w)
 	}
@@ -51,7 +48,7 @@ func expirationSeconds(asked time.Duration) int64 {
 	return int64(min(max(asked, minExpiration), maxExpiration) / time.Second)
 }
 
-// requestError says who can mend what the API server answered. The server's
+// requestError says who can fix what the API server answered. The server's
 // own words, which name the agent's permissions, are for the log.
 func requestError(err error, w workload.Workload) *workload.TokenError {
 	var e *workload.TokenError
@@ -59,7 +56,7 @@ func requestError(err error, w workload.Workload) *workload.TokenError {
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
 		e = refused("the API server does not let the agent ask for tokens of %s/%s: apply manifests/overlays/token-request", w.Namespace, w.ServiceAccount)
 	case apierrors.IsNotFound(err), apierrors.IsConflict(err):
-		e = unavailable("the pod or its service account is gone, or has been made anew")
+		e = unavailable("the pod or its service account is gone, or was created again")
 	case apierrors.IsBadRequest(err):
 		e = refused("the pod %s/%s does not run as the service account %s", w.Namespace, w.PodName, w.ServiceAccount)
 	default:
@@ -70,28 +67,4 @@ func requestError(err error, w workload.Workload) *workload.TokenError {
 	}
 	e.Err = err
 	return e
-}
-
-// sources reads the assertion of a pod that has one, and asks for that of a
-// pod without.
-type sources struct {
-	projected projected
-	requested *requested // nil: nobody is asked
-}
-
-// newSources asks nobody if accounts is nil.
-func newSources(files projected, accounts corev1.ServiceAccountsGetter) sources {
-	s := sources{projected: files}
-	if accounts != nil {
-		s.requested = &requested{accounts}
-	}
-	return s
-}
-
-// Assertion implements assertionSource.
-func (s sources) Assertion(ctx context.Context, w workload.Workload) (string, error) {
-	if w.Projected == nil && s.requested != nil {
-		return s.requested.Assertion(ctx, w)
-	}
-	return s.projected.Assertion(ctx, w)
 }
