@@ -183,7 +183,7 @@ var table = []Row{
 		Summary: "a server that Entra asks does not answer", Remedy: byItself,
 		meaning: func(Facts) string { return "a server that Entra asks does not answer for the moment" },
 	}, {
-		Code: "AADSTS90033", Status: 400, OAuth: "temporarily_unavailable", Kind: Transient, Whose: Tenant,
+		Code: "AADSTS90033", Status: 503, OAuth: "temporarily_unavailable", Kind: Transient, Whose: Tenant,
 		Summary: "a directory service of Entra is down", Remedy: byItself,
 		meaning: func(Facts) string { return "a directory service of Entra is down for the moment" },
 	},
