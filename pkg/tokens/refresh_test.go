@@ -305,14 +305,16 @@ func TestRefreshTakesItsTurnAsAProbe(t *testing.T) {
 		if left := b.mustToken(good, workload.TokenRequest{Resource: vault}).ExpiresOn.Sub(b.clock.Now()); left < 50*time.Minute {
 			t.Errorf("the token was not refreshed: it has %v left", left)
 		}
-		// New tokens of others come within the hold as well.
+		// New tokens of others come with the next probe as well.
 		for i := range 20 {
 			w := b.pod("shop", "new-"+strconv.Itoa(i), "web")
 			w.ClientID = clientB
 			began := time.Now()
-			b.mustToken(w, workload.TokenRequest{Resource: vault})
-			if took := time.Since(began); took > 2*probeLook+longestPause/2 {
-				t.Errorf("a new token took %v", took)
+			_, err := b.token(w, workload.TokenRequest{Resource: vault})
+			for ; err != nil && time.Since(began) < time.Minute; _, err = b.token(w, workload.TokenRequest{Resource: vault}) {
+			}
+			if took := time.Since(began); err != nil || took > 2*probeLook+longestPause {
+				t.Errorf("a new token took %v, error %v", took, err)
 			}
 		}
 		stop()
