@@ -125,7 +125,7 @@ func (a *agent) makeSources() (err error) {
 	a.events = newEvents(client, a.options.nodeName)
 	a.pods, err = podcache.New(podcache.Options{
 		Client: client, Dynamic: custom, NodeName: a.options.nodeName, Config: a.watcher.Initial(),
-		Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
+		Registerer: a.registry, Log: a.log, Clock: clock.RealClock{}, TokenAudience: a.options.tokenAudience,
 	})
 	if err != nil {
 		return err
@@ -187,7 +187,7 @@ func (a *agent) makeTokens() (err error) {
 	a.tokens, err = tokens.New(tokens.Options{
 		KubeletDir: a.options.kubeletDir, TenantID: a.options.tenantID,
 		Cloud: tokens.Cloud(a.options.cloud), AuthorityHost: a.options.authorityHost,
-		CAFile:          a.options.caFile,
+		CAFile: a.options.caFile, TokenAudience: a.options.tokenAudience,
 		ServiceAccounts: accounts, APIServer: apiServer, TokenProxy: a.options.tokenProxy,
 		Notify: a.events.tokenRefused,
 		Log:    a.log, Audit: a.log, Registerer: a.registry, Tracer: tracer,

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,7 +17,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// events tells people through the cluster what they should mend.
+// events tells people through the cluster what they should fix.
 type events struct {
 	broadcaster eventsv1.EventBroadcaster
 	recorder    eventsv1.EventRecorder
@@ -81,15 +82,19 @@ func reloadOf(err error) string {
 // https://pkg.go.dev/k8s.io/api/events/v1#Event
 const maxNote = 1024
 
-// tokenRefused reports on the pod why it got no token, and what mends that.
+// tokenRefused reports on the pod why it got no token, and what fixes that.
 func (e *events) tokenRefused(w workload.Workload, failed *workload.TokenError) {
 	pod := &corev1.ObjectReference{
 		Kind: "Pod", APIVersion: "v1", Namespace: w.Namespace, Name: w.PodName, UID: types.UID(w.PodUID),
 	}
 	// Events of the same action and reason are counted in one: the code keeps
-	// those apart that are mended in different ways.
+	// those apart that are fixed in different ways.
 	action := cmp.Or(failed.Code, "IssueToken")
-	e.recorder.Eventf(pod, nil, corev1.EventTypeWarning, "TokenRefused", action, "%s", note(failed))
+	if failed.RetriedUntil.IsZero() {
+		e.recorder.Eventf(pod, nil, corev1.EventTypeWarning, "TokenRefused", action, "%s", note(failed))
+	} else {
+		e.recorder.Eventf(pod, nil, corev1.EventTypeWarning, "TokenNotAcceptedYet", action, "%s", note(failed))
+	}
 }
 
 // note returns what an event says of the failure. A command is never cut: half
@@ -99,14 +104,19 @@ func note(failed *workload.TokenError) string {
 	if failed.Meaning != "" {
 		says = failed.Code + ": " + failed.Meaning
 	}
-	mend := ""
-	if failed.Mend != "" {
-		mend = ". Mend: " + failed.Mend
+	lead := ". Fix: "
+	if !failed.RetriedUntil.IsZero() {
+		says += ". Not accepted yet, retried until " + failed.RetriedUntil.UTC().Format(time.RFC3339)
+		lead = "; if it stays: "
 	}
-	if len(says)+len(mend) > maxNote {
-		mend = ". What mends it is in the agent's log, and in the answer to the application."
+	fix := ""
+	if failed.Fix != "" {
+		fix = lead + failed.Fix
 	}
-	return cut(says, maxNote-len(mend)) + mend
+	if len(says)+len(fix) > maxNote {
+		fix = ". What fixes it is in the agent's log, and in the answer to the application."
+	}
+	return cut(says, maxNote-len(fix)) + fix
 }
 
 // cut returns so much of a text, in bytes, as there is room for.

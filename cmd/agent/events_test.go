@@ -36,7 +36,7 @@ func TestRefusalBecomesAnEventOnThePod(t *testing.T) {
 		case <-again.C:
 			e.tokenRefused(workload.Workload{Namespace: "shop", PodName: "web", PodUID: "uid"}, &workload.TokenError{
 				Kind: workload.Refused, Code: "AADSTS700213", Description: "Entra's words",
-				Meaning: "no federated credential is for the subject", Mend: "az identity …",
+				Meaning: "no federated credential is for the subject", Fix: "az identity …",
 			})
 			continue
 		case <-limit:
@@ -59,7 +59,7 @@ func checkEvent(t *testing.T, got *eventsv1.Event) {
 		t.Errorf("regarding (-want +got):\n%s", diff)
 	}
 	if got.Namespace != "shop" || got.Type != corev1.EventTypeWarning || got.Reason != "TokenRefused" || got.Action != "AADSTS700213" ||
-		got.Note != "AADSTS700213: no federated credential is for the subject. Mend: az identity …" {
+		got.Note != "AADSTS700213: no federated credential is for the subject. Fix: az identity …" {
 		t.Errorf("event %+v", got)
 	}
 }
@@ -72,9 +72,12 @@ func TestNotesFit(t *testing.T) {
 		want   string // in the note
 	}{
 		{"short", workload.TokenError{Description: "no tenant is set"}, "no tenant is set"},
-		{"just right", workload.TokenError{Description: "d", Mend: strings.Repeat("m", maxNote-len("d. Mend: "))}, "mmm"},
-		{"long command", workload.TokenError{Description: "d", Mend: strings.Repeat("m", maxNote)}, "d. What mends it is in the agent's log"},
-		{"long description", workload.TokenError{Description: strings.Repeat("é", maxNote), Mend: "m"}, "What mends it"},
+		{"just right", workload.TokenError{Description: "d", Fix: strings.Repeat("m", maxNote-len("d. Fix: "))}, "mmm"},
+		{"long command", workload.TokenError{Description: "d", Fix: strings.Repeat("m", maxNote)}, "d. What fixes it is in the agent's log"},
+		{"long description", workload.TokenError{Description: strings.Repeat("é", maxNote), Fix: "m"}, "What fixes it"},
+		{"not accepted yet", workload.TokenError{
+			Code: "AADSTS1", Meaning: "none is there", Fix: "az it", RetriedUntil: time.Date(2026, 3, 1, 9, 2, 0, 0, time.UTC),
+		}, "AADSTS1: none is there. Not accepted yet, retried until 2026-03-01T09:02:00Z; if it stays: az it"},
 		{"long description alone", workload.TokenError{Description: "x" + strings.Repeat("é", maxNote)}, "xé"},
 	} {
 		got := note(&tc.failed)

@@ -114,7 +114,7 @@ func (a *agent) addServiceAccounts(r *status.Report) {
 		account := status.ServiceAccount{
 			Namespace: p.Namespace, Name: p.ServiceAccount, ClientID: w.ClientID,
 			TenantID:     cmp.Or(w.TenantID, a.options.tenantID),
-			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: lastError(e), Mend: e.Mend,
+			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: lastError(e), Fix: e.Fix,
 		}
 		r.ServiceAccounts = append(r.ServiceAccounts, account)
 	}
@@ -132,8 +132,12 @@ func lastError(e tokens.Exchange) string {
 func circuitProblems(circuits []tokens.Circuit) []string {
 	var problems []string
 	for _, c := range circuits {
-		problems = append(problems, fmt.Sprintf("no tokens of tenant %s from %s since %s: %d failures in a row, circuit %s, next try %s",
-			c.Tenant, c.Authority, c.Since.UTC().Format(time.RFC3339), c.Failures, c.State, c.Until.UTC().Format(time.RFC3339)))
+		who := "tenant " + c.Tenant
+		if c.ClientID != "" {
+			who = "client " + c.ClientID + " of " + who
+		}
+		problems = append(problems, fmt.Sprintf("no tokens of %s from %s since %s: %d failures in a row, circuit %s, next try %s",
+			who, c.Authority, c.Since.UTC().Format(time.RFC3339), c.Failures, c.State, c.Until.UTC().Format(time.RFC3339)))
 	}
 	return problems
 }

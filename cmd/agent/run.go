@@ -13,6 +13,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // runOptions are the flags of `agent run`.
@@ -29,6 +30,7 @@ type runOptions struct {
 	authorityHost  string
 	caFile         string
 	tokenRequest   bool
+	tokenAudience  string
 	tokenProxy     string
 	removeTaint    bool
 	bootConfig     string
@@ -98,6 +100,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.StringVar(&o.authorityHost, "authority-host", "", "Entra's URL, in place of the cloud's")
 	flags.StringVar(&o.caFile, "ca-file", "", "PEM file of CAs that Entra's certificate may be of, besides the system's; followed while the agent runs")
 	flags.BoolVar(&o.tokenRequest, "token-request", false, "ask the API server for the service account tokens of pods that have none for Entra")
+	flags.StringVar(&o.tokenAudience, "token-audience", workload.TokenAudience, "audience of the service account tokens that Entra takes, as the federated credentials have it")
 	flags.StringVar(&o.tokenProxy, "token-proxy", "", "URL of a proxy for identity bindings, besides the API server's")
 	addRemoveTaint(flags, &o.removeTaint)
 	addBootConfig(flags, &o.bootConfig, "")

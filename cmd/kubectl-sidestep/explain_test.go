@@ -25,7 +25,7 @@ type (
 // said has the last exchange fail with a code of Entra's.
 func said(code string) func(*scene) {
 	return func(s *scene) {
-		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Mend = code+": in plain words", "az mend" })
+		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Fix = code+": in plain words", "az mend" })
 	}
 }
 
@@ -191,7 +191,7 @@ func TestExplainNamesNestedContainers(t *testing.T) {
 func TestExplainPrints(t *testing.T) {
 	s := newScene()
 	s.change(func(_ *status.Report, _ *status.Pod, a *status.ServiceAccount) {
-		a.LastError, a.Mend = "AADSTS1: a\x1b[31mtrick", "az it"
+		a.LastError, a.Fix = "AADSTS1: a\x1b[31mtrick", "az it"
 	})
 	var table, text bytes.Buffer
 	if err := explain(t.Context(), s.cluster(), &table, "shop", "web-1", "table"); !errors.Is(err, errBroken) {

@@ -111,7 +111,7 @@ func judgeExchange(f *facts) link {
 	case e.LastError != "":
 		return link{State: broken, Detail: e.LastError + " (" + e.LastExchange.UTC().Format(time.RFC3339) + ")",
 			// Without a command the cause is none of the set-up: the agent's log says more.
-			Fix: cmp.Or(e.Mend, kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent)))}
+			Fix: cmp.Or(e.Fix, kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent)))}
 	case e.LastExchange.IsZero():
 		return link{State: unknown, Detail: "nobody has asked for a token of service account " + f.pod.Spec.ServiceAccountName + " on this node yet"}
 	}

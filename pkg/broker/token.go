@@ -104,8 +104,8 @@ func tokenFailure(err error, r workload.TokenRequest) answer {
 	if te.Meaning != "" {
 		description = te.Code + ": " + te.Meaning + ". (" + te.Description + ")"
 	}
-	if te.Mend != "" {
-		description += " Mend: " + te.Mend
+	if te.Fix != "" {
+		description += " Fix: " + te.Fix
 	}
 	if te.Code != "" && !strings.HasPrefix(description, te.Code) {
 		description = te.Code + ": " + description

@@ -143,9 +143,9 @@ func TestTokenFailure(t *testing.T) {
 		},
 		"refused, diagnosed": {
 			err: &workload.TokenError{
-				Kind: workload.Refused, Code: "AADSTS70021", Description: "AADSTS70021: no matching record", Meaning: "there is none for it", Mend: `az x "$y" <<<z`,
+				Kind: workload.Refused, Code: "AADSTS70021", Description: "AADSTS70021: no matching record", Meaning: "there is none for it", Fix: `az x "$y" <<<z`,
 			},
-			want: reply{400, errorBody("invalid_request", `AADSTS70021: there is none for it. (AADSTS70021: no matching record) Mend: az x \"$y\" <<<z`)},
+			want: reply{400, errorBody("invalid_request", `AADSTS70021: there is none for it. (AADSTS70021: no matching record) Fix: az x \"$y\" <<<z`)},
 		},
 		"refused, identity selected": {
 			err: refused, target: "&client_id=c",

@@ -1,6 +1,7 @@
 package podcache
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -18,9 +19,10 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// Options are what a Cache needs. All are required.
+// Options are what a Cache needs. All but TokenAudience are required.
 type Options struct {
 	Client     kubernetes.Interface
 	Dynamic    dynamic.Interface // for AzurePodIdentityException objects
@@ -29,6 +31,10 @@ type Options struct {
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
 	Clock      clock.Clock
+
+	// TokenAudience is the audience of the pods' tokens for Entra; empty:
+	// workload.TokenAudience.
+	TokenAudience string
 }
 
 // Cache holds the pods of one node with the rules applied to them.
@@ -44,6 +50,8 @@ type Cache struct {
 	unanswered  chan struct{}
 	giveUp      func()        // closes unanswered
 	switched    chan struct{} // exempt became nil, or ceased to be
+
+	tokenAudience string // as in Options, but never empty
 
 	mu          sync.RWMutex
 	policy      *policy
@@ -91,6 +99,7 @@ func New(o Options) (*Cache, error) {
 		pending:     map[types.NamespacedName]struct{}{},
 		subscribers: map[chan struct{}]struct{}{},
 	}
+	c.tokenAudience = cmp.Or(o.TokenAudience, workload.TokenAudience)
 	c.giveUp = sync.OnceFunc(func() { close(c.unanswered) })
 	c.honour(o.Config.AzurePodIdentityExceptions == config.PodIdentityExceptionsHonour)
 	if err := o.Registerer.Register(collector{c}); err != nil {

@@ -33,7 +33,7 @@ type pod struct {
 	containers     []string          // names of all containers in the spec
 	containerIDs   map[string]string // name by bare container id
 	skipped        []string          // container names in skip-containers
-	clientID       string            // from the pod's environment, as are the next two
+	clientIDs      clientIDs         // from the pod's environment, as are the next two
 	tenantID       string
 	authorityHost  string
 	projected      *workload.ProjectedToken
@@ -57,14 +57,11 @@ func newPod(o *corev1.Pod) pod {
 		containers:     containerNames(&o.Spec),
 		containerIDs:   containerIDs(&o.Status),
 		skipped:        skippedContainers(o.Annotations),
-		clientID:       environment(&o.Spec, "AZURE_CLIENT_ID"),
+		clientIDs:      newClientIDs(&o.Spec),
 		tenantID:       environment(&o.Spec, "AZURE_TENANT_ID"),
 		authorityHost:  environment(&o.Spec, "AZURE_AUTHORITY_HOST"),
-		expiration:     o.Annotations[expirationAnnotation],
+		expiration:     strings.TrimSpace(o.Annotations[expirationAnnotation]),
 		created:        o.CreationTimestamp.UTC(),
-	}
-	if p.binding, p.projected = identityBinding(&o.Spec); p.binding == nil {
-		p.projected = projectedToken(&o.Spec, workload.TokenAudience)
 	}
 	// The kubelet names a static pod's cgroup by the hash of its manifest;
 	// the API object is a mirror with a UID of its own.
@@ -73,6 +70,14 @@ func newPod(o *corev1.Pod) pod {
 		p.cgroupUID = o.Annotations[configHashAnnotation]
 	}
 	return p
+}
+
+// findToken finds the pod's token for the proxy of its identity binding, or else
+// the one for Entra, which has that audience.
+func (p *pod) findToken(s *corev1.PodSpec, audience string) {
+	if p.binding, p.projected = identityBinding(s); p.binding == nil {
+		p.projected = projectedToken(s, audience)
+	}
 }
 
 // account returns the name of the pod's service account. A mirror pod has
@@ -141,7 +146,8 @@ func skippedContainers(annotations map[string]string) []string {
 }
 
 // environment returns the literal value of an environment variable in the
-// first container that sets it, or "".
+// first container that sets it, or "". White space around it is left out:
+// `az … --output tsv` ends with a carriage return on Windows.
 func environment(s *corev1.PodSpec, name string) string {
 	for _, c := range allContainers(s) {
 		if value := literal(c, name); value != "" {
@@ -153,8 +159,8 @@ func environment(s *corev1.PodSpec, name string) string {
 
 func literal(c corev1.Container, name string) string {
 	for _, e := range c.Env {
-		if e.Name == name && e.Value != "" {
-			return e.Value
+		if value := strings.TrimSpace(e.Value); e.Name == name && value != "" {
+			return value
 		}
 	}
 	return ""

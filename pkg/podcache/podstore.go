@@ -96,6 +96,7 @@ func (c *Cache) set(ctx context.Context, o *corev1.Pod) bool {
 		return false // a server that does not know the field selector
 	}
 	next := &record{pod: newPod(o)}
+	next.findToken(&o.Spec, c.tokenAudience)
 	old := c.records[next.name]
 	switch {
 	case next.finished && old == nil:

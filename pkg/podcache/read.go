@@ -28,6 +28,7 @@ func (c *Cache) Pods() []workload.Pod {
 // Lookup returns the workload that a cgroup belongs to and what the rules say
 // about it; false if the cache has no such pod. In a pod where the rules differ
 // between containers, a container that is not known, or not named, is Unknown.
+// A container that is known has its own AZURE_CLIENT_ID as its default identity.
 // The workload shares memory with the cache and must not be changed.
 func (c *Cache) Lookup(ref workload.CgroupRef) (workload.Workload, workload.Decision, bool) {
 	c.mu.RLock()
@@ -36,10 +37,14 @@ func (c *Cache) Lookup(ref workload.CgroupRef) (workload.Workload, workload.Deci
 	if e == nil {
 		return workload.Workload{}, workload.Decision{}, false
 	}
-	if d, ok := e.pod.Containers[ref.ContainerID]; ok {
-		return e.workload, d, true
+	w, own := e.callers[ref.ContainerID]
+	if !own {
+		w = e.workload
 	}
-	return e.workload, e.pod.Decision, true
+	if d, ok := e.pod.Containers[ref.ContainerID]; ok {
+		return w, d, true
+	}
+	return w, e.pod.Decision, true
 }
 
 // Subscribe returns a channel that receives after each change of what Pods or

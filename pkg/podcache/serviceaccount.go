@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,13 +24,15 @@ type serviceAccount struct {
 	created    time.Time
 }
 
+// newServiceAccount leaves out white space around values: `az … --output tsv`
+// ends with a carriage return on Windows.
 func newServiceAccount(o *corev1.ServiceAccount) serviceAccount {
 	return serviceAccount{
 		uid:        string(o.UID),
 		labeled:    o.Labels[workload.UseLabel] == "true",
-		clientID:   o.Annotations[workload.ClientIDAnnotation],
-		tenantID:   o.Annotations[workload.TenantIDAnnotation],
-		expiration: o.Annotations[expirationAnnotation],
+		clientID:   strings.TrimSpace(o.Annotations[workload.ClientIDAnnotation]),
+		tenantID:   strings.TrimSpace(o.Annotations[workload.TenantIDAnnotation]),
+		expiration: strings.TrimSpace(o.Annotations[expirationAnnotation]),
 		identities: o.Annotations[workload.IdentitiesAnnotation],
 		created:    o.CreationTimestamp.UTC(),
 	}
@@ -58,7 +61,11 @@ func parseIdentities(annotation string) ([]workload.MappedIdentity, error) {
 	if err := json.Unmarshal([]byte(annotation), &ids); err != nil {
 		return nil, err
 	}
-	for i, id := range ids {
+	for i := range ids {
+		id := &ids[i]
+		for _, value := range []*string{&id.ClientID, &id.ResourceID, &id.PrincipalID} {
+			*value = strings.TrimSpace(*value)
+		}
 		if id.ClientID == "" {
 			return nil, fmt.Errorf("entry %d: %w", i+1, errNoClientID)
 		}

@@ -10,7 +10,7 @@ import (
 
 // StateFormat is the number of the form in which Export writes. Raise it with
 // every change of the types below, or of what they mean.
-const StateFormat = 1
+const StateFormat = 2
 
 // state is what a cache knows, to be written down: what decisions and
 // workloads are made of, not what they are, since the configuration may be
@@ -35,7 +35,7 @@ type savedPod struct {
 	Containers      []string                  `json:",omitzero"`
 	ContainerIDs    map[string]string         `json:",omitzero"`
 	Skipped         []string                  `json:",omitzero"`
-	ClientID        string                    `json:",omitzero"`
+	ClientIDs       clientIDs                 `json:",omitzero"`
 	TenantID        string                    `json:",omitzero"`
 	AuthorityHost   string                    `json:",omitzero"`
 	Projected       *workload.ProjectedToken  `json:",omitzero"`
@@ -70,7 +70,7 @@ func savePod(r *record) savedPod {
 		Mirror: r.mirror, ServiceAccount: r.serviceAccount, Labels: r.labels,
 		HostNetwork: r.hostNetwork, Ports: r.ports,
 		Containers: r.containers, ContainerIDs: r.containerIDs, Skipped: r.skipped,
-		ClientID: r.clientID, TenantID: r.tenantID, AuthorityHost: r.authorityHost,
+		ClientIDs: r.clientIDs, TenantID: r.tenantID, AuthorityHost: r.authorityHost,
 		Projected: r.projected, Binding: r.binding, Expiration: r.expiration,
 		Created: r.created, Changed: r.changed,
 	}
@@ -84,7 +84,7 @@ func (s savedPod) record() *record {
 		mirror: s.Mirror, serviceAccount: s.ServiceAccount, labels: s.Labels,
 		hostNetwork: s.HostNetwork, ports: s.Ports,
 		containers: s.Containers, containerIDs: s.ContainerIDs, skipped: s.Skipped,
-		clientID: s.ClientID, tenantID: s.TenantID, authorityHost: s.AuthorityHost,
+		clientIDs: s.ClientIDs, tenantID: s.TenantID, authorityHost: s.AuthorityHost,
 		projected: s.Projected, binding: s.Binding, expiration: s.Expiration,
 		created: s.Created,
 	}}

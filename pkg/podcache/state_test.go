@@ -25,7 +25,7 @@ func fullRecord() *record {
 		mirror: true, serviceAccount: "cart", labels: map[string]string{workload.UseLabel: "true"},
 		hostNetwork: true, ports: []uint16{8080}, containers: []string{"app"},
 		containerIDs: map[string]string{"id": "app"}, skipped: []string{"proxy"},
-		clientID: "client", tenantID: "tenant", authorityHost: "https://login.example/",
+		clientIDs: clientIDs{"web": "client"}, tenantID: "tenant", authorityHost: "https://login.example/",
 		projected: &workload.ProjectedToken{Volume: "v", Path: "token"},
 		binding: &workload.IdentityBinding{
 			TokenProxy: "https://proxy", SNIName: "sni", CAData: "ca", CAFile: "/ca/ca.crt",

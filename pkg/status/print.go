@@ -106,8 +106,8 @@ func serviceAccountRows(accounts []ServiceAccount, wide bool) [][]string {
 // printMends writes the commands below the table, whole, to be copied.
 func printMends(b *strings.Builder, accounts []ServiceAccount) {
 	for _, a := range accounts {
-		if a.Mend != "" {
-			fmt.Fprintf(b, "\nto mend %s/%s:\n  %s\n", Cell(a.Namespace), Cell(a.Name), Cell(a.Mend))
+		if a.Fix != "" {
+			fmt.Fprintf(b, "\nto fix %s/%s:\n  %s\n", Cell(a.Namespace), Cell(a.Name), Cell(a.Fix))
 		}
 	}
 }

@@ -63,5 +63,5 @@ type ServiceAccount struct {
 	LastExchange time.Time `json:"lastExchange,omitzero"` // zero: none yet
 	ExpiresOn    time.Time `json:"expiresOn,omitzero"`    // of the token it brought
 	LastError    string    `json:"lastError,omitempty"`
-	Mend         string    `json:"mend,omitempty"` // a shell command that mends it
+	Fix          string    `json:"fix,omitempty"` // a shell command that fixes it
 }

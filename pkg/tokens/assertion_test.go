@@ -11,6 +11,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/sys/unix"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/podfile"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -46,7 +47,7 @@ func TestAssertionIsCheckedBeforeAnythingIsSent(t *testing.T) {
 		{"expired", claim(func(c jwt.MapClaims) { c["exp"] = time.Now().Add(-time.Minute).Unix() }), workload.Unavailable, "expired"},
 		{"no expiry", claim(func(c jwt.MapClaims) { delete(c, "exp") }), workload.Refused, "expiry"},
 		{"not a JWT", func(b *bench, w *workload.Workload) { b.write(*w, "eyJzZWNyZXQi") }, workload.Refused, "not a JWT"},
-		{"too long", func(b *bench, w *workload.Workload) { b.write(*w, strings.Repeat("a", maxAssertion+1)) }, workload.Refused, "too long"},
+		{"too long", func(b *bench, w *workload.Workload) { b.write(*w, strings.Repeat("a", podfile.MaxSize+1)) }, workload.Refused, "too long"},
 		{"no volume", func(_ *bench, w *workload.Workload) { w.Projected = nil }, workload.Refused, "webhook"},
 		{"not written yet", func(b *bench, w *workload.Workload) { _ = os.RemoveAll(b.volume(*w)) }, workload.Unavailable, "not written"},
 		{"pod's directory gone", func(b *bench, w *workload.Workload) { _ = os.RemoveAll(filepath.Join(b.dir, "pods", w.PodUID)) }, workload.Unavailable, "not written"},
@@ -97,14 +98,14 @@ func TestAssertionFailureStaysWithItsPod(t *testing.T) {
 			t.Fatal(err)
 		}
 		k := key{account: noVolume.ServiceAccountUID, target: asked}
-		l := b.engine.cache.look(k, noVolume, false) // this pod leads
+		l := b.engine.cache.look(k, noVolume, false).(pending) // this pod leads
 		got := make(chan error, 1)
 		go func() {
 			_, err := b.token(notWritten, r)
 			got <- err
 		}()
 		synctest.Wait() // the other waits for it
-		b.engine.fly(k, l.flight, noVolume)
+		b.engine.run(k, l.call, noVolume)
 		wantTokenError(t, <-got, workload.Unavailable, "not written")
 		b.mustToken(b.pod("shop", "cart", "good"), r)
 		_, err = b.token(noVolume, workload.TokenRequest{Resource: "https://other"})
@@ -113,7 +114,7 @@ func TestAssertionFailureStaysWithItsPod(t *testing.T) {
 	})
 }
 
-func TestAssertionIsReadAnewForEachExchange(t *testing.T) {
+func TestAssertionIsReadAgainForEachExchange(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		w := b.pod("shop", "cart", "web")
 		b.mustToken(w, workload.TokenRequest{Resource: vault})

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/entra"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -34,9 +35,9 @@ func newFilled(b *testing.B, accounts int) (*Engine, []workload.Workload) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		now := e.clocks.now()
+		now := e.clocks.Now()
 		e.cache.store(key{account: w.ServiceAccountUID, target: t},
-			newEntry(grant{token: "token", lifetime: 24 * time.Hour}, clientA, now), now.steady)
+			newEntry(entra.Grant{Token: "token", Lifetime: 24 * time.Hour}, clientA, now), now.Steady)
 		all = append(all, w)
 	}
 	return e, all

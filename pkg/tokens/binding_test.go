@@ -15,6 +15,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/entra"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -80,7 +81,8 @@ func (b *bench) boundPod(p *tokenProxy) workload.Workload {
 		CAFile: "/var/run/secrets/azure/wi/ca-cert/ca.crt",
 		CA:     &workload.VolumeFile{Plugin: "kubernetes.io~projected", Volume: w.Projected.Volume, Path: "ca.crt"},
 	}
-	b.engine.defaults.apiServer, b.engine.bindings.apiServer = p.address(), p.address()
+	b.engine.defaults.proxies.APIServer = p.address()
+	b.engine.proxies = entra.NewProxies(b.engine.assertions.Pods, p.address(), b.engine.clocks)
 	b.write(w, b.assertion(w, func(c jwt.MapClaims) { c["aud"] = []string{workload.BindingAudience} }))
 	b.writeCertificate(w, p.certificate())
 	return w
@@ -97,7 +99,7 @@ func (b *bench) writeCertificate(w workload.Workload, pem string) {
 func TestBindingIsExchangedAsAzidentityDoes(t *testing.T) {
 	b, p := newBench(t), newTokenProxy(t)
 	w := b.boundPod(p)
-	assertion, err := b.engine.assertions.Assertion(t.Context(), w)
+	assertion, err := b.engine.assertions.Get(t.Context(), w, b.clock.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +139,7 @@ func TestProxyWithoutAPath(t *testing.T) {
 	}
 }
 
-func TestBindingsCertificateIsReadAnew(t *testing.T) {
+func TestBindingsCertificateIsReadAgain(t *testing.T) {
 	b, p := newBench(t), newTokenProxy(t)
 	w := b.boundPod(p)
 	b.mustToken(w, workload.TokenRequest{Resource: vault})
@@ -174,7 +176,7 @@ func TestBindingsThatAreRefused(t *testing.T) {
 		"a query":                  {proxy("https://kubernetes.default?x=y"), "more in it"},
 		"a user":                   {proxy("https://a@kubernetes.default"), "more in it"},
 		"not a URL":                {proxy("https://%zz"), "not a URL"},
-		"API server not known":     {func(b *bench, _ *workload.Workload) { b.engine.defaults.apiServer = "" }, "not the cluster's API server"},
+		"API server not known":     {func(b *bench, _ *workload.Workload) { b.engine.defaults.proxies.APIServer = "" }, "not the cluster's API server"},
 		"certificate in no volume": {func(_ *bench, w *workload.Workload) { w.Binding.CA = nil }, "AZURE_KUBERNETES_CA_DATA"},
 		"certificate that climbs":  {func(_ *bench, w *workload.Workload) { w.Binding.CA.Path = "../ca.crt" }, "path"},
 		"link out of the pod":      {link("/etc/ssl/certs/ca-certificates.crt"), "own directory"},
@@ -205,7 +207,7 @@ func TestTokenForTheProxyIsNotForEntra(t *testing.T) {
 }
 
 func TestProxiesThatMayBeNamed(t *testing.T) {
-	d := defaults{apiServer: "10.0.0.1:443", tokenProxy: "https://proxy.example:8443/wi"}
+	d := entra.AllowedProxies{APIServer: "10.0.0.1:443", Other: "https://proxy.example:8443/wi"}
 	for url, ok := range map[string]bool{
 		"https://kubernetes.default":                   true,
 		"https://kubernetes.default.svc":               true,
@@ -219,7 +221,7 @@ func TestProxiesThatMayBeNamed(t *testing.T) {
 		"https://proxy.example:8443":                   false,
 		"https://proxy.example:8443/other":             false,
 	} {
-		_, err := d.selectThrough(workload.Workload{Binding: &workload.IdentityBinding{TokenProxy: url}})
+		_, err := d.Select(workload.Workload{Binding: &workload.IdentityBinding{TokenProxy: url}})
 		if (err == nil) != ok {
 			t.Errorf("%s: %v, want it to be taken: %t", url, err, ok)
 		}
@@ -231,14 +233,14 @@ func TestProxiesThatMayBeNamed(t *testing.T) {
 func TestProxiesAreApart(t *testing.T) {
 	plain := key{account: "a", target: target{authority: "x", tenant: tenantA}}
 	one, two := plain, plain
-	one.through = through{proxy: "https://kubernetes.default"}
-	two.through = through{proxy: "https://kubernetes.default", caData: "other"}
+	one.proxy = entra.Proxy{URL: "https://kubernetes.default"}
+	two.proxy = entra.Proxy{URL: "https://kubernetes.default", CAData: "other"}
 	other := one
 	other.account = "b"
 	if plain == one || one == two {
 		t.Error("keys are the same")
 	}
-	if plain.realm() == one.realm() || one.realm() == other.realm() {
+	if plain.tenantRealm() == one.tenantRealm() || one.clientRealm() == other.clientRealm() {
 		t.Error("realms are the same")
 	}
 }

@@ -58,7 +58,9 @@ func TestPodsOfOneAccountShareATokenAcrossRestarts(t *testing.T) {
 	})
 }
 
-func TestRefusalIsRememberedForTenSeconds(t *testing.T) {
+// A refusal is remembered for no longer than the pause before the next try: two
+// seconds at first, ten when it has lasted.
+func TestRefusalIsRememberedForOnePause(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.entra.set(func(f *fakeEntra) {
 			f.refuse = refusing(401, 700016, "unauthorized_client", "AADSTS700016: no such application")
@@ -70,6 +72,16 @@ func TestRefusalIsRememberedForTenSeconds(t *testing.T) {
 		}
 		if n := b.entra.exchanges(); n != 1 {
 			t.Errorf("%d exchanges, want 1", n)
+		}
+		b.advance(toldPause)
+		for range 300 {
+			if err := b.once(w, workload.TokenRequest{Resource: vault}); err == nil {
+				t.Fatal("a token")
+			}
+			b.advance(time.Second)
+		}
+		if n := b.entra.exchanges(); n > 55 {
+			t.Errorf("%d exchanges in five minutes", n)
 		}
 		b.entra.set(func(f *fakeEntra) { f.refuse = nil })
 		b.advance(refusalMemory)
@@ -119,13 +131,15 @@ func TestOldTokenIsServedWhileEntraIsDown(t *testing.T) {
 			t.Error("the old token was not served while Entra was down")
 		}
 		b.advance(time.Second)
+		// One refusal of what has worked is no end of it.
 		b.entra.set(func(f *fakeEntra) { f.refuse = refusing(400, 700016, "unauthorized_client", "AADSTS700016: gone") })
-		_, err := b.token(w, r)
-		wantTokenError(t, err, workload.Refused, "gone")
+		if got := b.mustToken(w, r); got != first {
+			t.Error("the old token was not served at the first refusal")
+		}
 
 		b.advance(10 * time.Minute)
 		b.entra.set(func(f *fakeEntra) { f.refuse = refusing(503, 0, "", "") })
-		_, err = b.token(w, r)
+		_, err := b.token(w, r)
 		wantTokenError(t, err, workload.Unavailable, "503")
 	})
 }
@@ -194,31 +208,11 @@ func TestCacheOutcomesAreCounted(t *testing.T) {
 			b.mustToken(w, r)
 		}
 		for outcome, want := range map[outcome]float64{miss: 1, hit: 2} {
-			if got := testutil.ToFloat64(b.engine.metrics.requests.WithLabelValues(string(outcome))); got != want {
+			if got := testutil.ToFloat64(b.engine.reporter.metrics.requests.WithLabelValues(string(outcome))); got != want {
 				t.Errorf("%s counted %v times, want %v", outcome, got, want)
 			}
 		}
 	})
-}
-
-func TestBoundedForgetsTheDeadThenTheOldest(t *testing.T) {
-	now := time.Now()
-	b := newBounded[string](3, func(until time.Time, now time.Time) bool { return !now.Before(until) })
-	b.put("a", now.Add(time.Hour), now)
-	b.put("dead", now.Add(time.Second), now)
-	b.put("b", now.Add(time.Hour), now)
-	b.put("a", now.Add(time.Hour), now) // now the youngest
-	now = now.Add(time.Minute)
-	if _, ok := b.get("dead", now); ok {
-		t.Error("a dead value was returned")
-	}
-	b.put("c", now.Add(time.Hour), now)
-	b.put("d", now.Add(time.Hour), now)
-	for k, want := range map[string]bool{"a": true, "b": false, "c": true, "d": true, "dead": false} {
-		if _, ok := b.get(k, now); ok != want {
-			t.Errorf("%s kept: %v, want %v", k, ok, want)
-		}
-	}
 }
 
 // Cached has what Token would return at once, and nothing else.

@@ -1,106 +1,373 @@
 package tokens
 
 import (
-	"context"
-	"errors"
-	"net/http"
 	"time"
 
-	"github.com/AzureAD/microsoft-authentication-library-for-go/apps/confidential"
+	"github.com/sidestep-agent/sidestep/pkg/tokens/aadsts"
+	"github.com/sidestep-agent/sidestep/pkg/tokens/bounded"
+	"github.com/sidestep-agent/sidestep/pkg/tokens/clocks"
+	"github.com/sidestep-agent/sidestep/pkg/tokens/entra"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-const (
-	// requestLimit bounds one request to Entra. A slow answer comes within it,
-	// and a lost one leaves its caller time for another try.
-	requestLimit = 10 * time.Second
-	// maxToken is far above any access token, and bounds what the cache holds.
-	maxToken = 64 << 10
-)
-
-var errForeignEndpoint = errors.New("the authority names a token endpoint at another host")
-
-// entra exchanges assertions for access tokens.
-type entra struct {
-	http      *http.Client
-	discovery *discovery // of http
-	clocks    clocks
-}
-
-// grant is what Entra issued. Its times are spans: Entra's answer has no dates
-// in it, so the node's clock cannot spoil them.
-type grant struct {
-	token     string // secret
-	lifetime  time.Duration
-	refreshIn time.Duration // 0: Entra did not say
-}
-
-// newEntra sends through transport. Redirects are not followed: one would
-// carry the assertion to a host that nobody chose.
-func newEntra(transport http.RoundTripper, c clocks) *entra {
-	d := newDiscovery(transport, c.steady)
-	return &entra{
-		http: &http.Client{
-			Timeout:   requestLimit,
-			Transport: d,
-			CheckRedirect: func(*http.Request, []*http.Request) error {
-				return http.ErrUseLastResponse
-			},
-		},
-		discovery: d,
-		clocks:    c,
-	}
-}
-
-// exchange asks Entra for the target's token. The error is a
-// *workload.TokenError.
+// The life of an exchange, all under the cache's lock:
 //
-// Each exchange has an MSAL client of its own: MSAL's token cache knows the
-// client id and the tenant but not the service account, so a shared one would
-// hand one service account's token to another. What may be shared, the
-// discovery and the connections, lives in the HTTP client.
-func (x *entra) exchange(ctx context.Context, t target, assertion string) (grant, error) {
-	sent := false
-	credential := confidential.NewCredFromAssertionCallback(
-		func(_ context.Context, o confidential.AssertionRequestOptions) (string, error) {
-			if !mayReceive(t.authority, o.TokenEndpoint) {
-				return "", errForeignEndpoint
-			}
-			sent = true
-			return assertion, nil
-		})
-	client, err := confidential.New(t.authority+"/"+t.tenant, t.clientID, credential,
-		confidential.WithHTTPClient(x.http),
-		// Instance discovery would ask login.microsoftonline.com whether it
-		// knows the authority: it refuses a private one, and says nothing new
-		// about its own.
-		confidential.WithInstanceDiscovery(false),
-		// Keeps MSAL_FORCE_REGION from making MSAL ask the node's IMDS.
-		confidential.WithAzureRegion("DisableMsalForceRegion"),
-	)
-	if err != nil {
-		e := refused("the authority %s cannot be used with the tenant %s", t.authority, t.tenant)
-		e.Err = err
-		return grant{}, e
-	}
-	result, err := client.AcquireTokenByCredential(ctx, []string{t.scope()})
-	if err != nil {
-		return grant{}, exchangeError(err, sent, x.clocks.now().date)
-	}
-	return newGrant(result)
+//	start ─ held: a pause, a budget or a circuit says when to look again
+//	   │
+//	  call ─ one for each key, run by whoever started it, joined by the others
+//	   │
+//	  end ── a token        the key, its client and its tenant work
+//	      ── a refusal      the key pauses; callers are denied, or held while
+//	      │                 Entra may not know yet of what it refuses
+//	      ── a failure      the key pauses, and its client's or its tenant's
+//	                        circuit counts it
+const (
+	// pauseMemory is how long a failure counts as the same as the next one.
+	pauseMemory = time.Minute
+	// toldPause is the shortest pause after Entra itself said no: it has seen
+	// the request, and counts how often it comes.
+	toldPause = 2 * time.Second
+	// refusalMemory is the longest pause after a refusal: it keeps a retrying
+	// client from asking Entra the same in vain, and is short enough for
+	// whoever fixes the set-up and tries again.
+	refusalMemory = 10 * time.Second
+	// settleTime is how long Entra may need until all of it has seen a new
+	// federated credential or client. What worked before and is refused now is
+	// retried for as long, too.
+	settleTime = 2 * time.Minute
+	// maxSkew is how far the node's clock may be behind the API server's, whose
+	// clock dates new objects.
+	maxSkew = 15 * time.Minute
+	// crowdPause is how long a caller waits whose service account has too many
+	// exchanges under way.
+	crowdPause = 250 * time.Millisecond
+	// maxCalls bounds one service account's exchanges under way. They outlive
+	// their callers, so the callers' own limits do not bound them.
+	maxCalls = 64
+	// maxTrusted bounds what is known to have worked, and maxAccountTrusted
+	// what of that is one service account's.
+	maxTrusted        = 2 * maxTokens
+	maxAccountTrusted = 2 * maxAccountTokens
+)
+
+// anyPod stands for the pods that asked before, where no pod asks now. It is no
+// pod's UID.
+const anyPod = "*"
+
+// exchanges is the part of the cache that says what may be sent. It has no lock
+// of its own.
+type exchanges struct {
+	calls    map[key]*call
+	running  map[string]int // calls by service account
+	pauses   *bounded.Map[pauseKey, pause]
+	trusted  *bounded.Map[key, trust] // keys that have worked, and their identities
+	circuits circuits
+	budgets  budgets
+	// refreshing counts the calls that nobody waited for when they began.
+	refreshing int
 }
 
-// newGrant returns MSAL's result. MSAL has added the spans of the answer to
-// the real clock's time, just now: the same clock takes them off again.
-func newGrant(result confidential.AuthResult) (grant, error) {
-	g := grant{token: result.AccessToken, lifetime: time.Until(result.ExpiresOn).Round(time.Second)}
+func newExchanges() exchanges {
+	return exchanges{
+		calls:   make(map[key]*call),
+		running: make(map[string]int),
+		pauses: bounded.New[pauseKey](maxPauses, func(p pause, now time.Time) bool {
+			return now.After(p.until.Add(pauseMemory))
+		}),
+		trusted:  bounded.New[key](maxTrusted, func(trust, time.Time) bool { return false }),
+		circuits: newCircuits(),
+		budgets:  newBudgets(),
+	}
+}
+
+// call is one exchange under way. Its result may be read once done is closed.
+type call struct {
+	done   chan struct{}
+	podUID string // whose assertion is exchanged, or anyPod
+	result
+
+	// Guarded by cache.mu.
+	probes    probes
+	ahead     bool // nobody waited for it when it began
+	forgotten bool // its service account was erased
+}
+
+// result is how an exchange ended.
+type result struct {
+	entry *entry
+	err   *workload.TokenError
+	from  workload.Workload // whose assertion was tried last
+	// unsent: nothing went to Entra, because the pod's assertion could not be
+	// had or the agent itself failed. That says nothing about other pods.
+	unsent bool
+}
+
+// pauseKey is what fails and is tried again: a key, or the assertion of one of
+// its pods.
+type pauseKey struct {
+	key
+	podUID string // empty unless the assertion failed
+}
+
+// pause says when what failed may be tried again.
+type pause struct {
+	since time.Time // when it began to fail
+	until time.Time
+	err   *workload.TokenError
+}
+
+// trust is what is known of a key that has worked.
+type trust struct {
+	refusedSince time.Time // when Entra began to refuse it; zero: it does not
+	refusedLast  time.Time
+}
+
+// wait says what a caller waits for before it looks again.
+type wait struct {
+	until   time.Time
+	changed <-chan struct{} // nil: nothing
+	circuit *circuit        // whose turns the waiting takes part in; may be nil
+}
+
+func (w *wait) join(account string) {
+	if w.circuit != nil {
+		w.circuit.asker(account).callers++
+	}
+}
+
+// leave ends what join began. Where the caller gave up, others may have left the
+// turn to it.
+func (w *wait) leave(account string, gaveUp bool) {
+	if w.circuit == nil {
+		return
+	}
+	w.circuit.asker(account).callers--
+	if gaveUp && !w.circuit.probing {
+		w.circuit.notify()
+	}
+}
+
+// start begins a call for the workload, or says why it must wait.
+func (x *exchanges) start(k key, w workload.Workload, now clocks.Instant) (*call, *held) {
+	again := false
+	for _, pk := range []pauseKey{{k, ""}, {k, w.PodUID}} {
+		p, ok := x.pauses.Get(pk, now.Steady)
+		if !ok {
+			continue
+		}
+		// A refusal that is final for this caller is no reason to wait.
+		err := x.pauseError(pk, p, w, now)
+		if err.Kind != workload.Unavailable {
+			continue
+		}
+		if again = true; now.Steady.Before(p.until) {
+			return nil, &held{how: heldBack, err: err, wait: &wait{until: p.until}}
+		}
+	}
+	if x.running[k.account] >= maxCalls {
+		return nil, &held{
+			how: limited, wait: &wait{until: now.Steady.Add(crowdPause)},
+			err: unavailable("too many token requests of the service account %s/%s are under way", w.Namespace, w.ServiceAccount),
+		}
+	}
+	if at := x.budgets.next(w, now.Steady); !again && now.Steady.Before(at) {
+		return nil, &held{
+			how: limited, wait: &wait{until: at},
+			err: unavailable("the pod %s/%s or its service account asks for more new tokens than are exchanged at once", w.Namespace, w.PodName),
+		}
+	}
+	probes, closed := x.circuits.admit(k, now.Steady)
+	if closed != nil {
+		return nil, &held{how: heldBack, wait: closed, err: unavailable("Entra cannot be reached, or asks to be left alone")}
+	}
+	if !again {
+		x.budgets.take(w, now.Steady)
+	}
+	return x.begin(k, &call{podUID: w.PodUID, probes: probes}), nil
+}
+
+// startAhead begins a call that nobody waits for; nil if it must wait, and for
+// which circuit.
+func (x *exchanges) startAhead(k key, now clocks.Instant) (*call, *wait) {
+	if p, ok := x.pauses.Get(pauseKey{k, ""}, now.Steady); ok && now.Steady.Before(p.until) {
+		return nil, nil
+	}
+	if p, ok := x.pauses.Get(pauseKey{k, anyPod}, now.Steady); ok && now.Steady.Before(p.until) {
+		return nil, nil
+	}
+	if x.running[k.account] >= maxCalls {
+		return nil, nil
+	}
+	probes, closed := x.circuits.admit(k, now.Steady)
+	if closed != nil {
+		// It looks again then: those who come earlier leave it its turn.
+		closed.circuit.asker(k.account).until = closed.until.Add(probeLook)
+		return nil, closed
+	}
+	x.refreshing++
+	return x.begin(k, &call{podUID: anyPod, ahead: true, probes: probes}), nil
+}
+
+func (x *exchanges) begin(k key, p *call) *call {
+	p.done = make(chan struct{})
+	x.calls[k] = p
+	x.running[k.account]++
+	return p
+}
+
+// end takes a call's result.
+func (x *exchanges) end(k key, p *call, r result, now time.Time) {
+	if r.unsent {
+		x.circuits.withdraw(k, p.probes, now)
+	} else {
+		x.circuits.report(k, p.probes, r.err, now)
+	}
+	if !p.forgotten {
+		x.note(k, p, r, now)
+	}
+	p.result = r
+	delete(x.calls, k)
+	if x.running[k.account]--; x.running[k.account] == 0 {
+		delete(x.running, k.account)
+	}
+	if p.ahead {
+		x.refreshing--
+	}
+}
+
+// note keeps what the result says about the next try.
+func (x *exchanges) note(k key, p *call, r result, now time.Time) {
+	pk := pauseKey{k, ""}
 	switch {
-	case g.lifetime <= 0:
-		return grant{}, unavailable("Entra's token has ended when it comes")
-	case len(g.token) > maxToken:
-		return grant{}, unavailable("Entra's token is too long to be one")
+	case r.err == nil:
+		x.pauses.Remove(pk)
+		return
+	case r.unsent:
+		pk.podUID = p.podUID
+	case r.err.Kind != workload.Unavailable:
+		x.doubt(k, now)
 	}
-	if on := result.Metadata.RefreshOn; !on.IsZero() {
-		g.refreshIn = time.Until(on).Round(time.Second)
+	last, ok := x.pauses.Get(pk, now)
+	failed := !r.unsent && r.err.Kind == workload.Unavailable
+	// While a circuit counts the failures it sets the pace, for all its keys
+	// alike.
+	if !ok || failed && r.err.Code == "" {
+		last.since = now
 	}
-	return g, nil
+	pause := pauseAfter(now.Sub(last.since))
+	if r.err.Code != "" {
+		pause = max(pause, toldPause)
+	}
+	if r.err.Kind != workload.Unavailable {
+		pause = min(pause, refusalMemory)
+	}
+	last.until, last.err = now.Add(max(pause, r.err.RetryAfter)), r.err
+	x.pauses.Put(pk, last, now)
+}
+
+// trust notes that the key has worked, and with it its identity.
+func (x *exchanges) trust(k key, now time.Time) {
+	x.trusted.Put(k, trust{}, now)
+	x.trusted.Put(k.identity(), trust{}, now)
+	x.trusted.Trim(maxAccountTrusted, func(o key) bool { return o.account == k.account })
+}
+
+// doubt notes that Entra refuses the key. A refusal long after the last begins
+// a time of its own.
+func (x *exchanges) doubt(k key, now time.Time) {
+	for _, k := range []key{k, k.identity()} {
+		t, ok := x.trusted.Get(k, now)
+		if !ok {
+			continue
+		}
+		if t.refusedSince.IsZero() || now.Sub(t.refusedLast) > pauseMemory {
+			t.refusedSince = now
+		}
+		t.refusedLast = now
+		x.trusted.Put(k, t, now)
+	}
+}
+
+// refusal returns what Entra last said to the key if that is final for the
+// workload and too young to ask again; else nil.
+func (x *exchanges) refusal(k key, w workload.Workload, now clocks.Instant) *workload.TokenError {
+	p, ok := x.pauses.Get(pauseKey{k, ""}, now.Steady)
+	if !ok || !now.Steady.Before(p.until) {
+		return nil
+	}
+	if err := x.forCaller(p.err, k, w, now); err.Kind != workload.Unavailable {
+		return err
+	}
+	return nil
+}
+
+// pauseError returns the pause's failure as it holds for the workload. That a
+// pod's assertion cannot be had is never for time alone to fix.
+func (x *exchanges) pauseError(pk pauseKey, p pause, w workload.Workload, now clocks.Instant) *workload.TokenError {
+	if pk.podUID != "" {
+		return p.err
+	}
+	return x.forCaller(p.err, pk.key, w, now)
+}
+
+// forCaller returns a failure of Entra's as it holds for the workload: a
+// refusal is transient while it may pass by itself. Nobody judges by one answer
+// that it does not.
+func (x *exchanges) forCaller(e *workload.TokenError, k key, w workload.Workload, now clocks.Instant) *workload.TokenError {
+	if e.Kind == workload.Unavailable {
+		return e
+	}
+	settled, worked := x.settlesAt(e, k, w, now)
+	if !now.Steady.Before(settled) {
+		return e
+	}
+	retried := *e
+	retried.Kind, retried.RetriedUntil = workload.Unavailable, now.DateOf(settled)
+	if worked {
+		retried.Fix = "" // it needed none before
+	}
+	return &retried
+}
+
+// settlesAt returns the steady time from which on the refusal is final for the
+// workload, and whether the same has worked before.
+func (x *exchanges) settlesAt(e *workload.TokenError, k key, w workload.Workload, now clocks.Instant) (at time.Time, worked bool) {
+	// What Entra refuses may be as new as the workload.
+	row, _ := aadsts.Lookup(e.Code)
+	age := now.Date.Sub(w.ChangedAt)
+	if row.Kind == aadsts.NotYet && age < settleTime && age >= -maxSkew {
+		at = now.Steady.Add(settleTime - age)
+	}
+	if e.Kind != workload.InvalidResource {
+		k = k.identity()
+	}
+	t, worked := x.trusted.Get(k, now.Steady)
+	if worked && !t.refusedSince.IsZero() {
+		if lasts := t.refusedSince.Add(settleTime); lasts.After(at) {
+			at = lasts
+		}
+	}
+	return at, worked
+}
+
+// retryIn returns how long a caller that waited in vain should stay away.
+func (x *exchanges) retryIn(k key, w workload.Workload, now time.Time) time.Duration {
+	wait := max(time.Second, x.circuits.until(k, now).Sub(now))
+	for _, pk := range []pauseKey{{k, ""}, {k, w.PodUID}} {
+		if p, ok := x.pauses.Get(pk, now); ok {
+			wait = max(wait, p.until.Sub(now))
+		}
+	}
+	return min(wait, entra.MaxRetryAfter)
+}
+
+// forget erases what is kept for the service account.
+func (x *exchanges) forget(account string) {
+	x.pauses.RemoveIf(func(k pauseKey, _ pause) bool { return k.account == account })
+	x.trusted.RemoveIf(func(k key, _ trust) bool { return k.account == account })
+	for k, p := range x.calls {
+		if k.account == account {
+			p.forgotten = true
+		}
+	}
 }

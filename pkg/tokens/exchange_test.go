@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -67,15 +68,15 @@ func TestDiscoveryIsDoneOncePerTenant(t *testing.T) {
 			b.mustToken(w, workload.TokenRequest{Resource: resource})
 			b.mustToken(other, workload.TokenRequest{Resource: resource})
 		}
-		want := map[string]int{"/" + tenantA + discoveryPath: 1, "/contoso.example" + discoveryPath: 1}
+		want := map[string]int{"/" + tenantA + "/v2.0/.well-known/openid-configuration": 1, "/contoso.example" + "/v2.0/.well-known/openid-configuration": 1}
 		if diff := cmp.Diff(want, b.entra.discoveries); diff != "" {
 			t.Errorf("discovery requests (-want +got):\n%s", diff)
 		}
-		b.advance(discoveryLifetime)
+		b.advance(24 * time.Hour)
 		if err := b.engine.Warm(t.Context(), workload.Workload{}); err != nil {
 			t.Fatal(err)
 		}
-		if got := b.entra.discoveries["/"+tenantA+discoveryPath]; got != 2 {
+		if got := b.entra.discoveries["/"+tenantA+"/v2.0/.well-known/openid-configuration"]; got != 2 {
 			t.Errorf("%d discovery requests after the document's lifetime, want 2", got)
 		}
 	})

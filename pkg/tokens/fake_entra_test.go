@@ -24,6 +24,7 @@ type fakeEntra struct {
 
 	mu          sync.Mutex
 	down        bool
+	panics      bool
 	tries       int            // requests, answered or not
 	discoveries map[string]int // by path
 	hosts       []string       // asked for tokens
@@ -51,8 +52,11 @@ func newFakeEntra() *fakeEntra {
 func (f *fakeEntra) RoundTrip(req *http.Request) (*http.Response, error) {
 	f.mu.Lock()
 	f.tries++
-	down := f.down
+	down, panics := f.down, f.panics
 	f.mu.Unlock()
+	if panics {
+		panic("a fault of the test")
+	}
 	if down {
 		return nil, errDown
 	}

@@ -1,16 +1,13 @@
 package tokens
 
 import (
-	"context"
 	"errors"
-	"maps"
-	"net/url"
-	"slices"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/aadsts"
+	"github.com/sidestep-agent/sidestep/pkg/tokens/entra"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -23,43 +20,20 @@ const (
 	joined        outcome = "joined"  // by an exchange that was under way
 	stale         outcome = "stale"   // by an old token, since no newer could be had
 	refusedBefore outcome = "refused" // by a remembered refusal
-	limited       outcome = "limited" // not: too many exchanges under way
-	held          outcome = "held"    // not: held until the caller's time was up
+	limited       outcome = "limited" // not: more than the pod or its service account may ask for
+	heldBack      outcome = "held"    // not: held until the caller's time was up
 )
 
-var outcomes = []outcome{hit, miss, joined, stale, refusedBefore, limited, held}
+var outcomes = []outcome{hit, miss, joined, stale, refusedBefore, limited, heldBack}
 
 // sentKinds are the kinds of failure that an exchange can end in.
 var sentKinds = []workload.TokenErrorKind{workload.Unavailable, workload.InvalidResource, workload.Refused}
-
-// countedCodes are the codes with a label value of their own. Which codes
-// there are is for others to say, so the list bounds the metric.
-var countedCodes = map[string]bool{
-	"AADSTS50001":   true, // resource unknown or disabled
-	"AADSTS500011":  true, // resource not in the tenant
-	"AADSTS50196":   true, // client looped
-	"AADSTS53003":   true, // blocked by conditional access
-	"AADSTS70011":   true, // bad scope
-	"AADSTS70021":   true, // no matching federated credential
-	"AADSTS700016":  true, // client not in the tenant
-	"AADSTS700024":  true, // assertion out of its time
-	"AADSTS7000112": true, // client disabled
-	"AADSTS7000215": true, // client not set up for federation
-	"AADSTS700211":  true, // … for the issuer
-	"AADSTS700212":  true, // … for the audience
-	"AADSTS700213":  true, // … for the subject
-	"AADSTS90002":   true, // tenant unknown
-	"AADSTS900023":  true, // tenant malformed
-	"AADSTS90006":   true, // external server to be retried
-	"AADSTS90024":   true, // request budget exceeded
-	"AADSTS90033":   true, // directory service down
-	"AADSTS1002012": true, // bad scope
-}
 
 // Codes of failures that Entra gave none for, or one that is not counted.
 const (
 	codeAssertion = "assertion" // the pod's token could not be had
 	codeNetwork   = "network"
+	codePanic     = "panic" // the agent's own failure
 	codeOther     = "other"
 )
 
@@ -76,9 +50,9 @@ func newMetrics(r prometheus.Registerer, c *cache) *metrics {
 	for _, state := range []string{circuitOpen, circuitHalfOpen} {
 		f.NewGaugeFunc(prometheus.GaugeOpts{
 			Name:        "sidestep_token_circuits",
-			Help:        "Tenants that nothing is sent to (open), or one exchange at a time (half-open), because they failed or asked for it.",
+			Help:        "Tenants, or clients of one, that nothing is sent to (open), or one exchange at a time (half-open), because they failed or Entra asked for it.",
 			ConstLabels: prometheus.Labels{"state": state},
-		}, func() float64 { return float64(c.countCircuits(state)) })
+		}, func() float64 { return float64(countCircuits(c.openCircuits(), state)) })
 	}
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sidestep_token_cache_entries",
@@ -87,7 +61,7 @@ func newMetrics(r prometheus.Registerer, c *cache) *metrics {
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "sidestep_token_cache_overdue",
 		Help: "Tokens in use that have less than 5 minutes left, and should have been replaced long ago.",
-	}, func() float64 { return float64(c.countOverdue()) })
+	}, func() float64 { return float64(c.overdue()) })
 	m := &metrics{
 		ahead: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "sidestep_token_refreshes_total",
@@ -100,7 +74,7 @@ func newMetrics(r prometheus.Registerer, c *cache) *metrics {
 		}, []string{"result"}),
 		errors: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "sidestep_token_exchange_errors_total",
-			Help: "Failed exchanges by Entra's code, or network, assertion or other.",
+			Help: "Failed exchanges by Entra's code, or network, assertion, panic or other.",
 		}, []string{"code"}),
 		requests: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "sidestep_token_cache_requests_total",
@@ -126,19 +100,12 @@ func (m *metrics) startAtZero() {
 		m.duration.WithLabelValues(r)
 		m.ahead.WithLabelValues(r)
 	}
-	for _, code := range slices.AppendSeq([]string{codeAssertion, codeNetwork, codeOther}, maps.Keys(countedCodes)) {
+	for _, code := range []string{codeAssertion, codeNetwork, codePanic, codeOther} {
 		m.errors.WithLabelValues(code)
 	}
-}
-
-// exchanged counts an exchange that was sent.
-func (m *metrics) exchanged(took time.Duration, err error) {
-	m.duration.WithLabelValues(resultLabel(asTokenError(err))).Observe(took.Seconds())
-}
-
-// refreshed counts a refresh, sent or not.
-func (m *metrics) refreshed(failed *workload.TokenError) {
-	m.ahead.WithLabelValues(resultLabel(failed)).Inc()
+	for row := range aadsts.All() {
+		m.errors.WithLabelValues(row.Code)
+	}
 }
 
 func resultLabel(failed *workload.TokenError) string {
@@ -148,31 +115,29 @@ func resultLabel(failed *workload.TokenError) string {
 	return failed.Kind.String()
 }
 
-func codeLabel(err *workload.TokenError, ofPod bool) string {
-	var network *url.Error
-	switch {
-	case ofPod:
+// codeLabel returns the failure's code if that is in the table, which bounds
+// the metric: which codes there are is for others to say.
+func codeLabel(err *workload.TokenError, unsent bool) string {
+	if errors.Is(err, errPanic) {
+		return codePanic
+	}
+	if unsent {
 		return codeAssertion
-	case countedCodes[err.Code]:
+	}
+	if _, ok := aadsts.Lookup(err.Code); ok {
 		return err.Code
-	case errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):
+	}
+	if entra.Unreachable(err) {
 		return codeNetwork
 	}
 	return codeOther
 }
 
-// countOverdue returns how many tokens that somebody asked for are about to
-// end. A newer one is fetched much earlier, and pods that are gone are
-// forgotten: nobody could have it.
-func (c *cache) countOverdue() (n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := c.clocks.now()
-	c.tokens.each(func(_ key, e *entry) bool {
-		if e.used && e.left(now) > 0 && !e.fresh(now) {
+func countCircuits(all []Circuit, state string) (n int) {
+	for _, c := range all {
+		if c.State == state {
 			n++
 		}
-		return true
-	})
+	}
 	return n
 }

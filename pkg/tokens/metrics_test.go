@@ -6,19 +6,15 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/aadsts"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// Whatever the agent explains to people it counts by its own code.
-func TestDiagnosedCodesAreCounted(t *testing.T) {
-	for code := range diagnoses {
-		if got := codeLabel(&workload.TokenError{Code: code}, false); got != code {
-			t.Errorf("%s is counted as %s", code, got)
-		}
-	}
-	for code := range transientCodes {
-		if !countedCodes[code] {
-			t.Errorf("%s is not counted", code)
+// Whatever is in the table of codes is counted by its own code.
+func TestCodesOfTheTableAreCounted(t *testing.T) {
+	for row := range aadsts.All() {
+		if got := codeLabel(&workload.TokenError{Code: row.Code}, false); got != row.Code {
+			t.Errorf("%s is counted as %s", row.Code, got)
 		}
 	}
 }
@@ -59,7 +55,7 @@ func TestOverdueTokensAreCounted(t *testing.T) {
 		b.run()
 		overdue := func(want int) {
 			t.Helper()
-			if got := b.engine.cache.countOverdue(); got != want {
+			if got := b.engine.cache.overdue(); got != want {
 				t.Errorf("%d tokens are overdue, want %d", got, want)
 			}
 		}

@@ -1,11 +1,9 @@
 package tokens
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/trace"
@@ -13,7 +11,18 @@ import (
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/clock"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/entra"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// Cloud names one of Microsoft's clouds by the name that Azure's own tools use.
+type Cloud = entra.Cloud
+
+// The clouds. The empty Cloud is AzurePublic.
+const (
+	AzurePublic       = entra.AzurePublic
+	AzureUSGovernment = entra.AzureUSGovernment
+	AzureChina        = entra.AzureChina
 )
 
 // Options configure an Engine. The zero value of each field but KubeletDir is
@@ -24,6 +33,9 @@ type Options struct {
 	// TenantID is the tenant of workloads that name none; empty: such
 	// workloads are refused.
 	TenantID string
+	// TokenAudience is the audience of the service account tokens that Entra
+	// takes. Empty: workload.TokenAudience.
+	TokenAudience string
 	// Cloud chooses the authority of workloads that name none.
 	Cloud Cloud
 	// AuthorityHost, an https URL of a host alone, overrides Cloud.
@@ -42,8 +54,9 @@ type Options struct {
 	// TokenProxy is the https URL of another proxy that pods with an identity
 	// binding may name. Empty: none.
 	TokenProxy string
-	// Notify is told of failures that a pod's owner can mend, the same one once
-	// in a quarter of an hour for each pod. It must not block. Nil: nobody is told.
+	// Notify gets failures that a pod's owner can fix, the same one once in a
+	// quarter of an hour for each pod; one of kind Unavailable is retried until
+	// its RetriedUntil. It must not block. Nil: there is nobody to notify.
 	Notify func(workload.Workload, *workload.TokenError)
 	// Transport carries the requests to Entra, and CAFile is not used. Nil: one
 	// that honours HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE, and is not held up
@@ -64,60 +77,12 @@ type Options struct {
 	Date  clock.PassiveClock
 }
 
-// Engine issues tokens to workloads. Its methods may be called at the same
-// time.
-type Engine struct {
-	defaults   defaults
-	assertions assertionSource
-	entra      *entra
-	bindings   *bindings
-	owners     *owners
-	cache      *cache
-	status     *status
-	metrics    *metrics
-	tracer     trace.Tracer
-	log        *slog.Logger
-	audit      *slog.Logger
-	clocks     clocks
-}
-
-// New returns an engine, or an error that names the option to mend.
-func New(o Options) (*Engine, error) {
-	d, err := o.defaults()
-	if err != nil {
-		return nil, err
-	}
-	if o.KubeletDir == "" {
-		return nil, errors.New("the kubelet's directory is not set")
-	}
-	o.fill()
-	if o.Transport == nil {
-		if o.Transport, err = newTransport(o.CAFile, o.Log); err != nil {
-			return nil, err
-		}
-	}
-	clocks := newClocks(o.Clock, o.Date)
-	cache := newCache(clocks)
-	files := projected{pods: filepath.Join(o.KubeletDir, "pods")}
-	return &Engine{
-		defaults:   d,
-		assertions: newSources(files, o.ServiceAccounts),
-		entra:      newEntra(o.Transport, clocks),
-		bindings:   newBindings(files, o.APIServer, clocks),
-		owners:     newOwners(o.Notify),
-		cache:      cache,
-		status:     newStatus(),
-		metrics:    newMetrics(o.Registerer, cache),
-		tracer:     o.Tracer,
-		log:        o.Log,
-		audit:      o.Audit,
-		clocks:     clocks,
-	}, nil
-}
-
 func (o *Options) fill() {
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if o.TokenAudience == "" {
+		o.TokenAudience = workload.TokenAudience
 	}
 	if o.Audit == nil {
 		o.Audit = o.Log
@@ -134,25 +99,25 @@ func (o *Options) fill() {
 }
 
 func (o Options) defaults() (defaults, error) {
-	authority, err := o.Cloud.authority()
+	authority, err := o.Cloud.Authority()
 	if err != nil {
 		return defaults{}, err
 	}
 	if o.AuthorityHost != "" {
-		if authority, err = parseAuthority(o.AuthorityHost); err != nil {
+		if authority, err = entra.ParseAuthority(o.AuthorityHost); err != nil {
 			return defaults{}, fmt.Errorf("authority host %q: %w", o.AuthorityHost, err)
 		}
 	}
-	if o.TenantID != "" && !validTenant(o.TenantID) {
+	if o.TenantID != "" && !entra.ValidTenant(o.TenantID) {
 		return defaults{}, fmt.Errorf("tenant %q: neither a GUID nor a domain name", o.TenantID)
 	}
-	d := defaults{authority: authority, tenant: o.TenantID, apiServer: o.APIServer}
+	d := defaults{authority: authority, tenant: o.TenantID, proxies: entra.AllowedProxies{APIServer: o.APIServer}}
 	if o.TokenProxy != "" {
-		proxy, err := parseTokenProxy(o.TokenProxy)
+		proxy, err := entra.ParseProxy(o.TokenProxy)
 		if err != nil {
 			return defaults{}, fmt.Errorf("token proxy %q: %w", o.TokenProxy, err)
 		}
-		d.tokenProxy = proxy.String()
+		d.proxies.Other = proxy.String()
 	}
 	return d, nil
 }

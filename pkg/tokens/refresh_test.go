@@ -1,14 +1,19 @@
 package tokens
 
 import (
+	"context"
+	"net/http"
+	"net/url"
 	"os"
 	"strconv"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/entra"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -42,7 +47,7 @@ func TestTokenIsRefreshedAheadOfItsEnd(t *testing.T) {
 				if got := b.mustToken(w, r); got == first {
 					t.Error("the old token is still served")
 				}
-				if n := testutil.ToFloat64(b.engine.metrics.requests.WithLabelValues(string(hit))); n != 1 {
+				if n := testutil.ToFloat64(b.engine.reporter.metrics.requests.WithLabelValues(string(hit))); n != 1 {
 					t.Error("the caller waited for the new token")
 				}
 			})
@@ -54,7 +59,7 @@ func TestTokenIsRefreshedAheadOfItsEnd(t *testing.T) {
 func TestRefreshesAreSpread(t *testing.T) {
 	seen := make(map[time.Duration]bool)
 	for range 1000 {
-		seen[refreshAfter(grant{lifetime: time.Hour}).Truncate(10*time.Second)] = true
+		seen[refreshAfter(entra.Grant{Lifetime: time.Hour}).Truncate(10*time.Second)] = true
 	}
 	if len(seen) < 20 {
 		t.Errorf("1000 refreshes fall into %d times of ten seconds", len(seen))
@@ -75,7 +80,7 @@ func TestCallersOfAShortTokenNeverWait(t *testing.T) {
 			b.write(w, b.assertion(w, nil))
 			b.advance(15 * time.Second)
 		}
-		if n := testutil.ToFloat64(b.engine.metrics.requests.WithLabelValues(string(hit))); n != 239 {
+		if n := testutil.ToFloat64(b.engine.reporter.metrics.requests.WithLabelValues(string(hit))); n != 239 {
 			t.Errorf("%v of 240 requests were answered from the cache", n)
 		}
 	})
@@ -160,7 +165,7 @@ func TestOutageAtTheTimeOfRefreshIsNotSeen(t *testing.T) {
 		if took := time.Since(began); took != 20*time.Minute {
 			t.Errorf("callers waited %v", took-20*time.Minute)
 		}
-		if n := testutil.ToFloat64(b.engine.metrics.ahead.WithLabelValues("unavailable")); n < 3 || n > 100 {
+		if n := testutil.ToFloat64(b.engine.reporter.metrics.ahead.WithLabelValues("unavailable")); n < 3 || n > 100 {
 			t.Errorf("%v refreshes were tried in 20 minutes", n)
 		}
 		b.write(w, b.assertion(w, nil))
@@ -232,5 +237,87 @@ func TestTokensOfOneAccountAreBounded(t *testing.T) {
 		if got := b.mustToken(modest, workload.TokenRequest{Resource: vault}); got != kept {
 			t.Error("the modest account's token was pushed out")
 		}
+	})
+}
+
+// A refresh that Entra refuses is asked for ever more rarely, and its callers
+// are served meanwhile.
+func TestRefusedRefreshBacksOff(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		b.entra.set(func(f *fakeEntra) { f.lifetime = 24 * time.Hour; f.refreshIn = time.Hour })
+		w, r := b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault}
+		first := b.mustToken(w, r)
+		b.run()
+		b.advance(66 * time.Minute)
+		b.entra.set(func(f *fakeEntra) {
+			f.refuse = refusing(401, 7000112, "unauthorized_client", "AADSTS7000112: disabled")
+		})
+		b.advance(20 * time.Second) // no refresh was due yet, or it was done
+		sent := b.entra.exchanges()
+		for range 26 * 6 {
+			b.write(w, b.assertion(w, nil))
+			if got := b.mustToken(w, r); sent == 1 && got.Value != first.Value {
+				t.Fatal("another token came out of a refusal")
+			}
+			b.advance(10 * time.Second)
+		}
+		if n := b.entra.exchanges() - sent; n > 16 {
+			t.Errorf("%d refreshes were sent in 26 minutes of refusals", n)
+		}
+		b.entra.set(func(f *fakeEntra) { f.refuse = nil })
+		b.write(w, b.assertion(w, nil))
+		sent = b.entra.exchanges()
+		b.advance(lastRefreshPause + refreshTick)
+		if n := b.entra.exchanges() - sent; sent > 2 && n != 1 {
+			t.Errorf("%d refreshes after it was fixed, want 1", n)
+		}
+	})
+}
+
+// While one account's exchanges fail as if the tenant were down, and it asks
+// again and again, a refresh of another takes its turn and shows that the
+// tenant is not.
+func TestRefreshTakesItsTurnAsAProbe(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		good := b.pod("shop", "good", "web")
+		good.ClientID = clientB
+		b.mustToken(good, workload.TokenRequest{Resource: vault})
+		b.run()
+		b.advance(34 * time.Minute)
+		b.write(good, b.assertion(good, nil))
+		b.entra.set(func(f *fakeEntra) {
+			down := refusing(503, 90033, "temporarily_unavailable", "AADSTS90033: down")
+			f.refuse = func(w http.ResponseWriter, form url.Values) bool {
+				return form.Get("client_id") == clientA && down(w, form)
+			}
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		var bad sync.WaitGroup
+		for i := range 10 {
+			w := b.pod("shop", "bad", strconv.Itoa(i))
+			bad.Go(func() {
+				for ctx.Err() == nil {
+					_, _ = b.engine.Token(ctx, w, workload.TokenRequest{Resource: "https://r" + strconv.Itoa(i)})
+				}
+			})
+		}
+		b.advance(7 * time.Minute)
+		if left := b.mustToken(good, workload.TokenRequest{Resource: vault}).ExpiresOn.Sub(b.clock.Now()); left < 50*time.Minute {
+			t.Errorf("the token was not refreshed: it has %v left", left)
+		}
+		// New tokens of others come with the next probe as well.
+		for i := range 20 {
+			w := b.pod("shop", "new-"+strconv.Itoa(i), "web")
+			w.ClientID = clientB
+			began := time.Now()
+			_, err := b.token(w, workload.TokenRequest{Resource: vault})
+			for ; err != nil && time.Since(began) < time.Minute; _, err = b.token(w, workload.TokenRequest{Resource: vault}) {
+			}
+			if took := time.Since(began); err != nil || took > 2*probeLook+longestPause {
+				t.Errorf("a new token took %v, error %v", took, err)
+			}
+		}
+		stop()
+		bad.Wait()
 	})
 }

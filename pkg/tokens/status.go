@@ -6,7 +6,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sidestep-agent/sidestep/pkg/workload"
+	"github.com/sidestep-agent/sidestep/pkg/tokens/bounded"
 )
 
 // maxAccounts bounds the service accounts whose last exchange is kept; a node
@@ -23,53 +23,53 @@ type Exchange struct {
 	// Entra gave none.
 	ErrorCode string
 	Error     string
-	// Meaning is the error in plain words, and Mend a shell command that mends
+	// Meaning is the error in plain words, and Fix a shell command that fixes
 	// it, where they are known.
 	Meaning string
-	Mend    string
+	Fix     string
 }
 
+// status keeps the last exchange of each service account.
 type status struct {
 	mu   sync.Mutex
-	last *bounded[string, Exchange] // by service account UID
+	last *bounded.Map[string, Exchange] // by service account UID
 }
 
 func newStatus() *status {
 	never := func(Exchange, time.Time) bool { return false }
-	return &status{last: newBounded[string](maxAccounts, never)}
+	return &status{last: bounded.New[string](maxAccounts, never)}
 }
 
-// record takes how an exchange ended: issued or failed is nil.
-func (s *status) record(k key, w workload.Workload, issued *entry, failed *workload.TokenError, now time.Time) {
-	x := Exchange{Namespace: w.Namespace, ServiceAccount: w.ServiceAccount, At: now}
-	if issued != nil {
-		x.ExpiresOn = issued.token.ExpiresOn
+// record takes how an exchange ended.
+func (s *status) record(k key, r result, now time.Time) {
+	x := Exchange{Namespace: r.from.Namespace, ServiceAccount: r.from.ServiceAccount, At: now}
+	if r.entry != nil {
+		x.ExpiresOn = r.entry.token.ExpiresOn
 	}
-	if failed != nil {
-		x.ErrorCode, x.Error = failed.Code, failed.Description
-		x.Meaning, x.Mend = failed.Meaning, failed.Mend
+	if r.err != nil {
+		x.ErrorCode, x.Error = r.err.Code, r.err.Description
+		x.Meaning, x.Fix = r.err.Meaning, r.err.Fix
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last.put(k.account, x, now)
+	s.last.Put(k.account, x, now)
 }
 
 func (s *status) forget(account string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last.remove(account)
+	s.last.Remove(account)
 }
 
-// Exchanges returns the last exchange of each service account, by namespace and
-// name. There is no token in it.
-func (e *Engine) Exchanges() []Exchange {
-	e.status.mu.Lock()
+// all returns the exchanges by namespace and name.
+func (s *status) all() []Exchange {
+	s.mu.Lock()
 	var all []Exchange
-	e.status.last.each(func(_ string, x Exchange) bool {
+	s.last.Each(func(_ string, x Exchange) bool {
 		all = append(all, x)
 		return true
 	})
-	e.status.mu.Unlock()
+	s.mu.Unlock()
 	slices.SortFunc(all, func(a, b Exchange) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.ServiceAccount, b.ServiceAccount))
 	})

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/sidestep-agent/sidestep/pkg/tokens/entra"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -20,7 +21,7 @@ type target struct {
 	tenant    string
 	clientID  string
 	resource  string
-	through   through
+	proxy     entra.Proxy
 }
 
 // scope returns the resource in Entra's v2.0 form. Nothing else is added to or
@@ -29,10 +30,9 @@ func (t target) scope() string { return t.resource + "/.default" }
 
 // defaults are the agent's own answers where a workload gives none.
 type defaults struct {
-	authority  string
-	tenant     string
-	apiServer  string // "host:port"; empty: not known
-	tokenProxy string // a proxy of identity bindings besides the API server's
+	authority string
+	tenant    string
+	proxies   entra.AllowedProxies
 }
 
 // target says what the request means for the workload. Its error is a
@@ -60,7 +60,7 @@ func (d defaults) target(w workload.Workload, r workload.TokenRequest) (target, 
 	if t.authority, err = d.selectAuthority(w); err != nil {
 		return target{}, err
 	}
-	if t.through, err = d.selectThrough(w); err != nil {
+	if t.proxy, err = d.proxies.Select(w); err != nil {
 		return target{}, err
 	}
 	return t, nil
@@ -96,10 +96,15 @@ func selectClient(w workload.Workload, r workload.TokenRequest) (string, error) 
 		return mapped(w, "resource id", func(m workload.MappedIdentity) bool {
 			return strings.EqualFold(m.ResourceID, r.ResourceID)
 		})
-	case w.ClientID == "":
-		return "", notFound("the service account %s/%s has no annotation %s", w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
+	case w.ClientID != "":
+		return w.ClientID, nil
+	case w.ClientIDUnclear != "":
+		// The words of IMDS for a VM with several identities and no default.
+		return "", notFound("Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request: %s; "+
+			"annotate the service account %s/%s with %s to say which one is the default",
+			w.ClientIDUnclear, w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
 	}
-	return w.ClientID, nil
+	return "", notFound("the service account %s/%s has no annotation %s", w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
 }
 
 func mapped(w workload.Workload, what string, match func(workload.MappedIdentity) bool) (string, error) {
@@ -121,21 +126,11 @@ func (d defaults) selectTenant(w workload.Workload) (string, error) {
 		return "", refused("no tenant is set: annotate the service account %s/%s with %s, or start the agent with --tenant-id",
 			w.Namespace, w.ServiceAccount, workload.TenantIDAnnotation)
 	}
-	if !validTenant(tenant) {
-		return "", refused("the tenant of the service account %s/%s is neither a GUID nor a domain name: mend its annotation %s",
+	if !entra.ValidTenant(tenant) {
+		return "", refused("the tenant of the service account %s/%s is neither a GUID nor a domain name: fix its annotation %s",
 			w.Namespace, w.ServiceAccount, workload.TenantIDAnnotation)
 	}
 	return tenant, nil
-}
-
-// validTenant reports whether the tenant is a GUID or a domain name. The
-// tenant becomes a part of a URL's path; of the names without a dot or a dash,
-// all have a meaning of their own to Entra or MSAL (common, organizations,
-// adfs, …), and none is one tenant.
-func validTenant(tenant string) bool {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-."
-	return len(tenant) <= 253 && strings.Trim(tenant, plain) == "" &&
-		strings.ContainsAny(tenant, "-.") && strings.Trim(tenant, "-.") == tenant
 }
 
 func (d defaults) selectAuthority(w workload.Workload) (string, error) {
@@ -143,14 +138,26 @@ func (d defaults) selectAuthority(w workload.Workload) (string, error) {
 	if w.AuthorityHost == "" || strings.TrimSuffix(w.AuthorityHost, "/") == d.authority {
 		return d.authority, nil
 	}
-	authority, err := parseAuthority(w.AuthorityHost)
+	authority, err := entra.ParseAuthority(w.AuthorityHost)
 	if err != nil {
 		return "", refused("AZURE_AUTHORITY_HOST in the pod's spec is %v: it must look like https://login.microsoftonline.com/", err)
 	}
 	// The agent posts from the node's own network, where a pod's author must
 	// not be able to send it.
-	if authority != d.authority && !entraHosts[strings.TrimPrefix(authority, "https://")] {
+	if authority != d.authority && !entra.IsEntra(authority) {
 		return "", refused("AZURE_AUTHORITY_HOST in the pod's spec is not one of Entra's hosts: remove it, or start the agent with --authority-host %s", authority)
 	}
 	return authority, nil
+}
+
+func unavailable(format string, args ...any) *workload.TokenError {
+	return workload.TokenErrorf(workload.Unavailable, format, args...)
+}
+
+func notFound(format string, args ...any) *workload.TokenError {
+	return workload.TokenErrorf(workload.IdentityNotFound, format, args...)
+}
+
+func refused(format string, args ...any) *workload.TokenError {
+	return workload.TokenErrorf(workload.Refused, format, args...)
 }

@@ -17,7 +17,7 @@ import (
 // recorded has the bench's spans recorded.
 func (b *bench) recorded() *tracetest.SpanRecorder {
 	spans := tracetest.NewSpanRecorder()
-	b.engine.tracer = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test")
+	b.engine.reporter.tracer = sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("test")
 	return spans
 }
 

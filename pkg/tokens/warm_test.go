@@ -31,7 +31,7 @@ func TestWarmForPods(t *testing.T) {
 		want := func(own, other int) {
 			t.Helper()
 			if diff := cmp.Diff(map[string]int{
-				"/" + tenantA + discoveryPath: own, "/contoso.example" + discoveryPath: other,
+				"/" + tenantA + "/v2.0/.well-known/openid-configuration": own, "/contoso.example" + "/v2.0/.well-known/openid-configuration": other,
 			}, b.entra.discoveries); diff != "" {
 				t.Errorf("discovery requests (-want +got):\n%s", diff)
 			}

@@ -48,10 +48,13 @@ type Workload struct {
 	ServiceAccountUID string
 	ChangedAt         time.Time // the youngest of pod, service account and its annotations as seen here
 	ClientID          string    // the default identity; empty: none is set
-	TenantID          string    // empty: the agent's own default holds
-	AuthorityHost     string    // the pod's own AZURE_AUTHORITY_HOST; empty: the agent's holds
-	Identities        []MappedIdentity
-	Projected         *ProjectedToken // nil: the pod has no such volume
+	// ClientIDUnclear says why ClientID is empty although AZURE_CLIENT_ID is set
+	// in the pod's spec.
+	ClientIDUnclear string
+	TenantID        string // empty: the agent's own default holds
+	AuthorityHost   string // the pod's own AZURE_AUTHORITY_HOST; empty: the agent's holds
+	Identities      []MappedIdentity
+	Projected       *ProjectedToken // nil: the pod has no such volume
 	// TokenExpiration is how long a service account token shall hold that is
 	// asked for in the pod's name; 0: nobody says.
 	TokenExpiration    time.Duration

@@ -71,11 +71,11 @@ func (t Token) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("client_id", t.ClientID), slog.Time("expires_on", t.ExpiresOn))
 }
 
-// TokenErrorKind says who can mend a failed token request.
+// TokenErrorKind says who can fix a failed token request.
 type TokenErrorKind uint8
 
 const (
-	// Unavailable means that nobody needs to mend anything; the same request may work later.
+	// Unavailable means that nobody needs to fix anything; the same request may work later.
 	Unavailable TokenErrorKind = iota
 	// IdentityNotFound means that the request names an identity that this service
 	// account is not mapped to, or the service account has none.
@@ -111,13 +111,21 @@ type TokenError struct {
 	// Meaning says in plain words what Code means for the workload; empty where
 	// that is not known. It has no secrets in it.
 	Meaning string
-	// Mend is a shell command that mends the cause; empty where none can. It
+	// Fix is a shell command that fixes the cause; empty where none can. It
 	// has no secrets in it.
-	Mend string
+	Fix string
+	// RetriedUntil is set where Entra refuses what it may not know of yet: the
+	// same is retried until then, and is an error of kind Refused after it.
+	RetriedUntil time.Time
 	// RetryAfter is how long to wait before asking again; 0 if nobody said.
 	RetryAfter time.Duration
 	// Err is the cause, for the log only; may be nil.
 	Err error
+}
+
+// TokenErrorf returns an error of the kind with the description.
+func TokenErrorf(kind TokenErrorKind, format string, args ...any) *TokenError {
+	return &TokenError{Kind: kind, Description: fmt.Sprintf(format, args...)}
 }
 
 // Error returns the kind, the code and the description.

@@ -38,10 +38,16 @@ const clientPatience = 35 * time.Second
 // place and a listener of its own.
 func (r *rig) app(identity int, name string) *app {
 	r.t.Helper()
+	return r.appAged(identity, name, time.Hour)
+}
+
+// appAged is app for a pod that is no older than that.
+func (r *rig) appAged(identity int, name string, age time.Duration) *app {
+	r.t.Helper()
 	w := workload.Workload{
 		PodUID: "pod-" + accountOf(identity) + "-" + name, PodName: name, Namespace: namespace,
 		ServiceAccount: accountOf(identity), ServiceAccountUID: "sa-" + accountOf(identity), ServiceAccountSeen: true,
-		ClientID: clientOf(identity), ChangedAt: time.Now().Add(-time.Hour),
+		ClientID: clientOf(identity), ChangedAt: time.Now().Add(-age),
 		Projected: &workload.ProjectedToken{Volume: "azure-identity-token", Path: "azure-identity-token"},
 	}
 	r.writeAssertion(w)

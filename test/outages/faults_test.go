@@ -1,6 +1,7 @@
 package outages
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"strings"
@@ -24,6 +25,13 @@ type fault struct {
 	want func(first, last answer) string
 	// says is want in the table.
 	says string
+	// age is that of the apps without a token; zero: an hour.
+	age time.Duration
+	// worked: they have had a token for another resource.
+	worked bool
+	// told is what the owners of their pods are told within some seconds; empty:
+	// nothing while the fault lasts.
+	told string
 	// most is how many exchanges may be sent while the fault lasts.
 	most uint64
 }
@@ -72,6 +80,20 @@ func refused(code string) func(first, last answer) string {
 	}
 }
 
+// refusedLater: the app is held, told when to come again, and told what is
+// wrong once that is certain.
+func refusedLater(code string) func(first, last answer) string {
+	return func(first, last answer) string {
+		switch {
+		case first.status != 429 || first.retryAfter < time.Second || first.took < hold-time.Second:
+			return "want 429 with Retry-After after 25 s"
+		case last.status != 400 || !strings.Contains(last.body, code) || !strings.Contains(last.body, "Fix: "):
+			return "want 400 with " + code + " and its fix in the end"
+		}
+		return ""
+	}
+}
+
 const (
 	saysToken     = "a token"
 	saysComeAgain = "429 after 25 s, then a token"
@@ -94,6 +116,30 @@ var faults = []fault{
 	{name: "connection reset, 10 s", wrong: entra.Fault{Reset: true}, lasts: 10 * time.Second, want: token, says: saysToken, most: 90},
 	{name: "TLS failure, 10 s", wrong: entra.Fault{BadTLS: true}, lasts: 10 * time.Second, want: token, says: saysToken, most: 90},
 	{name: "wrong JSON, 10 s", wrong: entra.Fault{NotJSON: true}, lasts: 10 * time.Second, want: token, says: saysToken, most: 90},
+	{
+		name: "issuer not reachable for 6 s (AADSTS50166)", wrong: entra.Fault{Code: 50166}, lasts: 6 * time.Second,
+		want: token, says: saysToken + ", and no event", most: 40,
+	},
+	{
+		name: "identity not replicated for 8 s, new pod (AADSTS700016)", wrong: entra.Fault{Code: 700016}, lasts: 8 * time.Second, age: time.Second,
+		want: token, says: saysToken + ", and an event at once", told: "AADSTS700016", most: 40,
+	},
+	{
+		name: "no service principal for 8 s, new pod (AADSTS7000229)", wrong: entra.Fault{Code: 7000229}, lasts: 8 * time.Second, age: time.Second,
+		want: token, says: saysToken + ", and an event at once", told: "AADSTS7000229", most: 40,
+	},
+	{
+		name: "wrong subject, pod new for 35 s more (AADSTS700213)", wrong: entra.Fault{Code: 700213}, lasts: 50 * time.Second, age: 85 * time.Second,
+		want: refusedLater("AADSTS700213"), says: "an event at once, 429 after 25 s, 400 once it is old", told: "AADSTS700213", most: 110,
+	},
+	{
+		name: "a credential that has worked refused for 6 s (AADSTS700213)", wrong: entra.Fault{Code: 700213}, lasts: 6 * time.Second, worked: true,
+		want: token, says: saysToken + ", and no event", most: 40,
+	},
+	{
+		name: "… refused at 30 % for 20 s", wrong: entra.Fault{Code: 700213, Share: .3}, lasts: 20 * time.Second, worked: true,
+		want: token, says: saysToken + ", and no event", most: 60,
+	},
 	{name: "node's clock 10 min ahead", clock: 10 * time.Minute, lasts: 15 * time.Second, want: token, says: saysToken, most: 20},
 	{name: "node's clock 10 min behind", clock: -10 * time.Minute, lasts: 15 * time.Second, want: token, says: saysToken, most: 20},
 	{name: "Entra's clock 10 min ahead", wrong: entra.Fault{ClockSeconds: 600}, lasts: 15 * time.Second, want: token, says: saysToken, most: 20},
@@ -106,6 +152,7 @@ type result struct {
 	why           string // the first failure's answer
 	first, last   []answer
 	sent          uint64
+	told          string // to the pods' owners, while it lasted
 }
 
 // TestFaults prints the table. A row fails if an app whose token is cached
@@ -130,6 +177,10 @@ func TestFaults(t *testing.T) {
 const (
 	// between is the pause of an app that asks for its cached token.
 	between = 50 * time.Millisecond
+	// leastAsked shows that it asked at all while the fault lasted.
+	leastAsked = 5
+	// toldWithin is how soon owners hear of a first refusal: on a busy machine.
+	toldWithin = 5 * time.Second
 	// cold is how many apps without a token ask, each as an identity of its own.
 	cold = 4
 )
@@ -143,15 +194,30 @@ func (f fault) run(t *testing.T) (got result) {
 	ended := make(chan struct{})
 	var load, all sync.WaitGroup
 	load.Go(func() { got.load(cached, ended) })
+	var without []*app
+	for i := range cold {
+		without = append(without, r.appAged(1+i, "cold", cmp.Or(f.age, time.Hour)))
+		if f.worked {
+			another := *without[i]
+			another.url += "/"
+			another.mustAsk()
+		}
+	}
 	before := r.exchanges()
 	r.setFault(f.wrong)
 	r.clock.set(f.clock)
 	got.first, got.last = make([]answer, cold), make([]answer, cold)
-	for i := range cold {
-		without := r.app(1+i, "cold")
+	for i, without := range without {
 		all.Go(func() { got.first[i], got.last[i] = without.askUntilAnswered() })
 	}
-	time.Sleep(f.lasts)
+	if f.told != "" {
+		time.Sleep(toldWithin)
+		got.told = r.noticed.String()
+		time.Sleep(f.lasts - toldWithin)
+	} else {
+		time.Sleep(f.lasts)
+		got.told = r.noticed.String()
+	}
 	got.sent = r.exchanges() - before
 	r.setFault(entra.Fault{})
 	all.Wait()
@@ -190,13 +256,19 @@ func (got *result) fail(why string) {
 
 func (f fault) judge(t *testing.T, got result) {
 	t.Helper()
-	if got.failed > 0 || got.asked < int(f.lasts/between)/4 {
+	if got.failed > 0 || got.asked < leastAsked {
 		t.Errorf("cached: %d of %d requests failed: %s", got.failed, got.asked, got.why)
 	}
 	for i := range got.first {
 		if wrong := f.want(got.first[i], got.last[i]); wrong != "" {
 			t.Errorf("without a token: %v, then %v: %s", got.first[i], got.last[i], wrong)
 		}
+	}
+	switch n := strings.Count(got.told, f.told+": "); {
+	case f.wrong.Code != 0 && f.told == "" && got.told != "":
+		t.Errorf("owners were told %q", got.told)
+	case f.told != "" && n < cold:
+		t.Errorf("%d of %d owners were told of %s: %q", n, cold, f.told, got.told)
 	}
 	if got.sent > f.most {
 		t.Errorf("%d exchanges were sent while it lasted, want %d at most", got.sent, f.most)

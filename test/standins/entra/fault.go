@@ -29,6 +29,9 @@ type Fault struct {
 	Status     int     `json:"status,omitempty"`
 	Share      float64 `json:"share,omitempty"`
 	RetryAfter string  `json:"retryAfter,omitempty"`
+	// Code is an AADSTS code that a Share of the token requests, 0 for all of
+	// them, is refused with, as Entra sends it.
+	Code int `json:"code,omitempty"`
 	// DelaySeconds goes before each answer.
 	DelaySeconds float64 `json:"delaySeconds,omitempty"`
 	// ClockSeconds is how far the clock is ahead; behind, if it is negative.
@@ -70,7 +73,7 @@ func (f *faults) current() (Fault, <-chan struct{}) {
 	return f.fault, f.changed
 }
 
-// SetFault breaks the Server, or with the zero Fault mends it. Requests that
+// SetFault breaks the Server, or with the zero Fault repairs it. Requests that
 // hang are dropped then.
 func (s *Server) SetFault(fault Fault) {
 	f := s.faults
@@ -111,7 +114,7 @@ func (s *Server) now() time.Time {
 
 // spoils reports whether there is no true answer to a request of the kind.
 func (f Fault) spoils(kind Kind) bool {
-	hit := f.Status != 0 && kind == Token && (f.Share == 0 || rand.Float64() < f.Share)
+	hit := (f.Status != 0 || f.Code != 0) && kind == Token && (f.Share == 0 || rand.Float64() < f.Share)
 	return f.Hang || f.Reset || f.BadTLS || f.Refuse || f.NotJSON || hit
 }
 
@@ -127,6 +130,9 @@ func (s *Server) spoil(w http.ResponseWriter, r *http.Request, fault Fault, chan
 	case fault.NotJSON:
 		w.Header().Set("Content-Type", "text/html")
 		_, _ = fmt.Fprint(w, "<html><body>Please sign in to the network</body></html>")
+	case fault.Code != 0:
+		why := tabled(fault.Code, "A fault of the stand-in.")
+		answer(w, why.status, s.bodyOf(why, r))
 	case fault.Status != 0:
 		if fault.RetryAfter != "" {
 			w.Header().Set("Retry-After", fault.RetryAfter)

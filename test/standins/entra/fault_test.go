@@ -113,6 +113,11 @@ func TestFaults(t *testing.T) {
 		"reset":    {Fault{Reset: true}, fails(func(err error) bool { return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF) })},
 		"throttle": {Fault{Status: 429, RetryAfter: "7"}, status(429, "7")},
 		"500":      {Fault{Status: 500}, status(500, "")},
+		"code": {Fault{Code: 7000229}, func(t *testing.T, s *site) {
+			if got := s.mustPost(t); got.status != 401 || !strings.Contains(got.body, `"error":"unauthorized_client"`) || !strings.Contains(got.body, "AADSTS7000229") {
+				t.Errorf("%+v", got)
+			}
+		}},
 		"TLS": {Fault{BadTLS: true}, func(t *testing.T, s *site) {
 			s.client.CloseIdleConnections()
 			_, err := s.post(t)

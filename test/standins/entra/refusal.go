@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"github.com/sidestep-agent/sidestep/pkg/tokens/aadsts"
 )
 
 // refusal is why Entra refuses, in its own words. The texts are what Entra
@@ -21,6 +23,16 @@ type refusal struct {
 
 const federationDocs = "https://learn.microsoft.com/entra/workload-id/workload-identity-federation"
 
+// tabled returns the refusal with a code of the agent's table, with the status
+// and the name that the table has for it.
+func tabled(code int, format string, a ...any) *refusal {
+	row, ok := aadsts.Lookup(fmt.Sprintf("AADSTS%d", code))
+	if !ok {
+		panic(fmt.Sprintf("AADSTS%d is not in the table of codes", code))
+	}
+	return &refusal{status: row.Status, oauth: row.OAuth, code: code, text: fmt.Sprintf(format, a...)}
+}
+
 func badRequest(oauth string, code int, format string, a ...any) *refusal {
 	return &refusal{status: http.StatusBadRequest, oauth: oauth, code: code, text: fmt.Sprintf(format, a...)}
 }
@@ -34,12 +46,12 @@ func unknownInstance() *refusal {
 }
 
 func unknownTenant(tenant string) *refusal {
-	return badRequest("invalid_request", 90002,
+	return tabled(90002,
 		"Tenant '%s' not found. Check to make sure you have the correct tenant ID and are signing into the correct cloud. Check with your subscription administrator, this may happen if there are no active subscriptions for the tenant.", tenant)
 }
 
 func unknownClient(client, tenant string) *refusal {
-	return badRequest("unauthorized_client", 700016,
+	return tabled(700016,
 		"Application with identifier '%s' was not found in the directory '%s'. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You may have sent your authentication request to the wrong tenant.", client, tenant)
 }
 
@@ -64,13 +76,13 @@ func malformedAssertion() *refusal {
 }
 
 func noCredentials(a assertion) *refusal {
-	return badRequest("invalid_request", 70021,
+	return tabled(70021,
 		"No matching federated identity record found for presented assertion. Assertion Issuer: '%s'. Assertion Subject: '%s'. Assertion Audience: '%s'. %s", a.Issuer, a.Subject, a.Audience, federationDocs)
 }
 
 // mismatch names the part of the assertion that no federated credential has.
 func mismatch(code int, part, value string) *refusal {
-	return badClient(code,
+	return tabled(code,
 		"No matching federated identity record found for presented assertion %s '%s'. Check your federated identity credential Subject, Audience and Issuer against the presented assertion. %s", part, value, federationDocs)
 }
 
@@ -79,34 +91,33 @@ func badSignature(reason error) *refusal {
 }
 
 func unreachableIssuer(issuer string, reason error) *refusal {
-	r := badRequest("invalid_request", 50166, "Request to External OIDC endpoint failed. Issuer: '%s'.", issuer)
+	r := tabled(50166, "Request to External OIDC endpoint failed. Issuer: '%s'.", issuer)
 	r.cause = reason.Error()
 	return r
 }
 
 func outOfTime(now time.Time, a assertion) *refusal {
 	const layout = "2006-01-02T15:04:05.0000000Z"
-	return badClient(700024,
+	return tabled(700024,
 		"Client assertion is not within its valid time range. Current time: %s, assertion valid from %s, expiry time of assertion %s. Review the documentation at https://learn.microsoft.com/entra/identity-platform/certificate-credentials .",
 		now.UTC().Format(layout), time.Unix(a.NotBefore, 0).UTC().Format(layout), time.Unix(a.Expiry, 0).UTC().Format(layout))
 }
 
 func badScope(scope string) *refusal {
-	return badRequest("invalid_scope", 1002012,
+	return tabled(1002012,
 		"The provided value for scope %s is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier (application ID URI).", scope)
 }
 
 func unknownResource(resource, tenant string) *refusal {
-	return badRequest("invalid_resource", 500011,
+	return tabled(500011,
 		"The resource principal named %s was not found in the tenant named %s. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You might have sent your authentication request to the wrong tenant.", resource, tenant)
 }
 
 // unavailable is the answer while the stand-in's own federation file is wrong.
 func unavailable(cause error) *refusal {
-	return &refusal{
-		status: http.StatusServiceUnavailable, oauth: "temporarily_unavailable", code: 90033,
-		text: "A transient error has occurred. Please try again.", cause: cause.Error(),
-	}
+	r := tabled(90033, "A transient error has occurred. Please try again.")
+	r.cause = cause.Error()
+	return r
 }
 
 // name is the refusal's as users know it, "AADSTS70021".

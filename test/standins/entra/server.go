@@ -104,6 +104,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		entry.Fault = &fault
 	}
 	if fault.spoils(entry.Kind) {
+		if fault.Code != 0 {
+			entry.Error = tabled(fault.Code, "").name()
+		}
 		s.journal.Append(entry)
 		s.spoil(w, r, fault, changed)
 		return

@@ -105,7 +105,7 @@ func (s *Site) URL() string { return "https://" + s.address.String() }
 // Address returns where the site is reached.
 func (s *Site) Address() netip.AddrPort { return s.address }
 
-// SetFault breaks the site and its server, or with the zero Fault mends them.
+// SetFault breaks the site and its server, or with the zero Fault repairs them.
 // Connections that are open are closed before nobody listens.
 func (s *Site) SetFault(fault Fault) error {
 	s.mu.Lock()

@@ -1,0 +1,102 @@
+package podcache
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+func container(name string, env ...corev1.EnvVar) corev1.Container {
+	return corev1.Container{Name: name, Env: env}
+}
+
+// A container's own AZURE_CLIENT_ID is its default identity, and never another
+// container's; what cannot be told is named.
+func TestClientIDIsTheCallersOwn(t *testing.T) {
+	set := func(value string) corev1.EnvVar { return corev1.EnvVar{Name: clientIDVariable, Value: value} }
+	from := corev1.EnvVar{Name: clientIDVariable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}
+	for name, tt := range map[string]struct {
+		containers []corev1.Container
+		caller     string
+		want       string
+		unclear    string
+	}{
+		"none sets it":                   {[]corev1.Container{container("a"), container("b")}, "", "", ""},
+		"all agree":                      {[]corev1.Container{container("a", set("1")), container("b", set("1"))}, "", "1", ""},
+		"one sets it":                    {[]corev1.Container{container("a", set("1")), container("b")}, "", "1", ""},
+		"two differ":                     {[]corev1.Container{container("a", set("1")), container("b", set("2"))}, "", "", "different values"},
+		"two differ, the first asks":     {[]corev1.Container{container("a", set("1")), container("b", set("2"))}, "a", "1", ""},
+		"two differ, the second asks":    {[]corev1.Container{container("a", set("1")), container("b", set("2"))}, "b", "2", ""},
+		"another has it":                 {[]corev1.Container{container("a", set("1")), container("b")}, "b", "", ""},
+		"from a secret":                  {[]corev1.Container{container("a", from)}, "", "", "the container a takes AZURE_CLIENT_ID from a secret"},
+		"from a secret, it asks":         {[]corev1.Container{container("a", from), container("b", set("2"))}, "a", "", "the container a takes AZURE_CLIENT_ID"},
+		"from a secret, another asks":    {[]corev1.Container{container("a", from), container("b", set("2"))}, "b", "2", ""},
+		"from a secret, nobody knows":    {[]corev1.Container{container("a", set("1")), container("b", from)}, "", "", "the container b takes AZURE_CLIENT_ID"},
+		"twice: the last one counts":     {[]corev1.Container{container("a", set("1"), set("2"))}, "", "2", ""},
+		"with a carriage return and all": {[]corev1.Container{container("a", set(" 1\r\n"))}, "", "1", ""},
+	} {
+		got, unclear := newClientIDs(&corev1.PodSpec{Containers: tt.containers}).of(tt.caller)
+		if got != tt.want || (unclear == "") != (tt.unclear == "") || !strings.Contains(unclear, tt.unclear) {
+			t.Errorf("%s: %q, unclear %q; want %q, %q", name, got, unclear, tt.want, tt.unclear)
+		}
+	}
+}
+
+// Lookup gives a container that is known its own identity, unless the service
+// account says one for all.
+func TestCallersOfOnePodHaveTheirOwnIdentity(t *testing.T) {
+	r := &record{pod: pod{
+		clientIDs:    clientIDs{"a": "1", "b": "2", "c": ""},
+		containerIDs: map[string]string{"id-a": "a", "id-b": "b", "id-c": "c", "id-d": "d"},
+	}}
+	for _, annotated := range []bool{false, true} {
+		a := &account{object: &serviceAccount{}}
+		if annotated {
+			a.object.clientID = "annotated"
+		}
+		c := &Cache{entries: map[string]*entry{"pod": {workload: newWorkload(r, a, ""), callers: newCallers(r, a)}}}
+		for id, want := range map[string]string{"id-a": "1", "id-b": "2", "id-c": "", "id-d": "", "": "", "id-new": ""} {
+			w, _, ok := c.Lookup(workload.CgroupRef{PodUID: "pod", ContainerID: id})
+			unclear := want == "" && id != "id-d"
+			if annotated {
+				want, unclear = "annotated", false
+			}
+			if !ok || w.ClientID != want || (w.ClientIDUnclear != "") != unclear {
+				t.Errorf("annotated %t, %q: client id %q, unclear %q", annotated, id, w.ClientID, w.ClientIDUnclear)
+			}
+		}
+	}
+}
+
+// `az … --output tsv` ends lines with a carriage return on Windows.
+func TestAnnotationsAreTrimmed(t *testing.T) {
+	o := &corev1.ServiceAccount{}
+	o.Annotations = map[string]string{
+		workload.ClientIDAnnotation: "client\r", workload.TenantIDAnnotation: " tenant\r\n", expirationAnnotation: "3600\r",
+		workload.IdentitiesAnnotation: `[{"clientId":"one\r","id":" /subscriptions/s","principalId":"p "}]`,
+	}
+	got := newServiceAccount(o)
+	if got.clientID != "client" || got.tenantID != "tenant" || got.expiration != "3600" {
+		t.Errorf("%+v", got)
+	}
+	ids, err := parseIdentities(got.identities)
+	if want := (workload.MappedIdentity{ClientID: "one", ResourceID: "/subscriptions/s", PrincipalID: "p"}); err != nil || ids[0] != want {
+		t.Errorf("%+v, error %v", ids, err)
+	}
+}
+
+func TestTokenOfAnotherAudienceIsFound(t *testing.T) {
+	spec := &corev1.PodSpec{Volumes: []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+		Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: "openshift", Path: "token"}}},
+	}}}}}
+	for audience, want := range map[string]bool{"openshift": true, workload.TokenAudience: false} {
+		var p pod
+		p.findToken(spec, audience)
+		if (p.projected != nil) != want {
+			t.Errorf("%s: found %v", audience, p.projected)
+		}
+	}
+}
