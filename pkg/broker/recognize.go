@@ -1,6 +1,10 @@
 package broker
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/sidestep-agent/sidestep/pkg/broker/imdspath"
+)
 
 // plainRequest is a request for a token in the form that real clients give it:
 // a GET of the token path in its plain spelling, with the Metadata header,
@@ -11,7 +15,7 @@ type plainRequest struct {
 }
 
 var (
-	plainStart = []byte("GET " + tokenPath + "?")
+	plainStart = []byte("GET " + imdspath.Token + "?")
 	plainEnd   = []byte(" HTTP/1.1\r\n")
 	lineEnd    = []byte("\r\n")
 	headerEnd  = []byte("\r\n\r\n")

@@ -1,4 +1,4 @@
-package broker
+package relay
 
 import (
 	"context"
@@ -9,8 +9,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"k8s.io/utils/clock"
 )
 
 // However many pods ask, and however their requests are held up on the way, no
@@ -18,7 +16,7 @@ import (
 func TestNeverMoreThanTheVMsLimit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var imds imdsLog
-		f := newFlights(clock.RealClock{}, imds.answerAfter(300*time.Millisecond))
+		f := newTestCalls(t, imds.answerAfter(300*time.Millisecond))
 		ctx, end := context.WithTimeout(t.Context(), 30*time.Second)
 		defer end()
 		var pods sync.WaitGroup
@@ -27,14 +25,16 @@ func TestNeverMoreThanTheVMsLimit(t *testing.T) {
 				for ctx.Err() == nil {
 					patience := time.Duration(rand.Int64N(int64(3 * time.Second)))
 					ctx, leave := context.WithTimeout(ctx, patience)
-					f.do(ctx, fmt.Sprint("pod-", i), document(rand.IntN(40)))
+					q := document(rand.IntN(40))
+					q.Share = time.Second
+					f.do(ctx, fmt.Sprint("pod-", i), q)
 					leave()
 					time.Sleep(time.Duration(rand.Int64N(int64(time.Second))))
 				}
 			})
 		}
 		pods.Wait()
-		if most := imds.most(); most > windowSize {
+		if most := imds.most(); most > testLimits.PerSecond {
 			t.Errorf("%d requests in a second", most)
 		}
 		if n := imds.count(); n < 30*3 {
@@ -46,16 +46,16 @@ func TestNeverMoreThanTheVMsLimit(t *testing.T) {
 // One pod that varies its queries, and four of them, keep no other pod from an
 // answer within a second.
 func TestGreedyPodsDoNotStarveOthers(t *testing.T) {
-	for _, greedy := range []int{1, windowSize - 1} {
+	for _, greedy := range []int{1, testLimits.PerSecond - 1} {
 		t.Run(fmt.Sprint(greedy), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var imds imdsLog
-				f := newFlights(clock.RealClock{}, imds.answerAfter(0))
+				f := newTestCalls(t, imds.answerAfter(0))
 				ctx, end := context.WithCancel(t.Context())
 				var asked atomic.Int64
 				var callers sync.WaitGroup
 				for i := range greedy {
-					for range 3 * maxTurns {
+					for range 3 * testLimits.Waiting {
 						callers.Go(func() {
 							for ctx.Err() == nil {
 								f.do(ctx, fmt.Sprint("greedy-", i), document(asked.Add(1)))
@@ -67,17 +67,17 @@ func TestGreedyPodsDoNotStarveOthers(t *testing.T) {
 				for i := range 20 {
 					time.Sleep(700 * time.Millisecond)
 					begun := time.Now()
-					got := f.do(t.Context(), "modest", document(fmt.Sprint("modest-", i)))
-					if took := time.Since(begun); got.status != 200 || took > windowTime {
+					got, _ := f.do(t.Context(), "modest", document(fmt.Sprint("modest-", i)))
+					if took := time.Since(begun); got.Status != 200 || took > windowTime {
 						t.Errorf("request %d after %v: %+v", i, took, got)
 					}
 				}
-				if most := imds.most(); most > windowSize {
+				if most := imds.most(); most > testLimits.PerSecond {
 					t.Errorf("%d requests in a second", most)
 				}
 				f.mu.Lock() // the greedy pods go on asking
-				if kept := len(f.byKey); kept > 3*windowSize+greedy*maxTurns {
-					t.Errorf("%d flights are kept", kept)
+				if kept := len(f.byKey); kept > testLimits.Kept+testLimits.PerSecond+greedy*testLimits.Waiting {
+					t.Errorf("%d calls are kept", kept)
 				}
 				f.mu.Unlock()
 				end()
@@ -88,11 +88,11 @@ func TestGreedyPodsDoNotStarveOthers(t *testing.T) {
 }
 
 // A pod that asks for what a greedy pod waits for gives it its own turn.
-func TestSharedFlightComesWithTheFirstTurn(t *testing.T) {
+func TestSharedCallComesWithTheFirstTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var imds imdsLog
-		f := newFlights(clock.RealClock{}, imds.answerAfter(0))
-		for range windowSize { // places that come free 100 ms after each other
+		f := newTestCalls(t, imds.answerAfter(0))
+		for range testLimits.PerSecond { // places that come free 100 ms after each other
 			fl := document(rand.Int64())
 			f.do(t.Context(), "greedy", fl)
 			time.Sleep(100 * time.Millisecond)
@@ -102,13 +102,13 @@ func TestSharedFlightComesWithTheFirstTurn(t *testing.T) {
 			synctest.Wait()
 		}
 		begun := time.Now()
-		got := f.do(t.Context(), "modest", document("common"))
-		if took := time.Since(begun); got.status != 200 || took != 600*time.Millisecond {
+		got, _ := f.do(t.Context(), "modest", document("common"))
+		if took := time.Since(begun); got.Status != 200 || took != 600*time.Millisecond {
 			t.Errorf("after %v: %+v, want it with the second place, after 600ms", took, got)
 		}
-		time.Sleep(turnTime)
-		if n := imds.count(); n != windowSize+4 {
-			t.Errorf("IMDS was asked %d times, want %d", n, windowSize+4)
+		time.Sleep(testLimits.Patience)
+		if n := imds.count(); n != testLimits.PerSecond+4 {
+			t.Errorf("IMDS was asked %d times, want %d", n, testLimits.PerSecond+4)
 		}
 	})
 }

@@ -13,10 +13,10 @@ func TestClientsAreToldBeforeTheirConnectionsEnd(t *testing.T) {
 	if got, h := kept.send(get(tokenTarget)); got.Status != 200 || h.Get("Connection") != "" {
 		t.Fatalf("before: %d, Connection %q", got.Status, h.Get("Connection"))
 	}
-	r.server.Leave()
+	r.server.Drain()
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if r.server.Quiet(over) {
+	if r.server.WaitIdle(over) {
 		t.Error("quiet with a connection open whose client was not told")
 	}
 	for _, c := range []*client{kept, r.dial()} {
@@ -26,13 +26,13 @@ func TestClientsAreToldBeforeTheirConnectionsEnd(t *testing.T) {
 		c.ended()
 	}
 	quiet := make(chan bool)
-	go func() { quiet <- r.server.Quiet(t.Context()) }()
+	go func() { quiet <- r.server.WaitIdle(t.Context()) }()
 	for {
 		select {
 		case <-quiet:
 			return
 		default:
-			r.clock.Step(quietTick)
+			r.clock.Step(waitTick)
 		}
 	}
 }

@@ -65,38 +65,14 @@ func TestConcurrentRequests(t *testing.T) {
 	}
 }
 
-func TestConnectionsPerPod(t *testing.T) {
-	r := newRig(t)
-	settings := testSettings
-	settings.Limits.Concurrent = 1
-	r.server.SetSettings(settings)
-	var kept []*client
-	for range connsPerRequest {
-		c := r.dial()
-		if got, _ := c.send(get(tokenTarget)); got.Status != 200 {
-			t.Fatalf("connection %d: %+v", len(kept), got)
-		}
-		kept = append(kept, c)
-	}
-	c := r.dial()
-	if got, header := c.send(get(tokenTarget)); got != throttledReply || header.Get("Retry-After") != "1" {
-		t.Errorf("one too many: %+v", got)
-	}
-	c.ended()
-	for _, c := range kept {
-		c.send(get(tokenTarget, "Connection: close"))
-		c.ended()
-	}
-}
-
-func TestLimitsForgetRestedPods(t *testing.T) {
+func TestUsagesForgetRestedPods(t *testing.T) {
 	clock := testingclock.NewFakeClock(testNow)
-	l := newPodLimits(clock)
+	all := newUsages(clock)
 	most := Limits{RequestsPerSecond: 1, Concurrent: 2}
 	// request makes one on a connection of its own.
 	request := func(uid string) bool {
-		u := l.connect(uid, 1)
-		defer l.disconnect(u)
+		u := all.connect(uid)
+		defer all.disconnect(u)
 		ok := u.begin(most, clock.Now())
 		if ok {
 			u.end()
@@ -106,21 +82,17 @@ func TestLimitsForgetRestedPods(t *testing.T) {
 	if !request("a") {
 		t.Fatal("first request refused")
 	}
-	held := l.connect("held", 1)
+	held := all.connect("held")
 	request("b")
 	if request("a") {
 		t.Error("pod a is forgotten before its second is over")
 	}
 	clock.Step(time.Second)
 	request("c")
-	if _, ok := l.pods["a"]; ok {
+	if _, ok := all.pods["a"]; ok {
 		t.Error("pod a is remembered with nothing to remember")
 	}
-	if l.connect("held", 1) != nil {
+	if all.connect("held") != held {
 		t.Error("a pod with an open connection is forgotten")
-	}
-	l.disconnect(held)
-	if l.connect("held", 1) == nil {
-		t.Error("a connection given back is not free")
 	}
 }

@@ -1,4 +1,4 @@
-package broker
+package relay
 
 import (
 	"bytes"
@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/sidestep-agent/sidestep/pkg/broker/imdspath"
 )
 
 // userDataKey is the member of userDataParent's document that holds the VM's user data,
@@ -25,7 +27,7 @@ func withoutUserData(path string, body []byte) ([]byte, error) {
 		return scrub(body)
 	}
 	// format=text: a leaf's value, or the names of what lies below.
-	if under(userDataParent, loose(path)) && !listing(body) {
+	if p := imdspath.Loose(path); (p == userDataParent || strings.HasPrefix(userDataParent, p+"/")) && !listing(body) {
 		return nil, errNotScrubbed
 	}
 	return body, nil
@@ -35,7 +37,7 @@ func withoutUserData(path string, body []byte) ([]byte, error) {
 func listing(text []byte) bool {
 	for line := range strings.Lines(string(text)) {
 		name := strings.TrimSuffix(strings.TrimRight(line, "\r\n"), "/")
-		if name != "" && !plainSegment(name) {
+		if name != "" && !imdspath.PlainSegment(name) {
 			return false
 		}
 	}

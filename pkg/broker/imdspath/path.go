@@ -1,14 +1,14 @@
-package broker
+package imdspath
 
 import "strings"
 
 // maxDecodings bounds how often a path is percent-decoded. No client encodes
-// more than twice; what is still not stable is nobody's honest request.
+// more than twice; what has not settled by then is no honest request.
 const maxDecodings = 8
 
-// rawPath returns the path of a request target (RFC 9112, section 3.2) with
+// Raw returns the path of a request target (RFC 9112, section 3.2) with
 // nothing decoded; empty for a target without one, as in "OPTIONS *".
-func rawPath(target string) string {
+func Raw(target string) string {
 	if !strings.HasPrefix(target, "/") {
 		_, rest, _ := strings.Cut(target, "://")
 		slash := strings.IndexAny(rest, "/?")
@@ -21,10 +21,14 @@ func rawPath(target string) string {
 	return path
 }
 
-// loose returns the path in lower case, with repeated and trailing slashes
+// IsToken reports whether a raw path is that of the token endpoint, in one of
+// the spellings that real clients use.
+func IsToken(path string) bool { return Loose(path) == Token }
+
+// Loose returns the path in lower case, with repeated and trailing slashes
 // taken out: the differences in spelling that real clients make.
-func loose(path string) string {
-	if path == tokenPath || !strings.HasPrefix(path, "/") {
+func Loose(path string) string {
+	if path == Token || !strings.HasPrefix(path, "/") {
 		return path
 	}
 	return join(strings.Split(strings.ToLower(path), "/"))
@@ -108,38 +112,20 @@ func plain(path string) bool {
 		return false
 	}
 	for segment := range strings.SplitSeq(strings.TrimSuffix(rest, "/"), "/") {
-		if !plainSegment(segment) {
+		if !PlainSegment(segment) {
 			return false
 		}
 	}
 	return true
 }
 
-func plainSegment(s string) bool {
+// PlainSegment reports whether every server reads the text as one and the same
+// segment of a path.
+func PlainSegment(s string) bool {
 	if s == "" || s[0] == '.' || s[len(s)-1] == '.' {
 		return false
 	}
 	return consistsOf(s, "-_.")
-}
-
-// plainQuery returns the parameters of a query that every server reads in the
-// same way, in their order and with nothing encoded; the others are left out.
-// None that IMDS knows needs another character, and a server that takes dots
-// and slashes behind the question mark for a path finds none.
-func plainQuery(raw string) string {
-	var kept []string
-	for pair := range strings.SplitSeq(raw, "&") {
-		name, value, given := strings.Cut(pair, "=")
-		name, value = decode(name), decode(value)
-		if name == "" || !consistsOf(name+value, "-_.~:,") {
-			continue
-		}
-		if given {
-			name += "="
-		}
-		kept = append(kept, name+value)
-	}
-	return strings.Join(kept, "&")
 }
 
 // consistsOf reports whether s has no bytes but ASCII letters, digits and those

@@ -1,4 +1,4 @@
-package broker
+package relay
 
 import (
 	"testing"
@@ -10,7 +10,8 @@ import (
 
 func TestWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := window{clock: clock.RealClock{}}
+		const windowSize = 5
+		w := window{clock: clock.RealClock{}, size: windowSize}
 		for i := range windowSize {
 			if !w.take() {
 				t.Fatalf("place %d is not free", i)

@@ -3,15 +3,14 @@ package broker
 import (
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	testingclock "k8s.io/utils/clock/testing"
+
+	"github.com/sidestep-agent/sidestep/pkg/broker/imdspath"
 )
 
 // No spelling of an identity path reaches the node's IMDS, by any method,
@@ -55,23 +54,23 @@ func TestRelay(t *testing.T) {
 		seen     []string
 	}{
 		"instance":             {testSettings, get("/metadata/instance?api-version=2021-02-01"), served, []string{"GET /metadata/instance?api-version=2021-02-01 true"}},
-		"spelt otherwise":      {testSettings, request("GET", "/Metadata/instance/compute/?a=%31&b=%2f", "metadata: True"), served, []string{"GET /metadata/instance/compute?a=1 true"}},
+		"spelt otherwise":      {testSettings, request("GET", "/Metadata/instance/compute/?format=%74ext&api-version=a%2f&b=c", "metadata: True"), served, []string{"GET /metadata/instance/compute?format=text true"}},
 		"versions":             {testSettings, get("/metadata/versions"), served, []string{"GET /metadata/versions true"}},
 		"loadbalancer":         {testSettings, get("/metadata/loadbalancer"), served, []string{"GET /metadata/loadbalancer true"}},
 		"events":               {testSettings, get("/metadata/scheduledevents"), served, []string{"GET /metadata/scheduledevents true"}},
-		"without the header":   {testSettings, request("GET", "/metadata/instance"), served, []string{"GET /metadata/instance"}},
+		"without the header":   {testSettings, request("GET", "/metadata/instance"), noMetadata, nil},
 		"body of a GET":        {testSettings, get("/metadata/instance", "Content-Length: 3") + "abc", served, []string{"GET /metadata/instance true"}},
 		"forwarded":            {testSettings, get("/metadata/instance", "X-Forwarded-For: 1.2.3.4"), reply{400, errorBody("invalid_request", "Header 'X-Forwarded-For' is not allowed")}, nil},
 		"instance blocked":     {without, get("/metadata/instance/compute/location"), missing, nil},
 		"user data":            {testSettings, get("/metadata/instance/compute/userData?format=text"), missing, nil},
 		"attested":             {testSettings, get("/metadata/attested/document"), forbiddenPath, nil},
 		"attested, allowed":    {allowing, get("/metadata/attested/document"), served, []string{"GET /metadata/attested/document true"}},
-		"something else":       {testSettings, get("/"), forbiddenPath, nil},
-		"odd spelling":         {testSettings, get("/metadata/./instance"), forbiddenPath, nil},
+		"something else":       {testSettings, get("/"), page, nil},
+		"odd spelling":         {testSettings, get("/metadata/./instance"), missing, nil},
 		"POST instance":        {testSettings, post("/metadata/instance", ""), reply{405, errorBody("method_not_allowed", "Method not allowed")}, nil},
 		"POST events":          {testSettings, post("/metadata/scheduledevents", "{}"), reply{403, errorBody("access_denied", "Pods may not start scheduled events")}, nil},
 		"POST events, allowed": {allowing, post("/metadata/scheduledevents", "{}"), served, []string{"POST /metadata/scheduledevents true"}},
-		"DELETE":               {allowing, request("DELETE", "/metadata/attested/x"), reply{405, errorBody("method_not_allowed", "Method not allowed")}, nil},
+		"DELETE":               {allowing, request("DELETE", "/metadata/attested/x", "Metadata: true"), reply{405, errorBody("method_not_allowed", "Method not allowed")}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
@@ -131,7 +130,7 @@ func TestRelayUnusableResponses(t *testing.T) {
 			http.Redirect(w, r, "/metadata/identity/oauth2/token", http.StatusTemporaryRedirect)
 		},
 		"too large": func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = w.Write([]byte(strings.Repeat("a", maxDocument+1)))
+			_, _ = w.Write([]byte(strings.Repeat("a", relayLimits.Document+1)))
 		},
 		"compressed": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Encoding", "gzip") },
 		"cut off": func(w http.ResponseWriter, _ *http.Request) {
@@ -154,70 +153,6 @@ func TestRelayUnusableResponses(t *testing.T) {
 				t.Errorf("seen by IMDS: %q", seen)
 			}
 		})
-	}
-}
-
-func TestRelaySharesForASecond(t *testing.T) {
-	r := newRig(t)
-	c := r.dial()
-	count := func(want int, why string) {
-		t.Helper()
-		if n := len(r.imds.requests()); n != want {
-			t.Errorf("%s: IMDS was asked %d times, want %d", why, n, want)
-		}
-	}
-	var all sync.WaitGroup
-	for range 20 {
-		other := r.dial()
-		all.Go(func() { other.send(get("/metadata/instance?a=1")) })
-	}
-	all.Wait()
-	count(1, "equal requests")
-	c.send(get("/metadata/instance?a=2"))
-	count(2, "another query")
-	c.send(request("GET", "/metadata/instance?a=1"))
-	count(3, "another header")
-	r.clock.Step(shareTime)
-	c.send(get("/metadata/instance?a=1"))
-	count(4, "a second later")
-}
-
-// Beyond the VM's limit a pod's first requests wait, the others come again.
-func TestRelayKeepsToTheVMsLimit(t *testing.T) {
-	r := newRig(t)
-	c := r.dial()
-	ask := func(c *client, i int) (reply, http.Header) {
-		return c.send(get(fmt.Sprintf("/metadata/instance?a=%d", i)))
-	}
-	for i := range windowSize {
-		if got, _ := ask(c, i); got.Status != 200 {
-			t.Errorf("request %d: %+v", i, got)
-		}
-	}
-	var waiting sync.WaitGroup
-	for i := range maxTurns {
-		other := r.dial()
-		waiting.Go(func() {
-			if got, _ := ask(other, windowSize+i); got.Status != 200 {
-				t.Errorf("request %d: %+v", windowSize+i, got)
-			}
-		})
-	}
-	r.server.relay.flights.awaitWaiting(maxTurns)
-	got, header := ask(c, windowSize+maxTurns)
-	if got != throttledReply || header.Get("Retry-After") != "1" {
-		t.Errorf("one too many: %+v, Retry-After %q", got, header.Get("Retry-After"))
-	}
-	if got, _ := ask(c, 1); got.Status != 200 {
-		t.Errorf("shared answer over the limit: %+v", got)
-	}
-	if n := len(r.imds.requests()); n != windowSize {
-		t.Errorf("IMDS was asked %d times within a second, want %d", n, windowSize)
-	}
-	r.clock.Step(windowTime)
-	waiting.Wait()
-	if n := len(r.imds.requests()); n != windowSize+maxTurns {
-		t.Errorf("IMDS was asked %d times, want %d", n, windowSize+maxTurns)
 	}
 }
 
@@ -244,39 +179,27 @@ func TestRelayEndsWithItsClient(t *testing.T) {
 			}
 			<-asked
 			begun := time.Now()
-			_ = c.Close()
+			c.reset()
 			<-left
-			if took := time.Since(begun); took >= relayTimeout {
+			if took := time.Since(begun); took >= documents[imdspath.ScheduledEvents].timeout {
 				t.Errorf("ended after %v, by its timeout", took)
 			}
 		})
 	}
 }
 
-// The environment's proxy is for Entra. net/http reads it once in a process, so
-// that a proxy that counts would prove nothing here.
-func TestRelayUsesNoProxy(t *testing.T) {
+func TestUserDataIsServedOnlyIfAllowed(t *testing.T) {
 	r := newRig(t)
-	if r.server.relay.client.Transport.(*http.Transport).Proxy != nil {
-		t.Error("the node's IMDS would be asked through a proxy")
+	const doc = `{"compute":{"name":"vm","userData":"c2VjcmV0"}}`
+	r.imds.answerWith(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, doc) })
+	c := r.dial()
+	if got, _ := c.send(get("/metadata/instance")); got.Body != `{"compute":{"name":"vm"}}` {
+		t.Errorf("withheld: %+v", got)
 	}
-}
-
-func TestEndpoint(t *testing.T) {
-	clock := testingclock.NewFakeClock(testNow)
-	for endpoint, want := range map[string]string{
-		"http://169.254.169.254":  "169.254.169.254:80",
-		"http://127.0.0.1:8080/":  "127.0.0.1:8080",
-		"https://169.254.169.254": "",
-		"169.254.169.254":         "",
-		"http://":                 "",
-		"http://h/path":           "",
-		"http://h?q":              "",
-		"http://user@h":           "",
-	} {
-		r, err := newRelay(endpoint, clock, slog.New(slog.DiscardHandler))
-		if (err != nil) != (want == "") || err == nil && r.address != want {
-			t.Errorf("newRelay(%q): %v, want %q", endpoint, err, want)
-		}
+	settings := testSettings
+	settings.Relay.UserData = true
+	r.server.SetSettings(settings) // takes effect at once, past the shared answer
+	if got, _ := c.send(get("/metadata/instance")); got.Body != doc {
+		t.Errorf("allowed: %+v", got)
 	}
 }

@@ -1,10 +1,8 @@
-package broker
+package relay
 
 import (
 	"encoding/json"
 	"errors"
-	"io"
-	"net/http"
 	"strings"
 	"testing"
 )
@@ -90,21 +88,5 @@ func TestTextWithoutUserData(t *testing.T) {
 		if test.ok && (err != nil || string(got) != test.body) || !test.ok && !errors.Is(err, errNotScrubbed) {
 			t.Errorf("withoutUserData(%q, %q) = %q, %v", test.path, test.body, got, err)
 		}
-	}
-}
-
-func TestUserDataIsServedOnlyIfAllowed(t *testing.T) {
-	r := newRig(t)
-	const doc = `{"compute":{"name":"vm","userData":"c2VjcmV0"}}`
-	r.imds.answerWith(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, doc) })
-	c := r.dial()
-	if got, _ := c.send(get("/metadata/instance")); got.Body != `{"compute":{"name":"vm"}}` {
-		t.Errorf("withheld: %+v", got)
-	}
-	settings := testSettings
-	settings.Relay.UserData = true
-	r.server.SetSettings(settings) // takes effect at once, past the shared answer
-	if got, _ := c.send(get("/metadata/instance")); got.Body != doc {
-		t.Errorf("allowed: %+v", got)
 	}
 }
