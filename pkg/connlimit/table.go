@@ -20,7 +20,7 @@ const (
 	states
 )
 
-// Bounds is how much there may be at once. Every field is at least 1.
+// Bounds is how much there may be at once. Every field but Spare is at least 1.
 type Bounds struct {
 	Total int // connections over all owners
 	// Spare is how many connections each owner may have, and may have held,
