@@ -121,7 +121,7 @@ test-node: node-build $(HELM) ## Real pods on a real Kubernetes node (root)
 
 .PHONY: test-unit
 test-unit: setup ## Tests of single packages, with the race detector
-	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/bench/... ./test/docs ./test/docs/blocks ./test/faults/row ./test/faults/table ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/load ./test/scene ./test/soak ./test/clients/conformance
+	go test -race -timeout 5m ./cmd/... ./pkg/... ./test/attack ./test/bench/... ./test/docs ./test/docs/blocks ./test/faults/row ./test/faults/table ./test/kernels ./test/node/image ./test/node/cmd/... ./test/standins/... ./test/load ./test/scene ./test/soak ./test/surface ./test/clients/conformance
 	go test -race -timeout 5m -run '^TestSpans' ./test/outages
 	go test -timeout 10m ./test/image # two images are compressed, which takes minutes with the race detector
 	go -C test/manifests test ./...

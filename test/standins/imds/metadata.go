@@ -106,12 +106,12 @@ func (i Instance) document() map[string]any {
 
 // metadata answers every path outside identity.
 func (s *Server) metadata(r *http.Request, understood string) reply {
-	if understood == "/metadata/versions" {
-		return reply{status: http.StatusOK, body: map[string][]string{"apiVersions": apiVersions}}
-	}
 	events := understood == "/metadata/scheduledevents"
 	if r.Method != http.MethodGet && (!events || r.Method != http.MethodPost) {
 		return failed(http.StatusMethodNotAllowed, "Method not allowed. Only GET requests are supported")
+	}
+	if understood == "/metadata/versions" {
+		return reply{status: http.StatusOK, body: map[string][]string{"apiVersions": apiVersions}}
 	}
 	version := r.URL.Query().Get("api-version")
 	if !slices.Contains(apiVersions, version) && (!events || !slices.Contains(eventsVersions, version)) {
