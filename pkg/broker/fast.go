@@ -119,12 +119,12 @@ func (f *fastConn) answer(text []byte) (answered, last bool, err error) {
 	if !ok || s.draining.Load() || !f.parse(r.query) {
 		return false, false, nil
 	}
-	w, d, err := s.attester.Current(f.conn.caller)
+	w, d, err := s.attester.Current(f.caller)
 	if err != nil || d.Verdict != workload.Steer || d.Access != workload.Identity || !w.ServiceAccountSeen {
 		return false, false, nil
 	}
 	token, ok := s.tokens.Cached(w, f.request)
-	if !ok || !f.conn.usage.pass(s.settings.Load().Limits, start) {
+	if !ok || !f.usage.pass(s.settings.Load().Limits, start) {
 		return false, false, nil
 	}
 	sent := issuedAs(token, f.request.Resource).at(start)

@@ -248,7 +248,7 @@ func (c *call) exchange(ctx context.Context, request workload.TokenRequest) (wor
 const accountInterval = 100 * time.Millisecond
 
 // awaitAccount waits until the caller's service account is known, or ctx ends:
-// without it it is not known which identity is meant. What is not known in the
+// nothing else says which identity is meant. What is not known in the
 // end is the token engine's to answer.
 func (c *call) awaitAccount(ctx context.Context) *answer {
 	if c.workload.ServiceAccountSeen {
