@@ -167,13 +167,13 @@ type outcome struct {
 
 var (
 	errLeft     = errors.New("the client has left")
-	errAnswered = errors.New("the client was told to come again")
+	errAnswered = errors.New("the client was answered 429")
 	errPanic    = errors.New("panic")
 )
 
 // await holds the connection until its caller is known, 25 s at most. It
-// returns false if the connection has ended: the client has left, or was told
-// to come again.
+// returns false if the connection has ended: the client has left, or got
+// 429.
 func (c *conn) await() bool {
 	s := c.server
 	defer c.endLife()
@@ -210,7 +210,7 @@ func (c *conn) await() bool {
 // early reads what a caller sends while it is not known yet who calls. A client
 // that looks for an IMDS waits for 300 ms, a caller may be held for much
 // longer: what has the same answer whoever asks is answered, and who asks for
-// metadata is told to come again after a moment. Everything else that was read
+// metadata gets 429 after a moment. Everything else that was read
 // is read again from Conn.
 func (c *conn) early(known <-chan outcome) outcome {
 	stop := make(chan struct{})

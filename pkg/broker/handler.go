@@ -300,7 +300,7 @@ func (c *call) relayed(w http.ResponseWriter, r *http.Request) answer {
 		// some time": clients know no 502 or 504 from it.
 		return problem(http.StatusInternalServerError, "server_error", "The instance metadata service gave no usable answer")
 	} else if err != nil {
-		return throttled(time.Second) // for nobody: the client has left
+		return throttled(time.Second) // is not read: the client has left
 	}
 	return answer{status: got.Status, contentType: got.ContentType, body: got.Body, retryAfter: got.RetryAfter}
 }

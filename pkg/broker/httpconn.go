@@ -167,5 +167,5 @@ func (l *connListener) Close() error {
 	return nil
 }
 
-// Addr returns an address that is nobody's: the real ones are delivery's.
+// Addr returns the zero address: the real ones are delivery's.
 func (l *connListener) Addr() net.Addr { return &net.TCPAddr{} }

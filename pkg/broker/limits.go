@@ -33,13 +33,13 @@ var connBounds = connlimit.Bounds{
 	// pod at once are an attack, or a network that has stalled. The one that
 	// has been arriving for the longest is then answered 429.
 	Reading: 32, ReadingTotal: 512,
-	// A pod that nobody knows yet has just started. What is over the bound is
+	// A pod that is not known yet has just started. What is over the bound is
 	// answered 429, which every client retries.
 	Held: 64, HeldTotal: 512,
 }
 
 const (
-	// turnedAway is how many connections over a bound are told so at a time.
+	// turnedAway is how many connections over a bound are answered 429 at a time.
 	// What is over that is closed without an answer.
 	turnedAway = 128
 	// turnAwayTime is how long each of them may take to send its request.
@@ -55,8 +55,8 @@ const (
 
 // How long things may take.
 const (
-	// hold is how long a caller is kept waiting for a token before it is told
-	// to come again: every client that we know of waits 35 s for an answer.
+	// hold is how long a caller is kept waiting for a token before it is
+	// answered 429: every client that we know of waits 35 s for an answer.
 	hold = 25 * time.Second
 	// exchangeTime is what a token request gets where its caller was held
 	// before it was known.

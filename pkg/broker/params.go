@@ -42,7 +42,7 @@ var identityParameters = []struct {
 	name string
 }{{clientID, "'client_id'"}, {objectID, "'object_id'"}, {resourceID, "'mi_res_id'"}}
 
-// badParamsError is an error whose text the caller is told.
+// badParamsError is an error that is sent to the caller.
 type badParamsError struct{ description string }
 
 func (e *badParamsError) Error() string { return e.description }

@@ -59,7 +59,7 @@ func recognize(text []byte) (r plainRequest, ok bool) {
 type field int
 
 const (
-	fieldOther field = iota // is read by nobody here
+	fieldOther field = iota // is not read here
 	fieldHost
 	fieldMetadata
 	fieldConnection

@@ -190,7 +190,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // Drain has every answer from now on tell its client that the connection ends
 // with it. Requests are answered as before: a connection that is closed only
-// after its client was told so fails no request.
+// after its client has read that fails no request.
 func (s *Server) Drain() { s.draining.Store(true) }
 
 // waitTick is how often WaitIdle looks for connections.

@@ -13,7 +13,7 @@ import (
 // calls lets equal requests share one exchange with the node's IMDS, and gives
 // each exchange its turn in the window. Unlike
 // golang.org/x/sync/singleflight it keeps answers as long as they hold and ends
-// an exchange that nobody waits for any more. Its size is bounded by Limits.
+// an exchange that has no waiter left. Its size is bounded by Limits.
 type calls struct {
 	clock    clock.Clock
 	limits   Limits
@@ -33,7 +33,7 @@ type calls struct {
 // follows them is guarded by calls.mu.
 type call struct {
 	key    Request
-	ctx    context.Context // ends when nobody waits any more
+	ctx    context.Context // ends with the last waiter
 	cancel context.CancelFunc
 	done   chan struct{}
 	answer Answer
