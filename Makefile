@@ -164,8 +164,9 @@ test-boot: build ## The boot guard: in a lab, and as a unit of a systemd that bo
 	$(SUITE) go test -v -count=1 -timeout 5m ./test/boot -boot.agent=$(CURDIR)/$(OUT)/agent
 
 .PHONY: test-attack
-test-attack: setup ## Attacks on identity, each also without its defence (root)
+test-attack: setup ## Attacks on identity and floods, each also without its defence (root)
 	go run ./test/attack
+	go run ./test/floods
 
 # The faults run at the same time, in real time: as many as there are rows.
 .PHONY: test-outages

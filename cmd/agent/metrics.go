@@ -22,7 +22,7 @@ const portInterval = 2 * time.Second
 // them.
 func (a *agent) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{MaxRequestsInFlight: metricsAtOnce}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := a.ready(); err != nil {
@@ -38,10 +38,7 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 	if listener == nil {
 		return err
 	}
-	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second,
-		ErrorLog: slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
-	}
+	server, listener := newMetricsServer(listener, mux, slog.NewLogLogger(a.log.Handler(), slog.LevelDebug))
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	go func() {

@@ -56,7 +56,7 @@ func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 	until, cancel := context.WithCancel(life)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
-		a.broker.Leave()
+		a.broker.Drain()
 		a.drain(life)
 		cancel()
 	})
@@ -101,7 +101,7 @@ func (a *agent) write(until context.Context) (*handover.Successor, error) {
 // that ends in a pod is started again.
 func (a *agent) retire(ctx, life context.Context, successor *handover.Successor) error {
 	close(a.retired)
-	a.broker.Leave()
+	a.broker.Drain()
 	err := successor.Release()
 	a.lease = nil
 	if err != nil {
@@ -135,7 +135,7 @@ func (a *agent) drain(life context.Context) {
 	ctx, cancel := context.WithTimeout(life, linger)
 	defer cancel()
 	a.log.Info("waiting for clients to leave", "at_most", linger.String())
-	if !a.broker.Quiet(ctx) {
+	if !a.broker.WaitIdle(ctx) {
 		a.log.Info("some clients kept idle connections")
 	}
 }

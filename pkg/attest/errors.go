@@ -24,8 +24,8 @@ var (
 	// Asking again later may succeed; errors.As finds a type in its chain
 	// whose method Unknown() returns true.
 	ErrUnknownPod error = unknownPodError{}
-	// ErrNotEstablished: the connection's other end has closed it or half of
-	// it, or it was never established.
+	// ErrNotEstablished: the connection was reset, closed on this side, or never
+	// established.
 	ErrNotEstablished = errors.New("attest: the connection is not established")
 )
 

@@ -14,8 +14,9 @@ import (
 // Inspect returns an accepted connection as the kernel's flow records name it:
 // addresses without IPv4-mapping, and the network namespace cookie of the
 // listener that accepted it (0 for the node listener). It returns
-// ErrNotEstablished unless the socket is in TCP_ESTABLISHED: a record is
-// deleted when its socket closes, and the 4-tuple may be another's then.
+// ErrNotEstablished unless the socket is in TCP_ESTABLISHED, or in
+// TCP_CLOSE_WAIT: the client has sent its request and the end of the stream, and
+// may wait for the answer (docs/decisions/0004).
 func (a *Attestor) Inspect(c net.Conn, netnsCookie uint64) (workload.Connection, error) {
 	conn, err := inspect(c, netnsCookie)
 	if err != nil {
@@ -51,7 +52,7 @@ func inspect(c net.Conn, netnsCookie uint64) (workload.Connection, error) {
 	}
 	// The states of TCP_INFO are those that the kernel exports to BPF
 	// (include/uapi/linux/bpf.h).
-	if info.State != unix.BPF_TCP_ESTABLISHED {
+	if info.State != unix.BPF_TCP_ESTABLISHED && info.State != unix.BPF_TCP_CLOSE_WAIT {
 		return conn, fmt.Errorf("%w: TCP state %d", ErrNotEstablished, info.State)
 	}
 	return conn, nil

@@ -3,10 +3,14 @@ package broker
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 const contentJSON = "application/json; charset=utf-8"
@@ -92,6 +96,37 @@ func throttled(wait time.Duration) answer {
 	return a
 }
 
+// tryAgain tells a client to come again on a new connection.
+func tryAgain() answer {
+	a := throttled(time.Second)
+	a.close = true
+	return a
+}
+
+// required is IMDS's answer to a request for a token without the Metadata
+// header, by which clients find out that there is an IMDS.
+func required() answer { return invalidRequest("Required metadata header not specified") }
+
+// metadataRequired is the same on every path outside the identity endpoint,
+// where IMDS spells errors otherwise.
+func metadataRequired() answer {
+	return answerJSON(http.StatusBadRequest, struct {
+		Error string `json:"error"`
+	}{"Bad request. Required metadata header not specified"})
+}
+
+// pageNotFound is IMDS's answer on a path outside /metadata. It is no JSON, as
+// clients that look for other clouds there parse JSON without a look at the
+// status.
+func pageNotFound() answer {
+	return answer{status: http.StatusNotFound, contentType: "text/html", body: []byte(notFoundPage)}
+}
+
+const notFoundPage = `<!DOCTYPE html>
+<html><head><title>404 - File or directory not found.</title></head>
+<body><h1>404 - File or directory not found.</h1></body></html>
+`
+
 // answerJSON returns v as JSON. v is a struct of strings.
 func answerJSON(status int, v any) answer {
 	return answer{status: status, contentType: contentJSON, body: encode(v)}
@@ -108,4 +143,40 @@ func encode(v any) []byte {
 		panic(err) // strings always encode
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// identityNotFound is the beginning of IMDS's answer to a request for an
+// identity that is not there. Credential chains know it by these words.
+const identityNotFound = "Identity not found"
+
+// tokenFailure returns the answer that makes clients do what the failure
+// calls for: give up at once on a wrong set-up, else come again.
+func tokenFailure(err error, r workload.TokenRequest) answer {
+	var te *workload.TokenError
+	if !errors.As(err, &te) {
+		return throttled(0)
+	}
+	description := te.Description
+	if te.Meaning != "" {
+		description = te.Code + ": " + te.Meaning + ". (" + te.Description + ")"
+	}
+	if te.Fix != "" {
+		description += " Fix: " + te.Fix
+	}
+	if te.Code != "" && !strings.HasPrefix(description, te.Code) {
+		description = te.Code + ": " + description
+	}
+	switch te.Kind {
+	case workload.IdentityNotFound:
+		return invalidRequest(identityNotFound + ": " + description)
+	case workload.InvalidResource:
+		return problem(http.StatusBadRequest, "invalid_resource", description)
+	case workload.Refused:
+		if r.Selects() {
+			description = identityNotFound + ": " + description
+		}
+		return invalidRequest(description)
+	default:
+		return throttled(te.RetryAfter)
+	}
 }

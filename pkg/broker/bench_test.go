@@ -113,7 +113,7 @@ func BenchmarkCachedNewConnection(b *testing.B) {
 // read, in our handler alone.
 func BenchmarkCachedNetHTTP(b *testing.B) {
 	s := newBench(b)
-	w, r := newStubRequest(b)
+	w, r := newStubRequest(b, s)
 	b.ReportAllocs()
 	for b.Loop() {
 		clear(w.header)
@@ -121,10 +121,14 @@ func BenchmarkCachedNetHTTP(b *testing.B) {
 	}
 }
 
-func newStubRequest(t testing.TB) (*stubWriter, *http.Request) {
+func newStubRequest(t testing.TB, s *Server) (*stubWriter, *http.Request) {
 	t.Helper()
+	c := &conn{Conn: &stubConn{}, accepted: &stubConn{}, server: s, caller: testCaller}
+	if !c.admit() {
+		t.Fatal("not admitted")
+	}
 	r, err := http.NewRequestWithContext(
-		context.WithValue(t.Context(), peerKey{}, &peer{caller: testCaller, usage: &usage{}}),
+		context.WithValue(t.Context(), connKey{}, c),
 		http.MethodGet, "http://x/metadata/identity/oauth2/token?resource=https%3A%2F%2Fvault.azure.net", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
@@ -165,7 +169,7 @@ func TestCachedAllocations(t *testing.T) {
 	if each := (on(1+kept) - one) / kept; each >= 1 {
 		t.Errorf("on one that stays: %v, want none", each)
 	}
-	w, r := newStubRequest(t)
+	w, r := newStubRequest(t, s)
 	if n := testing.AllocsPerRun(100, func() { clear(w.header); s.serve(w, r) }); n > most {
 		t.Errorf("by net/http: %v, want %d at most", n, most)
 	}

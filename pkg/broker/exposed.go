@@ -24,21 +24,22 @@ type Paths interface {
 // of the steered caller can read. Such a caller is told to come again once its
 // own listener is open, which it then reaches; where it will have none it is
 // told why.
-func (s *Server) guardPath(p *peer) {
-	readable, why := s.paths.Readable(p.conn)
+func (c *conn) guardPath() {
+	s := c.server
+	readable, why := s.paths.Readable(c.flow)
 	if !readable {
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.life, max(hold-p.held, 0))
+	ctx, cancel := context.WithTimeout(s.life, max(hold-c.waited, 0))
 	defer cancel()
 	a := tryAgain()
 	result := exposedRetry
-	if !s.paths.AwaitListener(ctx, p.caller) && ctx.Err() == nil {
+	if !s.paths.AwaitListener(ctx, c.caller) && ctx.Err() == nil {
 		a, result = readableBy(why), exposedRefused
 	}
 	s.metrics.exposed.WithLabelValues(result).Inc()
-	s.log.Debug("connection that neighbours can read", "pod_uid", p.caller.PodUID, "err", why, "status", a.status)
-	p.refused = &a
+	s.log.Debug("connection that neighbours can read", "pod_uid", c.caller.PodUID, "err", why, "status", a.status)
+	c.refused = &a
 }
 
 // readableBy is the answer where every connection of the pod can be read. It is

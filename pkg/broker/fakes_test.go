@@ -33,9 +33,20 @@ type fakeAttester struct {
 	decision workload.Decision
 	pod      workload.Workload
 	conns    []workload.Connection
+	panics   string // the method that does
+}
+
+// panicIn panics if the method is set to. f.mu is held.
+func (f *fakeAttester) panicIn(method string) {
+	if f.panics == method {
+		panic(method)
+	}
 }
 
 func (f *fakeAttester) Inspect(c net.Conn, netnsCookie uint64) (workload.Connection, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.panicIn("Inspect")
 	return workload.Connection{
 		NetnsCookie: netnsCookie,
 		Client:      c.RemoteAddr().(*net.TCPAddr).AddrPort(),
@@ -62,12 +73,14 @@ func (f *fakeAttester) Await(ctx context.Context, _ workload.Connection, _ workl
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.panicIn("Await")
 	return f.decision.Verdict, f.attest
 }
 
 func (f *fakeAttester) Current(c workload.Caller) (workload.Workload, workload.Decision, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.panicIn("Current")
 	if c != testCaller {
 		return workload.Workload{}, workload.Decision{}, errors.New("not the attested caller")
 	}

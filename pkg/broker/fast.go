@@ -1,13 +1,17 @@
 package broker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
+	"net/http"
 	"os"
 	"sync"
 	"time"
 
+	"github.com/sidestep-agent/sidestep/pkg/broker/imdspath"
+	"github.com/sidestep-agent/sidestep/pkg/connlimit"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -15,8 +19,8 @@ const (
 	// fastBuffer holds a client's request whole, with room for long headers.
 	fastBuffer = 4 << 10
 	// leastPatience is how much of a connection's deadline is left at least
-	// when an answer is written. To set the deadline anew costs as much as half
-	// a system call.
+	// when an answer is written. To set the deadline costs as much as half a
+	// system call.
 	leastPatience = 5 * time.Second
 )
 
@@ -25,11 +29,10 @@ var fastBuffers = sync.Pool{New: func() any { return new([fastBuffer]byte) }}
 // fastConn is a connection that is served without net/http: the way of nearly
 // all requests, which are plain ones for a cached token.
 type fastConn struct {
-	net.Conn
-	server *Server
-	peer   *peer
+	*conn
 
 	deadline time.Time // as it is set
+	asked    time.Time // when the last request came
 	idle     time.Time // when the connection ends unless a request comes
 
 	query   string // of the last plain request
@@ -41,14 +44,10 @@ type fastConn struct {
 // what it has read of another request, which net/http is to answer; false if
 // the connection has ended, or first is over before anything was asked. It
 // gives no answer but a token.
-func (s *Server) serveFast(c net.Conn, p *peer, first time.Duration) (rest []byte, open bool) {
-	if !s.track(c) {
-		return nil, false
-	}
-	defer s.untrack(c)
+func serveFast(c *conn, first time.Duration) (rest []byte, open bool) {
 	buffer := fastBuffers.Get().(*[fastBuffer]byte)
 	defer fastBuffers.Put(buffer)
-	f := &fastConn{Conn: c, server: s, peer: p}
+	f := fastConn{conn: c}
 	now := time.Now()
 	f.idle = now.Add(first)
 	f.extend(now)
@@ -59,16 +58,21 @@ func (s *Server) serveFast(c net.Conn, p *peer, first time.Duration) (rest []byt
 		}
 		answered, last, err := f.answer(buffer[:n])
 		if !answered {
+			// It counts as one that is served if its header is whole, else as
+			// one that arrives.
+			if !bytes.Contains(buffer[:n], headerEnd) && !c.slot.Set(connlimit.Reading, time.Now()) {
+				return nil, false
+			}
 			return append([]byte(nil), buffer[:n]...), true
 		}
-		if last || err != nil {
+		if last || err != nil || !c.slot.Set(connlimit.Idle, f.asked) {
 			return nil, false
 		}
 	}
 }
 
-// extend sets the deadline for reading and writing anew. It is by the real
-// clock: sockets have no other.
+// extend sets the deadline for reading and writing. It is by the real clock:
+// sockets have no other.
 func (f *fastConn) extend(now time.Time) {
 	f.deadline = now.Add(writeTimeout)
 	if f.idle.Before(f.deadline) {
@@ -78,7 +82,8 @@ func (f *fastConn) extend(now time.Time) {
 }
 
 // read waits for a request. The deadline that is set may be an early one, left
-// from an earlier request.
+// from an earlier request. Once no connection is begun any more, or this one
+// was closed for another, it is net.ErrClosed.
 func (f *fastConn) read(buffer []byte) (int, error) {
 	for {
 		if f.server.life.Err() != nil {
@@ -93,7 +98,10 @@ func (f *fastConn) read(buffer []byte) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		f.idle = now.Add(idleTimeout)
+		if !f.slot.Set(connlimit.Serving, now) {
+			return 0, net.ErrClosed
+		}
+		f.asked, f.idle = now, now.Add(idleTimeout)
 		if f.deadline.Sub(now) < leastPatience {
 			f.extend(now)
 		}
@@ -108,15 +116,15 @@ func (f *fastConn) answer(text []byte) (answered, last bool, err error) {
 	s := f.server
 	start := s.clock.Now()
 	r, ok := recognize(text)
-	if !ok || s.leaving.Load() || !f.parse(r.query) {
+	if !ok || s.draining.Load() || !f.parse(r.query) {
 		return false, false, nil
 	}
-	w, d, err := s.attester.Current(f.peer.caller)
+	w, d, err := s.attester.Current(f.caller)
 	if err != nil || d.Verdict != workload.Steer || d.Access != workload.Identity || !w.ServiceAccountSeen {
 		return false, false, nil
 	}
 	token, ok := s.tokens.Cached(w, f.request)
-	if !ok || !f.peer.usage.pass(s.settings.Load().Limits, start) {
+	if !ok || !f.usage.pass(s.settings.Load().Limits, start) {
 		return false, false, nil
 	}
 	sent := issuedAs(token, f.request.Resource).at(start)
@@ -125,7 +133,11 @@ func (f *fastConn) answer(text []byte) (answered, last bool, err error) {
 		whole = sent.closing()
 	}
 	_, err = f.Write(whole)
-	s.recordFast(f, w, token, s.clock.Since(start))
+	c := call{
+		server: s, conn: f.conn, route: imdspath.Route{Endpoint: imdspath.TokenEndpoint},
+		workload: w, clientID: token.ClientID, resource: f.request.Resource,
+	}
+	c.record(context.Background(), http.StatusOK, s.clock.Since(start))
 	return true, r.close, err
 }
 
@@ -145,35 +157,4 @@ func (f *fastConn) parse(query []byte) bool {
 		f.query = ""
 	}
 	return err == nil
-}
-
-func (s *Server) recordFast(f *fastConn, w workload.Workload, t workload.Token, took time.Duration) {
-	c := call{peer: f.peer, route: route{endpoint: endpointToken}, workload: w, clientID: t.ClientID, resource: f.request.Resource}
-	s.record(context.Background(), &c, 200, took)
-}
-
-// track has the connection end when draining begins; false if it has begun.
-func (s *Server) track(c net.Conn) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.draining {
-		return false
-	}
-	s.fast[c] = struct{}{}
-	return true
-}
-
-func (s *Server) untrack(c net.Conn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.fast, c)
-}
-
-// wakeFast ends the waiting for requests, after life has ended.
-func (s *Server) wakeFast() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.fast {
-		_ = c.SetReadDeadline(time.Unix(0, 1)) // the past
-	}
 }

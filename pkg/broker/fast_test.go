@@ -97,7 +97,7 @@ func TestNotFast(t *testing.T) {
 		"not in the cache":        {request: plain, change: func(r *rig) { r.tokens.set(func(f *fakeTokens) { f.empty = true }) }},
 		"the pod is gone":         {request: plain, change: func(r *rig) { r.attester.set(func(f *fakeAttester) { f.current = io.EOF }) }},
 		"metadata-only":           {request: plain, change: func(r *rig) { r.attester.set(func(f *fakeAttester) { f.decision.Access = workload.MetadataOnly }) }},
-		"the agent is on its way": {request: plain, change: func(r *rig) { r.server.Leave() }},
+		"the agent is on its way": {request: plain, change: func(r *rig) { r.server.Drain() }},
 		"too many requests": {request: plain, change: func(r *rig) {
 			r.server.SetSettings(Settings{Limits: Limits{RequestsPerSecond: 1, Concurrent: 1}})
 			r.dial().send(plain)

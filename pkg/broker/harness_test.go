@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -142,6 +143,7 @@ func (r *rig) dial() *client {
 		r.t.Fatal(err)
 	}
 	r.t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second)) // a missing answer fails one test
 	return &client{Conn: c, t: r.t, reader: bufio.NewReader(c)}
 }
 
@@ -204,3 +206,29 @@ func errorBody(code, description string) string {
 var throttledReply = reply{429, errorBody("invalid_request", "Temporarily throttled, too many requests")}
 
 const tokenTarget = "/metadata/identity/oauth2/token?api-version=2018-02-01&resource=https://vault.azure.net"
+
+// page is the answer on a path outside /metadata.
+var page = reply{404, notFoundPage}
+
+// noMetadata is the answer to a request for metadata without the header.
+var noMetadata = reply{400, `{"error":"Bad request. Required metadata header not specified"}`}
+
+// identitySpellings are paths that some server reads as one below
+// /metadata/identity.
+var identitySpellings = func() []string {
+	text, err := os.ReadFile("imdspath/testdata/identity-paths.txt")
+	if err != nil {
+		panic(err)
+	}
+	return strings.Fields(string(text))
+}()
+
+// reset ends the connection as a client's that is gone: the kernel tells the
+// other end at once.
+func (c *client) reset() {
+	c.t.Helper()
+	if err := c.Conn.(*net.TCPConn).SetLinger(0); err != nil {
+		c.t.Fatal(err)
+	}
+	_ = c.Close()
+}

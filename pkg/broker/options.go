@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/utils/clock"
 
+	"github.com/sidestep-agent/sidestep/pkg/broker/imdspath"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -20,10 +21,10 @@ type Attester interface {
 	// on it, without blocking: Unknown where its pod is not known yet. An error
 	// means that nothing proves who is calling.
 	Attest(c workload.Connection) (workload.Caller, workload.Verdict, error)
-	// Await holds a caller on whom the verdict was Unknown until there is
-	// another, which it returns, or ctx ends. An error with a method Unknown()
-	// bool that returns true says that the pod is still not known and the
-	// caller may try again.
+	// Await waits until the verdict on a caller is not Unknown any more, and
+	// returns it, or until ctx ends. An error with a method Unknown() bool that
+	// returns true says that the pod is still not known and the caller may try
+	// again.
 	Await(ctx context.Context, c workload.Connection, caller workload.Caller) (workload.Verdict, error)
 	// Current returns the caller's workload and the decision about it as
 	// they are now, without blocking; an error when the pod is gone, or one
@@ -65,13 +66,7 @@ type Settings struct {
 }
 
 // RelaySettings says what is relayed to the node's IMDS.
-type RelaySettings struct {
-	Instance bool // /metadata/instance at all
-	UserData bool // with the VM's user data in it
-	// Allow lists further paths, each with everything below it. Nothing
-	// under /metadata/identity is relayed, whatever stands here.
-	Allow []string
-}
+type RelaySettings = imdspath.Rules
 
 // Limits is what each pod may ask for. Both are at least 1.
 type Limits struct {

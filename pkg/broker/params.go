@@ -1,20 +1,14 @@
 package broker
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"mime"
-	"net/http"
 	"net/url"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
-
-// maxForm bounds the body of a token request, in bytes.
-const maxForm = 64 << 10
 
 // parameter is one of the token path's parameters, however it is spelt.
 type parameter int
@@ -48,7 +42,7 @@ var identityParameters = []struct {
 	name string
 }{{clientID, "'client_id'"}, {objectID, "'object_id'"}, {resourceID, "'mi_res_id'"}}
 
-// badParamsError is an error whose text the caller is told.
+// badParamsError is an error that is sent to the caller.
 type badParamsError struct{ description string }
 
 func (e *badParamsError) Error() string { return e.description }
@@ -65,19 +59,13 @@ type params struct {
 
 // tokenParams reads the parameters of a token request from its query and, in
 // a POST, from its form. Errors are *badParamsError.
-func tokenParams(w http.ResponseWriter, r *http.Request) (workload.TokenRequest, error) {
+func tokenParams(query, form string) (workload.TokenRequest, error) {
 	var p params
-	if err := p.add(r.URL.RawQuery); err != nil {
+	if err := p.add(query); err != nil {
 		return workload.TokenRequest{}, err
 	}
-	if r.Method == http.MethodPost && isForm(r.Header.Get("Content-Type")) {
-		form, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxForm))
-		if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
-			return workload.TokenRequest{}, badf("The request body is larger than %d bytes", maxForm)
-		} else if err != nil {
-			return workload.TokenRequest{}, badf("The request body cannot be read")
-		}
-		if err := p.add(string(form)); err != nil {
+	if form != "" {
+		if err := p.add(form); err != nil {
 			return workload.TokenRequest{}, err
 		}
 	}

@@ -1,6 +1,10 @@
 package broker
 
-import "bytes"
+import (
+	"bytes"
+
+	"github.com/sidestep-agent/sidestep/pkg/broker/imdspath"
+)
 
 // plainRequest is a request for a token in the form that real clients give it:
 // a GET of the token path in its plain spelling, with the Metadata header,
@@ -11,7 +15,7 @@ type plainRequest struct {
 }
 
 var (
-	plainStart = []byte("GET " + tokenPath + "?")
+	plainStart = []byte("GET " + imdspath.Token + "?")
 	plainEnd   = []byte(" HTTP/1.1\r\n")
 	lineEnd    = []byte("\r\n")
 	headerEnd  = []byte("\r\n\r\n")
@@ -55,7 +59,7 @@ func recognize(text []byte) (r plainRequest, ok bool) {
 type field int
 
 const (
-	fieldOther field = iota // is read by nobody here
+	fieldOther field = iota // is not read here
 	fieldHost
 	fieldMetadata
 	fieldConnection

@@ -6,31 +6,16 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
 	"k8s.io/utils/clock"
-)
 
-// hold is how long a caller is kept waiting before it is told to come again:
-// every client that we know of waits 35 s for an answer.
-const hold = 25 * time.Second
-
-// exchangeTime is what a token request gets where its caller was held before
-// it was known.
-const exchangeTime = 5 * time.Second
-
-// Limits of the HTTP server. net/http cancels a request's context at the read
-// timeout, even with the request read, so that it must exceed hold too.
-const (
-	readHeaderTimeout = 10 * time.Second
-	readTimeout       = hold + 15*time.Second
-	writeTimeout      = hold + 20*time.Second
-	idleTimeout       = 2 * time.Minute
-	maxHeaderBytes    = 16 << 10
-	drainTimeout      = hold
+	"github.com/sidestep-agent/sidestep/pkg/broker/relay"
+	"github.com/sidestep-agent/sidestep/pkg/connlimit"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // Server is the broker. Its methods may be called from many goroutines.
@@ -43,53 +28,70 @@ type Server struct {
 	clock    clock.WithTicker
 
 	settings atomic.Pointer[Settings]
-	limits   *podLimits
-	relay    *relay
+	usages   *usages
+	conns    *connlimit.Table
+	turning  chan struct{} // has a value for each connection that is turned away now
+	relay    nodeIMDS
 	metrics  *metrics
 	http     *http.Server
 	listener *connListener
 
-	refusals rate.Sometimes // anyone may dial the node listener and fill the log
+	lines     *logBudget // of requests
+	connLines *logBudget // of connections
 
-	leaving atomic.Bool  // answers say that their connection ends
-	open    atomic.Int64 // connections that were accepted and not closed yet
+	shutdown
+}
 
-	life    context.Context // ends when draining begins
-	endLife context.CancelFunc
+// shutdown is what the end of a Server consists of: answers say that their
+// connection ends (Drain), then no connection is begun, and those that wait
+// for a request or for their caller end (Run's context).
+type shutdown struct {
+	draining atomic.Bool
+	life     context.Context // ends when no connection is begun any more
+	end      context.CancelFunc
 
 	mu       sync.Mutex
-	draining bool
-	fronts   sync.WaitGroup        // running HandleConns
-	fast     map[net.Conn]struct{} // those served by serveFast
+	ended    bool           // as life, under mu
+	handling sync.WaitGroup // running HandleConns
+}
+
+// nodeIMDS is the node's own IMDS: what is relayed goes through the Relay,
+// connections of pods that pass are made to its address.
+type nodeIMDS struct {
+	*relay.Relay
+	address string
 }
 
 // New returns a Server that waits for HandleConn and Run. It fails on an
 // unusable IMDSEndpoint and if its metrics cannot be registered.
 func New(o Options) (*Server, error) {
-	relay, err := newRelay(o.IMDSEndpoint, o.Clock, o.Log)
-	if err != nil {
-		return nil, err
-	}
-	metrics, err := newMetrics(o.Registerer)
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{
-		attester: o.Attester,
-		tokens:   o.Tokens,
-		paths:    o.Paths,
-		tenantID: o.TenantID,
-		log:      o.Log,
-		clock:    o.Clock,
-		limits:   newPodLimits(o.Clock),
-		relay:    relay,
-		metrics:  metrics,
-		listener: newConnListener(),
-		fast:     map[net.Conn]struct{}{},
-		refusals: rate.Sometimes{First: 10, Interval: time.Second},
+		attester:  o.Attester,
+		tokens:    o.Tokens,
+		paths:     o.Paths,
+		tenantID:  o.TenantID,
+		log:       o.Log,
+		clock:     o.Clock,
+		usages:    newUsages(o.Clock),
+		conns:     connlimit.New(connBounds),
+		turning:   make(chan struct{}, turnedAway),
+		listener:  newConnListener(),
+		lines:     newLogBudget(allLines, allLineInterval),
+		connLines: newLogBudget(connLines, connInterval),
+	}
+	var err error
+	s.relay.Relay, err = relay.New(relay.Options{
+		Endpoint: o.IMDSEndpoint, Limits: relayLimits, Clock: o.Clock, Log: o.Log, Panicked: s.panicked,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.relay.address = s.relay.Address()
+	if s.metrics, err = newMetrics(o.Registerer, s.conns); err != nil {
+		return nil, err
 	}
 	s.SetSettings(o.Settings)
-	s.life, s.endLife = context.WithCancel(context.Background())
+	s.life, s.end = context.WithCancel(context.Background())
 	s.http = s.newHTTPServer()
 	return s, nil
 }
@@ -109,7 +111,7 @@ func (s *Server) newHTTPServer() *http.Server {
 		MaxHeaderBytes:               maxHeaderBytes,
 		ErrorLog:                     slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, peerKey{}, c.(*peerConn).peer)
+			return context.WithValue(ctx, connKey{}, c.(*httpConn).conn)
 		},
 		ConnState: noteAnswered,
 	}
@@ -117,6 +119,58 @@ func (s *Server) newHTTPServer() *http.Server {
 
 // SetSettings replaces the settings, from the next request on.
 func (s *Server) SetSettings(settings Settings) { s.settings.Store(&settings) }
+
+// HandleConn serves one accepted connection and closes it. netnsCookie is the
+// SO_NETNS_COOKIE of its listener, 0 for the node listener. It returns when the
+// connection has ended or its HTTP is served elsewhere; callers give it a
+// goroutine of its own. A panic while it is served ends that connection alone.
+func (s *Server) HandleConn(accepted net.Conn, netnsCookie uint64) {
+	if !s.enter() {
+		_ = accepted.Close()
+		return
+	}
+	defer s.handling.Done()
+	c := &conn{Conn: accepted, accepted: accepted, server: s}
+	defer c.recovered()
+	c.attest(netnsCookie)
+	if !c.admit() {
+		s.turnAway(c)
+		return
+	}
+	if c.held() && !c.await() {
+		_ = c.Close()
+		return
+	}
+	if c.refused == nil && c.verdict == workload.Steer {
+		c.guardPath()
+	}
+	rest, open := c.serveProven()
+	if !open {
+		_ = c.Close()
+		return
+	}
+	s.listener.deliver(newHTTPConn(c, rest))
+}
+
+// turnAway answers the first bytes on a connection that is over a bound with
+// 429 and closes it. What is over the bound of those that are answered so is
+// closed at once.
+func (s *Server) turnAway(c *conn) {
+	defer func() { _ = c.Close() }()
+	s.metrics.turnedAway.Inc()
+	s.log.Debug("too many connections", "pod_uid", c.caller.PodUID)
+	select {
+	case s.turning <- struct{}{}:
+		defer func() { <-s.turning }()
+	default:
+		return
+	}
+	_ = c.SetDeadline(time.Now().Add(turnAwayTime)) // sockets have no other clock
+	if _, err := c.Read(make([]byte, maxFirst)); err != nil {
+		return
+	}
+	c.sendLast(tryAgain())
+}
 
 // Run answers until ctx ends, and then until the requests under way are
 // answered, 25 s at most. It returns nil if all of them were. Connections
@@ -129,40 +183,64 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	s.beginDraining()
+	s.refuseConns()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 	defer cancel()
 	if err := s.http.Shutdown(drain); err != nil {
 		_ = s.http.Close()
 		return fmt.Errorf("drain requests: %w", err)
 	}
-	return s.awaitFronts(drain)
+	return s.awaitHandlers(drain)
 }
 
-// enter counts a HandleConn in; false once draining has begun.
-func (s *Server) enter() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.draining {
-		return false
+// Drain has every answer from now on tell its client that the connection ends
+// with it. Requests are answered as before: a connection that is closed only
+// after its client has read that fails no request.
+func (s *Server) Drain() { s.draining.Store(true) }
+
+// waitTick is how often WaitIdle looks for connections.
+const waitTick = 50 * time.Millisecond
+
+// WaitIdle waits until no connection is open, or ctx ends; it reports whether
+// none is.
+func (s *Server) WaitIdle(ctx context.Context) bool {
+	tick := s.clock.NewTicker(waitTick)
+	defer tick.Stop()
+	for s.conns.Len() != 0 {
+		select {
+		case <-tick.C():
+		case <-ctx.Done():
+			return false
+		}
 	}
-	s.fronts.Add(1)
-	s.open.Add(1)
 	return true
 }
 
-func (s *Server) beginDraining() {
+// enter counts a HandleConn in; false once no connection is begun any more.
+func (s *Server) enter() bool {
 	s.mu.Lock()
-	s.draining = true
-	s.mu.Unlock()
-	s.endLife()
-	s.wakeFast()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.handling.Add(1)
+	return true
 }
 
-func (s *Server) awaitFronts(ctx context.Context) error {
+// refuseConns has no connection begin any more, and ends those that wait for a
+// request. One that begins to wait later sees that life has ended.
+func (s *Server) refuseConns() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.end()
+	s.conns.CloseIdle()
+}
+
+func (s *Server) awaitHandlers(ctx context.Context) error {
 	ended := make(chan struct{})
 	go func() {
-		s.fronts.Wait()
+		s.handling.Wait()
 		close(ended)
 	}()
 	select {
@@ -170,5 +248,19 @@ func (s *Server) awaitFronts(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("drain connections: %w", ctx.Err())
+	}
+}
+
+// passes reports whether the caller's connections are to be left alone.
+func (s *Server) passes(caller workload.Caller) bool {
+	_, d, err := s.attester.Current(caller)
+	return err == nil && d.Verdict == workload.Pass
+}
+
+// panicked counts and logs what recover returned.
+func (s *Server) panicked(v any) {
+	s.metrics.panics.Inc()
+	if skipped, ok := s.connLines.spend(s.clock.Now()); ok {
+		s.log.Error("panic; only its connection ends", "panic", fmt.Sprint(v), "stack", string(debug.Stack()), "not_logged", skipped)
 	}
 }

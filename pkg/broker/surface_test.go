@@ -15,9 +15,13 @@ import (
 
 // raw returns an answer as it is on the wire, with the date taken out.
 func raw(status int, body string, headers ...string) string {
+	return rawAs("application/json; charset=utf-8", status, body, headers...)
+}
+
+func rawAs(contentType string, status int, body string, headers ...string) string {
 	lines := []string{
 		fmt.Sprintf("HTTP/1.1 %d %s", status, http.StatusText(status)),
-		fmt.Sprintf("Content-Length: %d", len(body)), "Content-Type: application/json; charset=utf-8",
+		fmt.Sprintf("Content-Length: %d", len(body)), "Content-Type: " + contentType,
 	}
 	lines = append(append(lines, headers...), "Date: -")
 	return strings.Join(lines, "\r\n") + "\r\n\r\n" + body
@@ -98,8 +102,8 @@ var surface = []struct {
 	{row: "relayed", want: raw(200, `{"node":true}`), requests: []string{
 		get("/metadata/instance?api-version=2021-02-01"), get("/metadata/instance/compute/location?api-version=2020-06-01"),
 		get("/metadata/versions"), get("/metadata/loadbalancer?api-version=2020-10-01"),
-		get("/metadata/scheduledevents?api-version=2020-07-01"),
 	}},
+	{row: "events", want: raw(200, `{"node":true}`), requests: []string{get("/metadata/scheduledevents?api-version=2020-07-01")}},
 	{row: "instance blocked", want: rawError(404, "not_found", "Not found"), change: func(r *rig) {
 		settings := testSettings
 		settings.Relay.Instance = false
@@ -108,8 +112,20 @@ var surface = []struct {
 	{row: "user data", want: rawError(404, "not_found", "Not found"), requests: []string{
 		get("/metadata/instance/compute/userData?api-version=2021-01-01&format=text"),
 	}},
-	{row: "not relayed", want: rawError(403, "access_denied", "This path is not served to pods"), requests: []string{
-		get("/metadata/attested/document"), get("/metadata"), get("/"), get("/machine?comp=goalstate"), get("/metadata/instance/%2e"),
+	{row: "not for pods", want: rawError(403, "access_denied", "This path is not served to pods"), requests: []string{
+		get("/metadata/attested/document"), get("/Metadata/attested"),
+	}},
+	{row: "not there", want: rawError(404, "not_found", "Not found"), requests: []string{
+		get("/metadata"), get("/metadata/nothing"), get("/metadata/instance/%2e"), get("//metadata/instance"), get("/metadata/instance;x"),
+	}},
+	{row: "no header, elsewhere", want: raw(400, noMetadata.Body), requests: []string{
+		request("GET", "/metadata/instance?api-version=2021-02-01"), request("GET", "/metadata/instance", "Metadata: false"),
+		request("GET", "/metadata/versions"), request("GET", "/metadata/nothing"), request("GET", "/metadata/attested/document"),
+	}},
+	{row: "other clouds", want: rawAs("text/html", 404, notFoundPage), requests: []string{
+		get("/"), get("/machine?comp=goalstate"), request("GET", "/latest/meta-data/"), request("GET", "/latest/dynamic/instance-identity/document"),
+		request("GET", "/computeMetadata/v1/instance/", "Metadata-Flavor: Google"), request("GET", "/opc/v2/instance/"),
+		request("PUT", "/latest/api/token", "X-aws-ec2-metadata-token-ttl-seconds: 21600", "Content-Length: 0"), request("GET", "/metadatax"),
 	}},
 	{row: "no events from pods", want: rawError(403, "access_denied", "Pods may not start scheduled events"), requests: []string{
 		post("/metadata/scheduledevents", `{"StartRequests":[]}`),
@@ -230,7 +246,7 @@ func TestClientGivesUp(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-asked
-	_ = c.Close()
+	c.reset()
 	<-ended
 	r.tokens.set(func(f *fakeTokens) { f.before = nil })
 	if got, _ := r.dial().send(get(tokenTarget)); got.Status != 200 {

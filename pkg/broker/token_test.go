@@ -110,7 +110,7 @@ func TestTokenRequestRefused(t *testing.T) {
 		"object and mi, form":   {post(tokenTarget+"&msi-res-id=a", "principal_id=b"), bad("Only one identity may be asked for, not 'object_id' and 'mi_res_id'")},
 		"malformed resource":    {get(path + "?resource=%zz"), bad("The value of 'resource' is malformed")},
 		"resource is not UTF-8": {get(path + "?resource=%ff"), bad("The value of 'resource' is malformed")},
-		"body too large":        {post(path, "resource="+strings.Repeat("a", maxForm)), bad("The request body is larger than 65536 bytes")},
+		"body too large":        {post(path, "resource="+strings.Repeat("a", maxForm)), bad("The request body is larger than 16384 bytes")},
 		"PUT":                   {request("PUT", tokenTarget, "Metadata: true", "Content-Length: 0"), reply{405, errorBody("method_not_allowed", "Method not allowed")}},
 	} {
 		t.Run(name, func(t *testing.T) {

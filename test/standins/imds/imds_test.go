@@ -161,9 +161,13 @@ func TestMetadata(t *testing.T) {
 		{"/metadata/instance/network/interface/0/macAddress" + version + "&format=text", 200, "000D3A000001"},
 		{"/metadata/instance/compute/nothing" + version, 404, ""},
 		{"/metadata/instance", 400, "newest-versions"},
-		{"/metadata/versions", 200, `"apiVersions":["2017-12-01"`},
+		{"/metadata/versions", 200, `"apiVersions":["2017-03-01"`},
 		{"/metadata/attested/document" + version, 200, "pkcs7"},
 		{"/metadata/scheduledevents" + version, 200, "DocumentIncarnation"},
+		{"/metadata/scheduledevents?api-version=2020-07-01", 200, "DocumentIncarnation"},
+		{"/metadata/instance/compute/osProfile/computerName" + version + "&format=text", 200, DefaultInstance.Name},
+		{"/metadata/instance/network/interface/0/ipv6/ipAddress?api-version=2017-03-01", 200, "[]"},
+		{"/metadata/instance?api-version=2020-07-01", 400, "newest-versions"},
 		{"/metadata/loadbalancer" + version, 200, "inboundRules"},
 		{"/metadata/identity/info" + version, 200, tenant},
 		{"/metadata/nothing" + version, 404, ""},
@@ -190,5 +194,17 @@ func TestUnderstandKeepsOtherPathsApart(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("identity paths (-want +got):\n%s", diff)
+	}
+}
+
+// Outside /metadata there is a web server's page, whatever headers are sent.
+func TestOtherPaths(t *testing.T) {
+	r := newRig(t)
+	for _, uri := range []string{"/", "/latest/meta-data/", "/computeMetadata/v1/", "/metadatax", "/metadata/../x"} {
+		for _, headers := range [][]string{nil, {"Metadata: true"}} {
+			if status, body := r.send(t, "GET", uri, headers...); status != 404 || !strings.HasPrefix(body, "<!DOCTYPE html") {
+				t.Errorf("%s: %d %s", uri, status, body)
+			}
+		}
 	}
 }

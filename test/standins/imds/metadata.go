@@ -9,11 +9,18 @@ import (
 	"strings"
 )
 
-// apiVersions are those that the stand-in accepts outside identity.
+// apiVersions are those that the real service was seen to list.
 var apiVersions = []string{
-	"2017-12-01", "2018-02-01", "2018-10-01", "2019-03-11", "2019-06-01", "2019-08-01", "2019-11-01",
-	"2020-06-01", "2020-09-01", "2020-10-01", "2021-01-01", "2021-02-01", "2021-12-13", "2023-07-01",
+	"2017-03-01", "2017-04-02", "2017-08-01", "2017-10-01", "2017-12-01",
+	"2018-02-01", "2018-04-02", "2018-10-01",
+	"2019-02-01", "2019-03-11", "2019-04-30", "2019-06-01", "2019-06-04", "2019-08-01", "2019-08-15", "2019-11-01",
+	"2020-06-01", "2020-07-15", "2020-09-01", "2020-10-01", "2020-12-01",
+	"2021-01-01", "2021-02-01", "2021-03-01", "2021-05-01", "2021-10-01", "2021-11-01", "2021-11-15", "2021-12-13",
+	"2023-07-01", "2023-11-15", "2024-03-15", "2024-07-17", "2025-04-07",
 }
+
+// eventsVersions are those that scheduled events have besides.
+var eventsVersions = []string{"2017-11-01", "2019-01-01", "2019-04-01", "2020-07-01"}
 
 // Instance is what the VM says of itself.
 type Instance struct {
@@ -40,20 +47,49 @@ var DefaultInstance = Instance{
 func (i Instance) document() map[string]any {
 	return map[string]any{
 		"compute": map[string]any{
-			"azEnvironment":     "AzurePublicCloud",
-			"location":          i.Location,
-			"name":              i.Name,
-			"osType":            "Linux",
-			"provider":          "Microsoft.Compute",
-			"resourceGroupName": i.ResourceGroup,
-			"resourceId":        "/subscriptions/" + i.SubscriptionID + "/resourceGroups/" + i.ResourceGroup + "/providers/Microsoft.Compute/virtualMachines/" + i.Name,
-			"sku":               "gen2",
-			"subscriptionId":    i.SubscriptionID,
-			"tagsList":          []any{map[string]any{"name": "pool", "value": "test"}},
-			"userData":          base64.StdEncoding.EncodeToString([]byte(i.UserData)),
-			"vmId":              i.VMID,
-			"vmSize":            "Standard_D2s_v5",
-			"zone":              "1",
+			"azEnvironment":              "AzurePublicCloud",
+			"customData":                 "",
+			"evictionPolicy":             "",
+			"extendedLocation":           map[string]any{"name": "", "type": ""},
+			"host":                       map[string]any{"id": ""},
+			"hostGroup":                  map[string]any{"id": ""},
+			"isHostCompatibilityLayerVm": "false",
+			"licenseType":                "",
+			"location":                   i.Location,
+			"name":                       i.Name,
+			"offer":                      "0001-com-ubuntu-server-jammy",
+			"osProfile": map[string]any{
+				"adminUsername": "azureuser", "computerName": i.Name, "disablePasswordAuthentication": "true",
+			},
+			"osType":               "Linux",
+			"placementGroupId":     "",
+			"plan":                 map[string]any{"name": "", "product": "", "publisher": ""},
+			"platformFaultDomain":  "0",
+			"platformUpdateDomain": "0",
+			"priority":             "",
+			"provider":             "Microsoft.Compute",
+			"publicKeys":           []any{},
+			"publisher":            "Canonical",
+			"resourceGroupName":    i.ResourceGroup,
+			"resourceId":           "/subscriptions/" + i.SubscriptionID + "/resourceGroups/" + i.ResourceGroup + "/providers/Microsoft.Compute/virtualMachines/" + i.Name,
+			"sku":                  "gen2",
+			"securityProfile":      map[string]any{"secureBootEnabled": "true", "virtualTpmEnabled": "true"},
+			"storageProfile": map[string]any{
+				"dataDisks":      []any{},
+				"imageReference": map[string]any{"id": "", "offer": "0001-com-ubuntu-server-jammy", "publisher": "Canonical", "sku": "gen2", "version": "latest"},
+				"osDisk":         map[string]any{"caching": "ReadOnly", "createOption": "FromImage", "diskSizeGB": "128", "name": i.Name + "_OsDisk", "osType": "Linux"},
+				"resourceDisk":   map[string]any{"size": "34816"},
+			},
+			"subscriptionId":         i.SubscriptionID,
+			"tags":                   "pool:test",
+			"tagsList":               []any{map[string]any{"name": "pool", "value": "test"}},
+			"userData":               base64.StdEncoding.EncodeToString([]byte(i.UserData)),
+			"version":                "latest",
+			"virtualMachineScaleSet": map[string]any{"id": ""},
+			"vmId":                   i.VMID,
+			"vmScaleSetName":         "aks-pool-00000000-vmss",
+			"vmSize":                 "Standard_D2s_v5",
+			"zone":                   "1",
 		},
 		"network": map[string]any{
 			"interface": []any{map[string]any{
@@ -61,6 +97,7 @@ func (i Instance) document() map[string]any {
 					"ipAddress": []any{map[string]any{"privateIpAddress": "10.224.0.4", "publicIpAddress": ""}},
 					"subnet":    []any{map[string]any{"address": "10.224.0.0", "prefix": "16"}},
 				},
+				"ipv6":       map[string]any{"ipAddress": []any{}},
 				"macAddress": "000D3A000001",
 			}},
 		},
@@ -69,14 +106,15 @@ func (i Instance) document() map[string]any {
 
 // metadata answers every path outside identity.
 func (s *Server) metadata(r *http.Request, understood string) reply {
-	if understood == "/metadata/versions" {
-		return reply{status: http.StatusOK, body: map[string][]string{"apiVersions": apiVersions}}
-	}
 	events := understood == "/metadata/scheduledevents"
 	if r.Method != http.MethodGet && (!events || r.Method != http.MethodPost) {
 		return failed(http.StatusMethodNotAllowed, "Method not allowed. Only GET requests are supported")
 	}
-	if !slices.Contains(apiVersions, r.URL.Query().Get("api-version")) {
+	if understood == "/metadata/versions" {
+		return reply{status: http.StatusOK, body: map[string][]string{"apiVersions": apiVersions}}
+	}
+	version := r.URL.Query().Get("api-version")
+	if !slices.Contains(apiVersions, version) && (!events || !slices.Contains(eventsVersions, version)) {
 		return reply{status: http.StatusBadRequest, body: map[string]any{
 			"error":           "Bad request. api-version is invalid or was not specified. For more information refer to aka.ms/azureimds",
 			"newest-versions": apiVersions[len(apiVersions)-3:],

@@ -68,7 +68,7 @@ func New(o Options) (*Server, error) {
 // reply is an answer before it is sent.
 type reply struct {
 	status   int
-	body     any // a string is sent as text, anything else as JSON
+	body     any // a string is sent as text, a page as HTML, anything else as JSON
 	objectID string
 }
 
@@ -83,14 +83,19 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Status: answer.status, ObjectID: answer.objectID,
 	})
 	w.Header().Set("Server", "IMDS/stand-in")
-	if text, ok := answer.body.(string); ok {
+	switch body := answer.body.(type) {
+	case string:
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(answer.status)
-		_, _ = io.WriteString(w, text)
-	} else {
+		_, _ = io.WriteString(w, body)
+	case page:
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(answer.status)
+		_, _ = io.WriteString(w, string(body))
+	default:
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		w.WriteHeader(answer.status)
-		_ = json.NewEncoder(w).Encode(answer.body)
+		_ = json.NewEncoder(w).Encode(body)
 	}
 }
 
@@ -99,6 +104,8 @@ func (s *Server) answer(r *http.Request, understood string) reply {
 		return s.identity(r, strings.TrimPrefix(understood, identityRoot))
 	}
 	switch {
+	case understood != root && !strings.HasPrefix(understood, root+"/"):
+		return reply{status: http.StatusNotFound, body: notFoundPage}
 	case !hasHeader(r):
 		return failed(http.StatusBadRequest, "Bad request. Required metadata header not specified")
 	case r.Header.Get("X-Forwarded-For") != "":
@@ -115,7 +122,19 @@ func failed(status int, text string) reply {
 // hasHeader applies IMDS's rule against forwarded requests.
 func hasHeader(r *http.Request) bool { return strings.EqualFold(r.Header.Get("Metadata"), "true") }
 
-const identityRoot = "/metadata/identity"
+const (
+	root         = "/metadata"
+	identityRoot = root + "/identity"
+)
+
+// page is a body in HTML: outside /metadata the service answers as the web
+// server that it runs in.
+type page string
+
+const notFoundPage page = `<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN" "http://www.w3.org/TR/xhtml1/DTD/xhtml1-strict.dtd">
+<html xmlns="http://www.w3.org/1999/xhtml"><head><title>404 - File or directory not found.</title></head>
+<body><div id="header"><h1>Server Error</h1></div><h2>404 - File or directory not found.</h2></body></html>
+`
 
 func isIdentity(understood string) bool {
 	return understood == identityRoot || strings.HasPrefix(understood, identityRoot+"/")

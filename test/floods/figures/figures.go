@@ -1,0 +1,12 @@
+// Package figures has what the host of a flood tells about itself.
+package figures
+
+// Figures are what a flood is judged by.
+type Figures struct {
+	Connections    int // that the broker counts
+	Goroutines     int
+	Lines          int // in the log
+	Asked          int // requests that reached the node's IMDS
+	AskedPerSecond int // at most
+	Panics         int
+}

@@ -1,0 +1,169 @@
+// Command host is a broker with nothing around it but what a flood needs: pods
+// are told apart by the loopback address that they connect from, the token of
+// each is in the cache, and the node's IMDS counts what it is asked. It prints
+// the broker's address and that of its figures.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
+
+	"github.com/sidestep-agent/sidestep/pkg/broker"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+	"github.com/sidestep-agent/sidestep/test/floods/figures"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "host:", err)
+		os.Exit(1) //nolint:gocritic // nothing is to be cleaned up
+	}
+}
+
+func run(ctx context.Context) error {
+	h := &host{registry: prometheus.NewRegistry()}
+	imds := httptest.NewServer(http.HandlerFunc(h.answerAsIMDS))
+	s, err := broker.New(broker.Options{
+		Attester: pods{}, Tokens: tokens{}, IMDSEndpoint: imds.URL, Clock: clock.RealClock{},
+		Settings: broker.Settings{
+			Relay: broker.RelaySettings{Instance: true}, Limits: broker.Limits{RequestsPerSecond: 200, Concurrent: 64},
+		},
+		Log: slog.New(slog.NewJSONHandler(h, nil)), Registerer: h.registry,
+	})
+	if err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	told := httptest.NewServer(http.HandlerFunc(h.tell))
+	fmt.Println(l.Addr().String(), told.URL)
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go s.HandleConn(c, 0)
+		}
+	}()
+	return s.Run(ctx)
+}
+
+// host counts what the floods are judged by.
+type host struct {
+	registry *prometheus.Registry
+
+	mu    sync.Mutex
+	lines int
+	asked []time.Time // requests at IMDS
+}
+
+// Write counts log lines.
+func (h *host) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lines += bytes.Count(p, []byte("\n"))
+	return len(p), nil
+}
+
+func (h *host) answerAsIMDS(w http.ResponseWriter, r *http.Request) {
+	h.mu.Lock()
+	h.asked = append(h.asked, time.Now())
+	h.mu.Unlock()
+	if strings.Contains(r.RequestURI, "throttled") {
+		w.Header().Set("Retry-After", "30")
+		w.WriteHeader(http.StatusTooManyRequests)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = io.WriteString(w, "{}")
+}
+
+func (h *host) tell(w http.ResponseWriter, _ *http.Request) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := figures.Figures{Goroutines: runtime.NumGoroutine(), Lines: h.lines, Asked: len(h.asked)}
+	for i, at := range h.asked {
+		n := 0
+		for _, other := range h.asked[i:] {
+			if other.Sub(at) < time.Second {
+				n++
+			}
+		}
+		f.AskedPerSecond = max(f.AskedPerSecond, n)
+	}
+	families, _ := h.registry.Gather()
+	for _, family := range families {
+		switch family.GetName() {
+		case "sidestep_imds_connections":
+			f.Connections = int(family.GetMetric()[0].GetGauge().GetValue())
+		case "sidestep_imds_panics_total":
+			f.Panics = int(family.GetMetric()[0].GetCounter().GetValue())
+		}
+	}
+	_ = json.NewEncoder(w).Encode(f)
+}
+
+// pods knows pods by their address: 127.0.0.x is pod x, from 200 on it is not
+// known who that is.
+type pods struct{}
+
+func (pods) Inspect(c net.Conn, _ uint64) (workload.Connection, error) {
+	return workload.Connection{Client: c.RemoteAddr().(*net.TCPAddr).AddrPort()}, nil
+}
+
+func (pods) Attest(c workload.Connection) (workload.Caller, workload.Verdict, error) {
+	verdict := workload.Steer
+	if c.Client.Addr().As4()[3] >= 200 {
+		verdict = workload.Unknown
+	}
+	return workload.Caller{PodUID: c.Client.Addr().String()}, verdict, nil
+}
+
+func (pods) Await(ctx context.Context, _ workload.Connection, _ workload.Caller) (workload.Verdict, error) {
+	<-ctx.Done()
+	return workload.Unknown, ctx.Err()
+}
+
+func (pods) Current(c workload.Caller) (workload.Workload, workload.Decision, error) {
+	return workload.Workload{PodUID: c.PodUID, ClientID: "c", TenantID: "t", ServiceAccountSeen: true},
+		workload.Decision{Verdict: workload.Steer, Access: workload.Identity}, nil
+}
+
+// tokens has every token, but for a resource that is a bug.
+type tokens struct{}
+
+func (tokens) Token(context.Context, workload.Workload, workload.TokenRequest) (workload.Token, error) {
+	return workload.Token{}, &workload.TokenError{Kind: workload.Refused, Description: "no"}
+}
+
+func (tokens) Cached(_ workload.Workload, r workload.TokenRequest) (workload.Token, bool) {
+	if r.Resource == "bug" {
+		panic("a bug")
+	}
+	return token, r.Resource == "good"
+}
+
+var token = workload.Token{
+	Value: strings.Repeat("t", 1500), Type: "Bearer", ClientID: "c",
+	ExpiresOn: time.Now().Add(time.Hour), Made: new(workload.Memo),
+}
