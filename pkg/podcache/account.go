@@ -24,7 +24,8 @@ type account struct {
 	users      map[*record]struct{}
 	stop       context.CancelFunc // ends the watch; nil: it is not watched yet
 	synced     bool               // the API told whether it exists
-	object     *serviceAccount    // nil: not seen, or it does not exist
+	object     *serviceAccount    // nil: not seen, or it did not exist when its pods came
+	deleted    bool               // since; object is as it was last
 	lastLabel  labelState         // as it was when the account last existed
 	identities []workload.MappedIdentity
 	changed    time.Time // when it was last seen to change; zero: never
@@ -195,6 +196,12 @@ func (c *Cache) setAccount(a *account, objects []any) {
 	if c.accounts[a.name] != a {
 		return // its watch has ended
 	}
+	if deleted := next == nil && a.object != nil && len(a.users) > 0; deleted {
+		c.keepDeleted(a)
+		next = a.object
+	} else {
+		a.deleted = false
+	}
 	known := a.synced || a.object != nil
 	same := equal(a.object, next)
 	if known && !same {
@@ -210,6 +217,16 @@ func (c *Cache) setAccount(a *account, objects []any) {
 	}
 	delete(c.pending, a.name)
 	c.checkReady()
+}
+
+// keepDeleted notes that an account was deleted whose pods still run: they stay
+// who they were. Nobody can make further ones without it.
+func (c *Cache) keepDeleted(a *account) {
+	if !a.deleted {
+		c.log.Info("a service account was deleted while pods use it; they keep their identity until they end",
+			"namespace", a.name.Namespace, "service_account", a.name.Name)
+	}
+	a.deleted = true
 }
 
 // readIdentities sets the account's mapped identities from its next object. A
