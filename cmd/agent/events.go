@@ -16,7 +16,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// events tells people through the cluster what they should mend.
+// events tells people through the cluster what they should fix.
 type events struct {
 	broadcaster eventsv1.EventBroadcaster
 	recorder    eventsv1.EventRecorder
@@ -46,7 +46,7 @@ func (e *events) Run(ctx context.Context) error {
 // guardReduced reports that the node is guarded less than was asked for.
 func (e *events) guardReduced(guard string, reason error) {
 	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "GuardReduced", "Start",
-		"The guard in force is %s: %v", guard, reason)
+		"The active guard is %s: %v", guard, reason)
 }
 
 // configurationRefused reports a bad new configuration; the old one stays.
@@ -67,13 +67,13 @@ func reloadOf(err error) string {
 // https://pkg.go.dev/k8s.io/api/events/v1#Event
 const maxNote = 1024
 
-// tokenRefused reports on the pod why it got no token, and what mends that.
+// tokenRefused reports on the pod why it got no token, and what fixes that.
 func (e *events) tokenRefused(w workload.Workload, failed *workload.TokenError) {
 	pod := &corev1.ObjectReference{
 		Kind: "Pod", APIVersion: "v1", Namespace: w.Namespace, Name: w.PodName, UID: types.UID(w.PodUID),
 	}
 	// Events of the same action and reason are counted in one: the code keeps
-	// those apart that are mended in different ways.
+	// those apart that are fixed in different ways.
 	action := cmp.Or(failed.Code, "IssueToken")
 	e.recorder.Eventf(pod, nil, corev1.EventTypeWarning, "TokenRefused", action, "%s", note(failed))
 }
@@ -85,15 +85,15 @@ func note(failed *workload.TokenError) string {
 	if failed.Meaning != "" {
 		says = failed.Code + ": " + failed.Meaning
 	}
-	mend := ""
+	fix := ""
 	if failed.Mend != "" {
-		mend = ". Mend: " + failed.Mend
+		fix = ". Fix: " + failed.Mend
 	}
-	if len(says)+len(mend) > maxNote {
-		mend = ". What mends it is in the agent's log, and in the answer to the application."
+	if len(says)+len(fix) > maxNote {
+		fix = ". What fixes it is in the agent's log, and in the answer to the application."
 	}
-	if most := maxNote - len(mend); len(says) > most {
+	if most := maxNote - len(fix); len(says) > most {
 		says = strings.ToValidUTF8(says[:most], "")
 	}
-	return says + mend
+	return says + fix
 }

@@ -59,7 +59,7 @@ func checkEvent(t *testing.T, got *eventsv1.Event) {
 		t.Errorf("regarding (-want +got):\n%s", diff)
 	}
 	if got.Namespace != "shop" || got.Type != corev1.EventTypeWarning || got.Reason != "TokenRefused" || got.Action != "AADSTS700213" ||
-		got.Note != "AADSTS700213: no federated credential is for the subject. Mend: az identity …" {
+		got.Note != "AADSTS700213: no federated credential is for the subject. Fix: az identity …" {
 		t.Errorf("event %+v", got)
 	}
 }
@@ -72,9 +72,9 @@ func TestNotesFit(t *testing.T) {
 		want   string // in the note
 	}{
 		{"short", workload.TokenError{Description: "no tenant is set"}, "no tenant is set"},
-		{"just right", workload.TokenError{Description: "d", Mend: strings.Repeat("m", maxNote-len("d. Mend: "))}, "mmm"},
-		{"long command", workload.TokenError{Description: "d", Mend: strings.Repeat("m", maxNote)}, "d. What mends it is in the agent's log"},
-		{"long description", workload.TokenError{Description: strings.Repeat("é", maxNote), Mend: "m"}, "What mends it"},
+		{"just right", workload.TokenError{Description: "d", Mend: strings.Repeat("m", maxNote-len("d. Fix: "))}, "mmm"},
+		{"long command", workload.TokenError{Description: "d", Mend: strings.Repeat("m", maxNote)}, "d. What fixes it is in the agent's log"},
+		{"long description", workload.TokenError{Description: strings.Repeat("é", maxNote), Mend: "m"}, "What fixes it"},
 		{"long description alone", workload.TokenError{Description: "x" + strings.Repeat("é", maxNote)}, "xé"},
 	} {
 		got := note(&tc.failed)

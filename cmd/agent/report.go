@@ -27,6 +27,7 @@ func (a *agent) report() status.Report {
 	r.Configuration = a.configuration()
 	r.Problems = append(r.Problems, a.configurationProblems()...)
 	r.Problems = append(r.Problems, variableProblems(a.options.unknown)...)
+	r.Problems = append(r.Problems, a.witnessProblems()...)
 	r.Problems = append(r.Problems, a.guardProblems()...)
 	boot, problems := a.bootGuard()
 	r.BootGuard = boot
@@ -100,7 +101,7 @@ func (a *agent) addServiceAccounts(r *status.Report) {
 		account := status.ServiceAccount{
 			Namespace: p.Namespace, Name: p.ServiceAccount, ClientID: w.ClientID,
 			TenantID:     cmp.Or(w.TenantID, a.options.tenantID),
-			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: lastError(e), Mend: e.Mend,
+			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: lastError(e), Fix: e.Mend,
 		}
 		r.ServiceAccounts = append(r.ServiceAccounts, account)
 	}

@@ -41,6 +41,7 @@ func (a *agent) run(ctx context.Context) error {
 		"warm-up":       a.warmUp,
 		"warm pods":     a.warmPods,
 		"accounts":      a.followAccounts,
+		"witness":       a.witness,
 		"metrics":       a.serveMetrics,
 		"events":        a.events.Run,
 		"taint":         a.removeTaint,

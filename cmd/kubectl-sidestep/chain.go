@@ -18,7 +18,7 @@ type link struct {
 	Name   string `json:"name"`
 	State  state  `json:"state"`
 	Detail string `json:"detail"`
-	Mend   string `json:"mend,omitempty"` // a command, or what to do
+	Fix    string `json:"fix,omitempty"` // a command, or what to do
 }
 
 // chain returns the links in the order in which a request passes them. A link

@@ -27,8 +27,8 @@ func newExplain(t *target, out io.Writer) *cobra.Command {
 	var format string
 	cmd := &cobra.Command{
 		Use:   "explain POD",
-		Short: "Follow a pod from its label to its token: each link ok, or with the mend",
-		Long: "Follow a pod from its label to its token: each link ok, or with the mend.\n\n" +
+		Short: "Follow a pod from its label to its token: each link ok, or with the fix",
+		Long: "Follow a pod from its label to its token: each link ok, or with the fix.\n\n" +
 			"The exit status is 1 if a link is broken. What is said of the exchange is the last that the\n" +
 			"agent of the node made for the pod's service account: have the application ask first.",
 		Args: cobra.ExactArgs(1),
@@ -93,8 +93,8 @@ func (e explanation) printTable(out io.Writer) error {
 	}
 	_ = tw.Flush() // a strings.Builder takes every write
 	for _, l := range e.Links {
-		if l.Mend != "" {
-			fmt.Fprintf(&b, "\nto mend the %s:\n  %s\n", l.Name, status.Cell(l.Mend))
+		if l.Fix != "" {
+			fmt.Fprintf(&b, "\nto fix the %s:\n  %s\n", l.Name, status.Cell(l.Fix))
 		}
 	}
 	_, err := io.WriteString(out, b.String())

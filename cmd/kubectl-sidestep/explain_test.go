@@ -25,7 +25,7 @@ type (
 // said has the last exchange fail with a code of Entra's.
 func said(code string) func(*scene) {
 	return func(s *scene) {
-		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Mend = code+": in plain words", "az mend" })
+		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Fix = code+": in plain words", "az fix" })
 	}
 }
 
@@ -38,7 +38,7 @@ type breakage struct {
 	breaks func(*scene)
 	links  string // the broken ones
 	detail string // part of the first one's
-	mend   string // part of the first one's
+	fix    string // part of the first one's
 }
 
 var breakages = map[string]breakage{
@@ -90,8 +90,8 @@ var breakages = map[string]breakage{
 	"no service account": {func(s *scene) { s.account = nil }, "client id", "does not exist", "create serviceaccount web"},
 	"no tenant": {func(s *scene) { s.change(func(_ reportOf, _ podOf, a accountOf) { a.TenantID = "" }) },
 		"tenant", "no tenant", "annotate"},
-	"wrong tenant":  {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az mend"},
-	"no federation": {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az mend"},
+	"wrong tenant":  {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az fix"},
+	"no federation": {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az fix"},
 	"only the API server's token": {func(s *scene) { s.pod.Spec.Volumes = []corev1.Volume{tokenVolume("")} },
 		"assertion", "no volume", "rollout restart deployment web"},
 	"nobody asked": {func(s *scene) {
@@ -134,8 +134,8 @@ func TestExplainNamesTheBrokenLink(t *testing.T) {
 			if strings.Join(names, ",") != tc.links {
 				t.Fatalf("broken: %+v, want %q", broken, tc.links)
 			}
-			if len(broken) > 0 && (!strings.Contains(broken[0].Detail, tc.detail) || !strings.Contains(broken[0].Mend, tc.mend)) {
-				t.Errorf("%+v, want %q and %q", broken[0], tc.detail, tc.mend)
+			if len(broken) > 0 && (!strings.Contains(broken[0].Detail, tc.detail) || !strings.Contains(broken[0].Fix, tc.fix)) {
+				t.Errorf("%+v, want %q and %q", broken[0], tc.detail, tc.fix)
 			}
 		})
 	}
@@ -144,7 +144,7 @@ func TestExplainNamesTheBrokenLink(t *testing.T) {
 func TestExplainPrints(t *testing.T) {
 	s := newScene()
 	s.change(func(_ *status.Report, _ *status.Pod, a *status.ServiceAccount) {
-		a.LastError, a.Mend = "AADSTS1: a\x1b[31mtrick", "az it"
+		a.LastError, a.Fix = "AADSTS1: a\x1b[31mtrick", "az it"
 	})
 	var table, text bytes.Buffer
 	if err := explain(t.Context(), s.cluster(), &table, "shop", "web-1", "table"); !errors.Is(err, errBroken) {
@@ -154,7 +154,7 @@ func TestExplainPrints(t *testing.T) {
 		"pod shop/web-1 on node node-1, service account web\n",
 		"\nok       label       azure.workload.identity/use: \"true\"\n",
 		"\nBROKEN   exchange    AADSTS1: a [31mtrick",
-		"\nto mend the exchange:\n  az it\n",
+		"\nto fix the exchange:\n  az it\n",
 	} {
 		if !strings.Contains(table.String(), want) {
 			t.Errorf("no %q in\n%s", want, &table)

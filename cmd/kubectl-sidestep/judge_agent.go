@@ -20,16 +20,16 @@ func judgeAgent(f *facts) link {
 	switch {
 	case node == "":
 		return link{State: broken, Detail: "the pod is on no node yet",
-			Mend: kubectl(f.pod.Namespace, "describe pod %s", commands.Word(f.pod.Name))}
+			Fix: kubectl(f.pod.Namespace, "describe pod %s", commands.Word(f.pod.Name))}
 	case errors.Is(f.agentErr, errNoAgent):
 		return link{State: broken, Detail: "no agent runs on node " + node + ": its steered pods are refused",
-			Mend: kubectl(f.agentNamespace, "get daemonset,pods --output wide")}
+			Fix: kubectl(f.agentNamespace, "get daemonset,pods --output wide")}
 	case f.agentErr != nil:
 		return link{State: broken, Detail: "the agent on node " + node + " does not answer: " + f.agentErr.Error(),
-			Mend: kubectl(f.agentNamespace, "get pods --output wide --field-selector spec.nodeName=%s", commands.Word(node))}
+			Fix: kubectl(f.agentNamespace, "get pods --output wide --field-selector spec.nodeName=%s", commands.Word(node))}
 	case !f.report.Ready:
 		return link{State: broken, Detail: f.agent + " is not ready: " + strings.Join(f.report.Problems, "; "),
-			Mend: kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent))}
+			Fix: kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent))}
 	}
 	return link{State: ok, Detail: fmt.Sprintf("%s on node %s is ready (%s)", f.agent, node, f.report.Version)}
 }
@@ -40,18 +40,18 @@ func judgeListener(f *facts) link {
 		return link{State: unknown, Detail: "the agent does not answer"}
 	case f.seen == nil:
 		return link{State: broken, Detail: "the agent does not know the pod: it has ended, or the agent does not hear from the API server",
-			Mend: kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent))}
+			Fix: kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent))}
 	case f.seen.Verdict != steered:
 		return link{State: unknown, Detail: "the pod is not steered"}
 	case f.seen.CgroupID == 0:
-		return link{State: broken, Detail: "no process of the pod runs", Mend: kubectl(f.pod.Namespace, "describe pod %s", commands.Word(f.pod.Name))}
+		return link{State: broken, Detail: "no process of the pod runs", Fix: kubectl(f.pod.Namespace, "describe pod %s", commands.Word(f.pod.Name))}
 	case f.seen.Listener != 0:
 		return link{State: ok, Detail: fmt.Sprintf("%s, port %d", where(f.pod), f.seen.Listener)}
 	case f.report.Delivery == "node":
 		return link{State: ok, Detail: "on the node"}
 	}
 	return link{State: broken, Detail: "no listener could be opened for the pod",
-		Mend: kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent))}
+		Fix: kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent))}
 }
 
 func where(pod *corev1.Pod) string {

@@ -23,13 +23,13 @@ func judgeLabel(f *facts) link {
 	case f.seen != nil && f.seen.Reason == workload.ReasonAccountLabel:
 		return link{State: ok, Detail: wanted + " on the service account (select: either)"}
 	case onAccount:
-		return link{State: broken, Mend: labelCommand(f),
+		return link{State: broken, Fix: labelCommand(f),
 			Detail: "the service account has the label, the pod has not, and pods are selected by their own label (select: pod)"}
 	case f.pod.Labels[workload.UseLabel] != "":
-		return link{State: broken, Mend: labelCommand(f),
+		return link{State: broken, Fix: labelCommand(f),
 			Detail: fmt.Sprintf("the pod's label %s is %q, not \"true\"", workload.UseLabel, f.pod.Labels[workload.UseLabel])}
 	}
-	return link{State: broken, Detail: "the pod has no label " + wanted, Mend: labelCommand(f)}
+	return link{State: broken, Detail: "the pod has no label " + wanted, Fix: labelCommand(f)}
 }
 
 // labelCommand labels the pod where its next one will be labelled too.
@@ -50,15 +50,15 @@ func judgeRules(f *facts) link {
 	case f.seen == nil:
 		return link{State: unknown, Detail: "the agent does not know the pod"}
 	case f.seen.Verdict == steered && f.report.Mode == string(config.ModeAudit):
-		return link{State: broken, Detail: "mode is audit: every connect passes, to the node's identity", Mend: edit}
+		return link{State: broken, Detail: "mode is audit: every connect passes, to the node's identity", Fix: edit}
 	case f.seen.Verdict == steered && f.seen.Access == workload.Identity.String():
 		return link{State: ok, Detail: "steered: " + f.seen.Reason + skipped(f.pod)}
 	case f.seen.Verdict == workload.Unknown.String():
 		return link{State: unknown, Detail: "held until more is known: " + f.seen.Reason}
 	case strings.HasPrefix(f.seen.Reason, workload.ReasonUnlabeled):
-		return link{State: broken, Detail: f.seen.Verdict + ": " + f.seen.Reason, Mend: labelCommand(f)}
+		return link{State: broken, Detail: f.seen.Verdict + ": " + f.seen.Reason, Fix: labelCommand(f)}
 	}
-	return link{State: broken, Detail: fmt.Sprintf("verdict %s by %s", f.seen.Verdict, f.seen.Reason), Mend: edit}
+	return link{State: broken, Detail: fmt.Sprintf("verdict %s by %s", f.seen.Verdict, f.seen.Reason), Fix: edit}
 }
 
 // skipped names the containers that the pod exempts itself.

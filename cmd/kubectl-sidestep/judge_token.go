@@ -26,10 +26,10 @@ func judgeAssertion(f *facts) link {
 	}
 	restart := "let the azure-workload-identity webhook add the volume, then make the pod anew: " + f.restartCommand()
 	if name, audience := projection(&f.pod.Spec, ""); name != "" {
-		return link{State: broken, Mend: restart,
+		return link{State: broken, Fix: restart,
 			Detail: fmt.Sprintf("the token in volume %s is for the audience %s, not %s", name, audience, workload.TokenAudience)}
 	}
-	return link{State: broken, Detail: "no volume projects a service account token for the audience " + workload.TokenAudience, Mend: restart}
+	return link{State: broken, Detail: "no volume projects a service account token for the audience " + workload.TokenAudience, Fix: restart}
 }
 
 // projection returns the volume of a service account token for the audience,
@@ -69,7 +69,7 @@ func (f *facts) restartCommand() string {
 func judgeClientID(f *facts) link {
 	if f.account == nil {
 		return link{State: broken, Detail: "the service account " + f.pod.Spec.ServiceAccountName + " does not exist",
-			Mend: kubectl(f.pod.Namespace, "create serviceaccount %s", commands.Word(f.pod.Spec.ServiceAccountName))}
+			Fix: kubectl(f.pod.Namespace, "create serviceaccount %s", commands.Word(f.pod.Spec.ServiceAccountName))}
 	}
 	if id := f.account.Annotations[workload.ClientIDAnnotation]; id != "" {
 		return link{State: ok, Detail: id + ", by the annotation of service account " + f.account.Name}
@@ -79,7 +79,7 @@ func judgeClientID(f *facts) link {
 	}
 	return link{State: broken,
 		Detail: "the service account " + f.account.Name + " has no annotation " + workload.ClientIDAnnotation + ": the default identity is not set",
-		Mend:   f.annotate(workload.ClientIDAnnotation, "<the identity's client id>")}
+		Fix:    f.annotate(workload.ClientIDAnnotation, "<the identity's client id>")}
 }
 
 func judgeTenant(f *facts) link {
@@ -95,7 +95,7 @@ func judgeTenant(f *facts) link {
 		return link{State: unknown, Detail: "the agent does not know the pod"}
 	}
 	return link{State: broken, Detail: "no tenant is set, neither for the service account nor for the agent (--tenant-id)",
-		Mend: f.annotate(workload.TenantIDAnnotation, "<the identity's tenant>")}
+		Fix: f.annotate(workload.TenantIDAnnotation, "<the identity's tenant>")}
 }
 
 func (f *facts) annotate(name, value string) string {
@@ -111,7 +111,7 @@ func judgeExchange(f *facts) link {
 	case e.LastError != "":
 		return link{State: broken, Detail: e.LastError + " (" + e.LastExchange.UTC().Format(time.RFC3339) + ")",
 			// Without a command the cause is none of the set-up: the agent's log says more.
-			Mend: cmp.Or(e.Mend, kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent)))}
+			Fix: cmp.Or(e.Fix, kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent)))}
 	case e.LastExchange.IsZero():
 		return link{State: unknown, Detail: "nobody has asked for a token of service account " + f.pod.Spec.ServiceAccountName + " on this node yet"}
 	}

@@ -168,7 +168,7 @@ func TestLabelOutlivesADeletedServiceAccount(t *testing.T) {
 func TestReadyForgetsAccountsWithoutPods(t *testing.T) {
 	c := newCluster(t, config.Default())
 	c.api.setFail(func(string) error { return apierrors.NewForbidden(corev1.Resource("serviceaccounts"), "", nil) })
-	s := podStore{c.Cache, t.Context()}
+	s := podStore{Cache: c.Cache, ctx: t.Context(), round: t.Context(), again: new(bool)}
 	p := newTestPod("shop", "cart", "u1", "cart")
 	if err := s.Replace([]any{p}, ""); err != nil {
 		t.Fatal(err)
@@ -207,14 +207,14 @@ func TestBrokenIdentitiesAreLoggedOncePerChange(t *testing.T) {
 // service account's identity to another.
 func TestOtherServiceAccountsAreNotTaken(t *testing.T) {
 	c := newCluster(t, config.Default())
-	s := podStore{c.Cache, t.Context()}
+	s := podStore{Cache: c.Cache, ctx: t.Context(), round: t.Context(), again: new(bool)}
 	if err := s.Add(newTestPod("shop", "cart", "u1", "cart")); err != nil {
 		t.Fatal(err)
 	}
 	c.mu.RLock()
 	a := c.accounts[types.NamespacedName{Namespace: "shop", Name: "cart"}]
 	c.mu.RUnlock()
-	if err := (accountStore{c.Cache, a}).Replace([]any{newTestAccount("shop", "other", "sa2", workload.ClientIDAnnotation, "c2")}, ""); err != nil {
+	if err := (accountStore{c.Cache, a, t.Context()}).Replace([]any{newTestAccount("shop", "other", "sa2", workload.ClientIDAnnotation, "c2")}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if w := c.workload("u1"); w.ServiceAccountSeen || w.ClientID != "" {

@@ -43,7 +43,7 @@ func report() Report {
 				LastExchange: start.Add(time.Minute), ExpiresOn: start.Add(time.Hour),
 			},
 			{Namespace: "shop", Name: "default", LastError: "AADSTS70021: no matching\nfederated \x1b[31mcredential",
-				Mend: "az identity federated-credential create --name 'shop\x1b[31m'"},
+				Fix: "az identity federated-credential create --name 'shop\x1b[31m'"},
 		},
 		Counters: map[string]uint64{"steer": 12, "pass": 3, "deny": 0},
 		Problems: []string{"guard: full cannot be attached, socket is: no NET_ADMIN"},

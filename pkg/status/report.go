@@ -26,7 +26,7 @@ type Report struct {
 	ServiceAccounts []ServiceAccount `json:"serviceAccounts"`
 	// Counters are connects since the programs were attached, by verdict.
 	Counters map[string]uint64 `json:"counters,omitempty"`
-	// Problems are what a person should know or mend, one line each.
+	// Problems are what a person should know or fix, one line each.
 	Problems []string `json:"problems,omitempty"`
 }
 
@@ -63,5 +63,5 @@ type ServiceAccount struct {
 	LastExchange time.Time `json:"lastExchange,omitzero"` // zero: none yet
 	ExpiresOn    time.Time `json:"expiresOn,omitzero"`    // of the token it brought
 	LastError    string    `json:"lastError,omitempty"`
-	Mend         string    `json:"mend,omitempty"` // a shell command that mends it
+	Fix          string    `json:"fix,omitempty"` // a shell command that fixes it
 }

@@ -104,7 +104,7 @@ func (r *rig) statusOutput(t *testing.T) string {
 	for _, e := range r.engine.Exchanges() {
 		report.ServiceAccounts = append(report.ServiceAccounts, status.ServiceAccount{
 			Namespace: e.Namespace, Name: e.ServiceAccount,
-			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: e.ErrorCode + e.Error + e.Meaning, Mend: e.Mend,
+			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: e.ErrorCode + e.Error + e.Meaning, Fix: e.Mend,
 		})
 	}
 	for _, c := range r.engine.Circuits() {

@@ -43,7 +43,7 @@ func TestRefusalsAreDiagnosed(t *testing.T) {
 	}
 	t.Log(events)
 	status := kubectl(t, "-n", system, "exec", "daemonset/sidestep-agent", "--", "/agent", "status")
-	if _, below, ok := strings.Cut(status, "to mend team-b/abroad:\n"); !ok || !strings.Contains(below, mend) {
+	if _, below, ok := strings.Cut(status, "to fix team-b/abroad:\n"); !ok || !strings.Contains(below, mend) {
 		t.Errorf("the status has no command for team-b/abroad:\n%s", status)
 	}
 	told := 0

@@ -16,7 +16,7 @@ import (
 
 // explained is a part of what `kubectl sidestep explain -o json` prints.
 type explained struct {
-	Links []struct{ Name, State, Detail, Mend string }
+	Links []struct{ Name, State, Detail, Fix string }
 }
 
 // plugin builds kubectl's plugin and returns the directory that it is in.
@@ -46,8 +46,8 @@ func (p pod) explain(t *testing.T, plugin string) string {
 			if err == nil {
 				t.Errorf("%s: the exit status is 0 with a broken link", p.name)
 			}
-			if l.Mend == "" {
-				t.Errorf("%s: no mend for %s: %s", p.name, l.Name, l.Detail)
+			if l.Fix == "" {
+				t.Errorf("%s: no fix for %s: %s", p.name, l.Name, l.Detail)
 			}
 			return l.Name + ": " + l.Detail
 		}
