@@ -19,6 +19,9 @@ func TestConfigurationIsTheDefaultsAndOneDifference(t *testing.T) {
 		"taint":          func(*config.AgentConfiguration) {},
 		"token-request":  func(*config.AgentConfiguration) {},
 		"audit":          func(c *config.AgentConfiguration) { c.Mode = config.ModeAudit },
+		"recommended": func(c *config.AgentConfiguration) {
+			c.Unlabeled, c.WireServer = config.UnlabeledDeny, config.WireServerDeny
+		},
 		"deny-unlabeled": func(c *config.AgentConfiguration) { c.Unlabeled = config.UnlabeledDeny },
 		"metadata-only":  func(c *config.AgentConfiguration) { c.Unlabeled = config.UnlabeledMetadataOnly },
 		"canary":         func(c *config.AgentConfiguration) { c.Scope.Namespaces = []string{"sidestep-canary"} },

@@ -22,7 +22,7 @@ import (
 const manifests = "../../manifests"
 
 // overlays are those that the project promises.
-var overlays = []string{"audit", "boot-guard", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "taint", "token-request"}
+var overlays = []string{"audit", "boot-guard", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "recommended", "taint", "token-request"}
 
 // rendered is everything that is rendered, by name, as typed objects.
 func rendered(t *testing.T) map[string][]runtime.Object {
