@@ -169,7 +169,9 @@ func TestHolderDies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := stateDir(t)
 			l := acquire(t, dir)
+			ended := make(chan struct{})
 			go func() {
+				defer close(ended)
 				s, err := l.Successor(t.Context(), quiet)
 				if err != nil {
 					return
@@ -190,6 +192,7 @@ func TestHolderDies(t *testing.T) {
 				_ = errors.Join(l.forget(), s.Close()) // as the kernel does
 			}()
 			lease, _, err := Take(t.Context(), dir)
+			<-ended
 			if len(say) < 4 && err == nil {
 				t.Fatal("Take = nil")
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -43,9 +44,13 @@ const (
 	maxMessage = 160 << 10
 )
 
-// stepTimeout bounds each message until the lease passes: an agent that hangs
-// holds up no other.
-var stepTimeout = 10 * time.Second
+// stepTimeout bounds each message until the lease passes, in nanoseconds: an
+// agent that hangs holds up no other.
+var stepTimeout atomic.Int64
+
+func init() { stepTimeout.Store(int64(10 * time.Second)) }
+
+func step() time.Duration { return time.Duration(stepTimeout.Load()) }
 
 // kind is what a message says.
 type kind string
@@ -104,7 +109,7 @@ func send(c *net.UnixConn, m message, from syscall.Conn) error {
 	if err != nil {
 		return fmt.Errorf("handover: encode: %w", err)
 	}
-	if err := c.SetWriteDeadline(time.Now().Add(stepTimeout)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(step())); err != nil {
 		return fmt.Errorf("handover: %w", err)
 	}
 	write := func(rights []byte) error {
@@ -131,7 +136,7 @@ func (m message) speaks() versions { return versions{m.Version, max(m.Version, m
 // receive returns the next message, and the descriptor that came with it or
 // nil, and waits for it as long as a step may take. The caller closes it.
 func receive(c *net.UnixConn) (m message, file *os.File, err error) {
-	if err := c.SetReadDeadline(time.Now().Add(stepTimeout)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(step())); err != nil {
 		return m, nil, fmt.Errorf("handover: %w", err)
 	}
 	return read(c)

@@ -11,9 +11,8 @@ import (
 // short has every step time out soon.
 func short(t *testing.T) {
 	t.Helper()
-	former := stepTimeout
-	stepTimeout = 50 * time.Millisecond
-	t.Cleanup(func() { stepTimeout = former })
+	former := stepTimeout.Swap(int64(50 * time.Millisecond))
+	t.Cleanup(func() { stepTimeout.Store(former) })
 }
 
 // told returns the holder's end of a hand-over once all has been sent and the
@@ -49,7 +48,7 @@ func TestASlowHolderIsWaitedFor(t *testing.T) {
 	select {
 	case got := <-done:
 		t.Fatalf("given up: %v", got.err)
-	case <-time.After(5 * stepTimeout):
+	case <-time.After(5 * step()):
 	}
 	check(t, send(s.conn, message{Kind: yours}, nil))
 	got := <-done

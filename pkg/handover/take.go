@@ -22,7 +22,7 @@ func Take(ctx context.Context, stateDir string) (_ *Lease, _ *Estate, err error)
 
 func take(ctx context.Context, stateDir string, speak versions) (_ *Lease, _ *Estate, err error) {
 	path := filepath.Join(stateDir, socketName)
-	dialed, err := (&net.Dialer{Timeout: stepTimeout}).DialContext(ctx, network, path)
+	dialed, err := (&net.Dialer{Timeout: step()}).DialContext(ctx, network, path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("handover: %w", err)
 	}
