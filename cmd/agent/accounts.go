@@ -19,7 +19,7 @@ const (
 )
 
 // followAccounts erases the tokens of service accounts that no pod of the node
-// uses any more, or that were deleted, until ctx ends.
+// uses any more, or that another has replaced, until ctx ends.
 func (a *agent) followAccounts(ctx context.Context) error {
 	if !waitFor(ctx, a.pods.Ready()) {
 		return nil

@@ -111,17 +111,18 @@ func newRegistry() *prometheus.Registry {
 // makeSources makes what the agent learns from: its configuration and the API
 // server.
 func (a *agent) makeSources() (err error) {
-	a.watcher, err = config.NewWatcher(config.WatcherOptions{
-		Path: a.options.config, Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
-	})
-	if err != nil {
-		return err
-	}
 	client, custom, err := newClients(a.options.kubeconfig)
 	if err != nil {
 		return err
 	}
 	a.client = client
+	a.watcher, err = config.NewWatcher(config.WatcherOptions{
+		Path: a.options.config, StateDir: a.options.stateDir, Source: a.options.configMap.source(client, a.options.config),
+		Registerer: a.registry, Log: a.log, Clock: clock.RealClock{},
+	})
+	if err != nil {
+		return err
+	}
 	a.events = newEvents(client, a.options.nodeName)
 	a.pods, err = podcache.New(podcache.Options{
 		Client: client, Dynamic: custom, NodeName: a.options.nodeName, Config: a.watcher.Initial(),
@@ -236,6 +237,9 @@ func (a *agent) ready() error {
 		default:
 			return errors.New(part.what)
 		}
+	}
+	if a.watcher.State().Origin == config.OriginNone {
+		return errNoConfiguration
 	}
 	return a.settings.problem()
 }

@@ -40,7 +40,7 @@ func (a *agent) attachFirst() error {
 		return err
 	}
 	if configured != kubepods {
-		closed := a.options.settings(holding(), kubepods, netns)
+		closed := a.options.settings(config.Held(), kubepods, netns)
 		closed.NoNodeListener = true // nobody listens there yet
 		if err := a.hooks.Configure(closed); err != nil {
 			return err
@@ -48,13 +48,6 @@ func (a *agent) attachFirst() error {
 	}
 	guard, _ := a.options.effectiveGuard()
 	return a.hooks.Attach(a.options.kubepodsCgroup, guard != guardOff)
-}
-
-// holding is the configuration of a node about which nothing is known.
-func holding() *config.AgentConfiguration {
-	c := config.Default()
-	c.Unknown, c.UnknownHostNetwork = config.UnknownHold, config.UnknownHold
-	return c
 }
 
 // await returns an agent that can serve. While something is wrong with what it

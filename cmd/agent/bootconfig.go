@@ -42,7 +42,11 @@ func (a *agent) keepBootConfig(ctx context.Context) error {
 }
 
 func (a *agent) writeBootConfig() error {
-	settings, err := bootSettings(a.settings.inForce())
+	c := a.settings.inForce()
+	if c.AllHeld {
+		return nil // the last boot's word is better than none
+	}
+	settings, err := bootSettings(c)
 	if err != nil {
 		return err
 	}

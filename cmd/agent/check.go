@@ -13,7 +13,7 @@ func newCheck(env environment) *cobra.Command {
 	var delivery string
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Tell whether this node can run the agent, and what to mend if not",
+		Short: "Tell whether this node can run the agent, and what to fix if not",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/http"
+	"net/url"
 
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -28,21 +30,34 @@ func newClients(kubeconfig string) (kubernetes.Interface, dynamic.Interface, err
 	// Each service account in use costs a list and a watch at the start.
 	c.QPS, c.Burst = 50, 100
 	c.UserAgent = "sidestep-agent/" + version
-	custom, err := dynamic.NewForConfig(c)
+	// One for both: client-go shares no connection where a proxy is set.
+	h, err := rest.HTTPClientFor(c)
+	if err != nil {
+		return nil, nil, fmt.Errorf("configure the API client: %w", err)
+	}
+	custom, err := dynamic.NewForConfigAndClient(c, h)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make the client of custom resources: %w", err)
 	}
 	c.ContentType = "application/vnd.kubernetes.protobuf"
 	c.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	client, err := kubernetes.NewForConfig(c)
+	client, err := kubernetes.NewForConfigAndClient(c, h)
 	return client, custom, err
 }
 
-func clusterConfig(kubeconfig string) (*rest.Config, error) {
+// clusterConfig returns how to reach the API server: through the proxy that
+// the kubeconfig names, else directly. HTTPS_PROXY is for Entra: a proxy to the
+// world outside seldom reaches the cluster's own addresses.
+func clusterConfig(kubeconfig string) (c *rest.Config, err error) {
 	if kubeconfig == "" {
-		return rest.InClusterConfig()
+		c, err = rest.InClusterConfig()
+	} else {
+		c, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
 	}
-	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err == nil && c.Proxy == nil {
+		c.Proxy = func(*http.Request) (*url.URL, error) { return nil, nil }
+	}
+	return c, err
 }
 
 // apiServerAddress returns the host and port at which the API server is

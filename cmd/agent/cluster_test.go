@@ -77,3 +77,31 @@ func TestAddressOfTheAPIServer(t *testing.T) {
 		}
 	}
 }
+
+// HTTPS_PROXY is for Entra. A transport without a proxy of its own would go by
+// it to the API server.
+func TestOnlyTheKubeconfigSendsCallsThroughAProxy(t *testing.T) {
+	for name, want := range map[string]string{"": "", "http://proxy.example:3128": "http://proxy.example:3128"} {
+		file := filepath.Join(t.TempDir(), "kubeconfig")
+		through := ""
+		if name != "" {
+			through = ", proxy-url: \"" + name + "\""
+		}
+		writeFile(t, file, "apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: \"https://10.0.0.1\""+through+"}}]\n"+
+			"contexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n")
+		c, err := clusterConfig(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Proxy == nil {
+			t.Fatalf("%q: the environment's proxy is used", name)
+		}
+		got, err := c.Proxy(httptest.NewRequest(http.MethodGet, "https://10.0.0.1", nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (got == nil) != (want == "") || (got != nil && got.String() != want) {
+			t.Errorf("%q: proxy %v, want %q", name, got, want)
+		}
+	}
+}

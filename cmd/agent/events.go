@@ -47,7 +47,7 @@ func (e *events) Run(ctx context.Context) error {
 // guardReduced reports that the node is guarded less than was asked for.
 func (e *events) guardReduced(guard string, reason error) {
 	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "GuardReduced", "Start",
-		"The guard in force is %s: %v", guard, reason)
+		"The active guard is %s: %v", guard, reason)
 }
 
 // packetsNotGuarded reports on a pod that only its sockets are guarded.

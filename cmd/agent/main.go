@@ -20,13 +20,14 @@ var version = "unknown"
 type environment struct {
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	environ        func() []string // as name=value; nil: there are none
 }
 
 // errSilent ends the program with status 1 when all has been said.
 var errSilent = errors.New("failed")
 
 func main() {
-	os.Exit(execute(environment{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv}))
+	os.Exit(execute(environment{stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv, environ: os.Environ}))
 }
 
 // execute runs the command that the program's arguments name and returns the
@@ -54,7 +55,7 @@ func newCommand(env environment) *cobra.Command {
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
-	root.AddCommand(newRun(env), newCheck(env), newStatus(env), newUninstall(env), newBootGuard(env), newConvert(env), newVersion(env))
+	root.AddCommand(newRun(env), newCheck(env), newStatus(env), newUninstall(env), newBootGuard(env), newConvert(env), newConfig(env), newVersion(env))
 	return root
 }
 

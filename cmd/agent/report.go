@@ -26,6 +26,10 @@ func (a *agent) report() status.Report {
 	r.StaleSince, _ = a.pods.Stale()
 	guard, _ := a.options.effectiveGuard()
 	r.Guard = guard
+	r.Configuration = a.configuration()
+	r.Problems = append(r.Problems, a.configurationProblems()...)
+	r.Problems = append(r.Problems, variableProblems(a.options.unknown)...)
+	r.Problems = append(r.Problems, a.witnessProblems()...)
 	r.Problems = append(r.Problems, a.guardProblems()...)
 	r.Problems = append(r.Problems, a.exposedProblems()...)
 	boot, problems := a.bootGuard()
@@ -92,7 +96,7 @@ func (a *agent) notInForce(p workload.Pod, cgroupID uint64) string {
 	case err != nil:
 		return err.Error()
 	case !ok || entry.Verdict != p.Decision.Verdict:
-		return fmt.Sprintf("pod %s/%s: %s is not in force yet, the pod is held", p.Namespace, p.Name, p.Decision.Verdict)
+		return fmt.Sprintf("pod %s/%s: %s is not applied yet, the pod is held", p.Namespace, p.Name, p.Decision.Verdict)
 	}
 	return ""
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -23,6 +24,8 @@ type runOptions struct {
 	nodeName       string
 	kubeconfig     string
 	config         string
+	configMap      configMapName
+	unknown        []string // environment variables that no flag has
 	delivery       string
 	imdsEndpoint   string
 	tenantID       string
@@ -38,6 +41,7 @@ type runOptions struct {
 	stateDir       string
 	instance       string
 	memoryLimit    int64
+	drainTimeout   time.Duration
 	traceEndpoint  string
 	logLevel       slog.Level
 	logFormat      string
@@ -62,7 +66,9 @@ func newRun(env environment) *cobra.Command {
 			"environment variable: SIDESTEP_NODE_NAME for --node-name, and so on.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd.Context(), o, o.complete(cmd.Flags(), env), env.stderr)
+			wrong := o.complete(cmd.Flags(), env)
+			o.unknown = unknownVariables(cmd.Root(), env.variables())
+			return run(cmd.Context(), o, wrong, env.stderr)
 		},
 	}
 	o.add(cmd.Flags())
@@ -92,6 +98,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	addNodeName(flags, &o.nodeName, "required")
 	addKubeconfig(flags, &o.kubeconfig)
 	addConfig(flags, &o.config)
+	flags.Var(&o.configMap, "config-map", "the ConfigMap that --config is mounted from, watched besides the file: a change counts at once")
 	addDelivery(flags, &o.delivery)
 	o.kernelFlags.add(flags)
 	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://169.254.169.254", "the node's instance metadata service")
@@ -108,6 +115,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	addStateDir(flags, &o.stateDir)
 	addInstance(flags, &o.instance)
 	flags.Int64Var(&o.memoryLimit, "memory-limit", 0, "bytes of memory that the agent's pod may use, for the agent to stay below; 0: no limit is known")
+	flags.DurationVar(&o.drainTimeout, "drain-timeout", 0, "how long an agent that is told to end, and has no successor, goes on serving while steered pods run; 60s below its pod's grace period")
 	addTraceEndpoint(flags, &o.traceEndpoint)
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	addOneOf(flags, &o.logFormat, "log-format", "", "form of the log", "json", "text")
@@ -124,6 +132,9 @@ func run(ctx context.Context, o runOptions, wrong error, logs io.Writer) error {
 		return err
 	}
 	defer a.close()
+	for _, problem := range variableProblems(o.unknown) {
+		log.Warn("an environment variable is ignored", "err", problem)
+	}
 	log.Info("agent starts", "version", version, "node", o.nodeName, "delivery", o.delivery)
 	if err := a.run(ctx); err != nil {
 		return fmt.Errorf("agent ends: %w", err)

@@ -7,7 +7,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/handover"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // linger is how long an agent that was told to end goes on serving, while
@@ -51,11 +53,13 @@ func (a *agent) serve(ctx, life context.Context) error {
 }
 
 // hold does the lease's work until an agent has taken over, which is returned,
-// or until ctx ends and all clients have been told.
+// or until ctx ends, the steered pods with it or --drain-timeout, and all
+// clients have been told.
 func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 	until, cancel := context.WithCancel(life)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() {
+		a.outlive(until)
 		a.broker.Drain()
 		a.drain(life)
 		cancel()
@@ -128,6 +132,53 @@ func (a *agent) release() error {
 	err := a.lease.Release()
 	a.lease = nil
 	return err
+}
+
+// outliveTick is how often it is looked whether steered pods still run.
+const outliveTick = time.Second
+
+// outlive waits until no steered pod runs any more, --drain-timeout is over or
+// until ends: on a node that is drained pods may need a token for their last
+// words, and the agent may have been told to end with them.
+func (a *agent) outlive(until context.Context) {
+	if a.settings.inForce().Mode == config.ModeAudit {
+		return // they are not served by this agent
+	}
+	deadline := time.NewTimer(a.options.drainTimeout)
+	defer deadline.Stop()
+	tick := time.NewTicker(outliveTick)
+	defer tick.Stop()
+	for told := false; ; told = true {
+		n := steeredRunning(a.pods.Pods(), a.tree.Snapshot())
+		if n == 0 || a.options.drainTimeout == 0 {
+			return
+		}
+		if !told {
+			a.log.Info("serving on while steered pods run", "pods", n, "at_most", a.options.drainTimeout.String())
+		}
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			a.log.Warn("steered pods still run and are refused from now on", "pods", n)
+			return
+		case <-until.Done():
+			return
+		}
+	}
+}
+
+// steeredRunning returns how many of the pods are steered and have a cgroup.
+func steeredRunning(pods []workload.Pod, running []workload.PodCgroup) (n int) {
+	steered := make(map[string]bool)
+	for _, p := range pods {
+		steered[p.UID] = p.Steered()
+	}
+	for _, cg := range running {
+		if steered[cg.UID] {
+			n++
+		}
+	}
+	return n
 }
 
 // drain waits until no client has a connection, but not for longer than linger.

@@ -12,8 +12,12 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 )
 
-// askAgain is the pause after a running agent could not be asked.
-const askAgain = 500 * time.Millisecond
+// askAgain is the first pause after a running agent has not handed over, and
+// askAtLeast the longest: one that speaks another version will not.
+const (
+	askAgain   = 500 * time.Millisecond
+	askAtLeast = 8 * time.Second
+)
 
 // acquire takes the lease if no other agent has it.
 func (a *agent) acquire() (err error) {
@@ -73,7 +77,7 @@ func (a *agent) awaitTurn(ctx context.Context) error {
 // succeed asks the running agent until it hands over, or is gone without
 // having done so. The estate is nil then.
 func (a *agent) succeed(ctx context.Context) (*handover.Estate, error) {
-	for {
+	for pause := askAgain; ; pause = min(2*pause, askAtLeast) {
 		lease, estate, err := handover.Take(ctx, a.options.stateDir)
 		if err == nil {
 			a.lease = lease
@@ -84,7 +88,7 @@ func (a *agent) succeed(ctx context.Context) (*handover.Estate, error) {
 		}
 		a.log.Warn("the running agent has not handed over", "err", err)
 		select {
-		case <-time.After(askAgain):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

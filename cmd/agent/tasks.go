@@ -41,6 +41,7 @@ func (a *agent) run(ctx context.Context) error {
 		"warm-up":       a.warmUp,
 		"warm pods":     a.warmPods,
 		"accounts":      a.followAccounts,
+		"witness":       a.witness,
 		"metrics":       a.serveMetrics,
 		"events":        a.events.Run,
 		"taint":         a.removeTaint,
@@ -62,6 +63,7 @@ func (a *agent) writers() map[string]taskFunc {
 	return map[string]taskFunc{
 		"announcement": a.keepAnnouncing,
 		"snapshot":     a.keepSnapshot,
+		"last config":  a.watcher.Keep,
 		"delivery":     a.deliver,
 		"kernel":       a.attach,
 		"unknown pods": a.watchUnknowns,
@@ -134,10 +136,10 @@ func (a *agent) wereInForce() bool {
 func (a *agent) watchConfig(ctx context.Context) error {
 	return a.watcher.Run(ctx, func(c *config.AgentConfiguration) {
 		if err := a.settings.apply(c); err != nil {
-			a.log.Error("the new configuration could not be put in force", "err", err)
+			a.log.Error("the new configuration could not be applied", "err", err)
 		}
 	}, func(err error) {
-		a.log.Error("the new configuration was refused, the last good one stays in force", "err", err)
+		a.log.Error("the new configuration was refused, what was applied stays so", "err", err)
 		a.events.configurationRefused(err)
 	})
 }

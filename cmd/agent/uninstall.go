@@ -144,6 +144,7 @@ func leftovers(ctx context.Context, o uninstallOptions) ([]workload.Leftover, er
 	add(status.Leftovers(o.stateDir))
 	add(handover.Leftovers(o.stateDir))
 	add(snapshot.Leftovers(o.stateDir))
+	add(configLeftovers(o.stateDir))
 	if o.removeTaint {
 		client, _, err := newClients(o.kubeconfig)
 		if err != nil {

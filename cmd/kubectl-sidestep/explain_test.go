@@ -25,7 +25,7 @@ type (
 // said has the last exchange fail with a code of Entra's.
 func said(code string) func(*scene) {
 	return func(s *scene) {
-		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Fix = code+": in plain words", "az mend" })
+		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Fix = code+": in plain words", "az fix" })
 	}
 }
 
@@ -90,8 +90,8 @@ var breakages = map[string]breakage{
 	"no service account": {func(s *scene) { s.account = nil }, "client id", "does not exist", "create serviceaccount web"},
 	"no tenant": {func(s *scene) { s.change(func(_ reportOf, _ podOf, a accountOf) { a.TenantID = "" }) },
 		"tenant", "no tenant", "annotate"},
-	"wrong tenant":    {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az mend"},
-	"no federation":   {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az mend"},
+	"wrong tenant":    {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az fix"},
+	"no federation":   {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az fix"},
 	"skip-containers": {func(s *scene) { s.skipContainers("steer") }, "", "", ""},
 	"skip-containers that skip all": {func(s *scene) { s.skipContainers("pass") },
 		"rules", "by container: app: pass by label; proxy: pass by skip-containers", "edit configmap"},

@@ -67,8 +67,13 @@ type nodeStatus struct {
 	Report *status.Report `json:"report,omitempty"`
 }
 
-// showNodes prints a line per node, and fails if an agent does not answer or
-// is not ready.
+// broken reports whether somebody must see to the node.
+func (n nodeStatus) broken() bool {
+	return n.Report == nil || !n.Report.Ready || n.Report.Configuration.Refused != ""
+}
+
+// showNodes prints a line per node, and fails if an agent does not answer, is
+// not ready, or refuses its configuration.
 func showNodes(ctx context.Context, c *cluster, out io.Writer, node, format string) error {
 	agents, err := c.agents(ctx, node)
 	if err != nil {
@@ -81,7 +86,7 @@ func showNodes(ctx context.Context, c *cluster, out io.Writer, node, format stri
 	if err := printNodes(out, nodes, format); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(nodes, func(n nodeStatus) bool { return n.Report == nil || !n.Report.Ready }) {
+	if slices.ContainsFunc(nodes, nodeStatus.broken) {
 		return errBroken
 	}
 	return nil

@@ -27,6 +27,11 @@ func TestStatusOfNodes(t *testing.T) {
 		t.Errorf("printed\n%s", &out)
 	}
 
+	s.reports["agent-3"] = status.Report{Node: "node-3", Ready: true,
+		Configuration: status.Configuration{Origin: "kept", Refused: "line 3"}}
+	if err := showNodes(t.Context(), s.cluster(), &bytes.Buffer{}, "", "table"); !errors.Is(err, errBroken) {
+		t.Errorf("with an agent that refuses its configuration: %v", err)
+	}
 	s.reports["agent-3"] = status.Report{Node: "node-3"}
 	out.Reset()
 	if err := showNodes(t.Context(), s.cluster(), &out, "", "json"); !errors.Is(err, errBroken) {

@@ -106,7 +106,7 @@ func withoutNulls(v any) any {
 
 // FuzzRelayAllow checks that no path that relay.allow takes opens the node's
 // identity or is one that the broker, which compares plain spellings alone,
-// would never relay; and that a refused one is named with its line and mend.
+// would never relay; and that a refused one is named with its line and fix.
 func FuzzRelayAllow(f *testing.F) {
 	for _, seed := range []string{
 		"/metadata/attested", "/metadata/attested/document", "/metadata/instance/compute/userData", "/metadata/scheduledevents",
@@ -123,7 +123,7 @@ func FuzzRelayAllow(f *testing.F) {
 		if err != nil {
 			var mistake *Error
 			if !errors.As(err, &mistake) || mistake.Line != 6 || !strings.Contains(mistake.Problem, ": ") {
-				t.Fatalf("relay.allow with %q: %#v, want the line and a mend", entry, err)
+				t.Fatalf("relay.allow with %q: %#v, want the line and a fix", entry, err)
 			}
 			return
 		}

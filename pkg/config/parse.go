@@ -16,7 +16,7 @@ import (
 // Error is one mistake in a configuration file.
 type Error struct {
 	Line    int    // counted from 1; 0 where the file as a whole is meant
-	Problem string // what is wrong and how to mend it
+	Problem string // what is wrong and how to fix it
 }
 
 // Error returns the line and the problem.

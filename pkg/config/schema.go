@@ -58,7 +58,7 @@ func (s *source) checkStruct(n *yaml.Node, t reflect.Type, path string) {
 		ft, ok := fields[key.Value]
 		if !ok {
 			s.mistake(key.Line, "unknown field %q: %s", join(path, key.Value),
-				mend(key.Value, slices.Sorted(maps.Keys(fields))))
+				fix(key.Value, slices.Sorted(maps.Keys(fields))))
 			return
 		}
 		s.check(value, ft, join(path, key.Value))
@@ -142,8 +142,10 @@ func (s *source) isKind(n *yaml.Node, want yaml.Kind, path, what string) bool {
 func jsonFields(t reflect.Type) map[string]reflect.Type {
 	fields := map[string]reflect.Type{}
 	for i := range t.NumField() {
-		tag, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
-		fields[tag] = t.Field(i).Type
+		if tag := t.Field(i).Tag.Get("json"); tag != "-" { // that is in no file
+			tag, _, _ = strings.Cut(tag, ",")
+			fields[tag] = t.Field(i).Type
+		}
 	}
 	return fields
 }

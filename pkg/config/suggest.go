@@ -5,18 +5,25 @@ import (
 	"strings"
 )
 
-// mend returns what to do about a name that is not among the known ones.
-func mend(got string, known []string) string {
-	best, least := "", 3 // more than two slips is another word
+// fix returns what to do about a name that is not among the known ones.
+func fix(got string, known []string) string {
+	if best := Nearest(got, known, 2); best != "" { // more than two slips is another word
+		return fmt.Sprintf("did you mean %q?", best)
+	}
+	return "remove it; known here are " + strings.Join(known, ", ")
+}
+
+// Nearest returns which of the known names somebody meant who wrote another;
+// empty if in none of them at most that many letters differ. Case does not
+// count.
+func Nearest(got string, known []string, most int) string {
+	best, least := "", most+1
 	for _, k := range known {
 		if d := distance(strings.ToLower(got), strings.ToLower(k)); d < least {
 			best, least = k, d
 		}
 	}
-	if best != "" {
-		return fmt.Sprintf("did you mean %q?", best)
-	}
-	return "remove it; known here are " + strings.Join(known, ", ")
+	return best
 }
 
 // distance returns how many letters must be added, dropped or changed to make

@@ -9,7 +9,7 @@ const (
 )
 
 // AgentConfiguration is the content of the configuration file. Values come
-// from Parse, Load or Default, and are not changed afterwards.
+// from Parse, Load, Default or Held, and are not changed afterwards.
 type AgentConfiguration struct {
 	// APIVersion is sidestep.dev/v1alpha1, and must be given.
 	APIVersion string `json:"apiVersion"`
@@ -41,6 +41,10 @@ type AgentConfiguration struct {
 	WireServer WireServer `json:"wireServer"`
 	// Limits hold for each pod by itself.
 	Limits Limits `json:"limits"`
+
+	// AllHeld has every pod held, whatever the rest says. No file can say so:
+	// it is what an agent goes by that has never had a valid one.
+	AllHeld bool `json:"-"`
 }
 
 // Mode says whether verdicts take effect.
@@ -49,7 +53,7 @@ type Mode string
 // The modes.
 const (
 	ModeEnforce Mode = "enforce" // verdicts take effect
-	ModeAudit   Mode = "audit"   // every connect passes: the way back, in force within seconds
+	ModeAudit   Mode = "audit"   // every connect passes: the way back, applied within seconds
 )
 
 // Select says whose label selects a pod.
@@ -155,4 +159,15 @@ func Default() *AgentConfiguration {
 		WireServer:                 WireServerPass,
 		Limits:                     Limits{RequestsPerSecond: 200, Concurrent: 64},
 	}
+}
+
+// Held returns the configuration of an agent that has never had a valid one:
+// every pod is held, those on the node's network too, since nothing says who
+// may pass.
+func Held() *AgentConfiguration {
+	c := Default()
+	c.Exceptions = nil
+	c.UnknownHostNetwork = UnknownHold
+	c.AllHeld = true
+	return c
 }

@@ -3,10 +3,12 @@ package config
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -23,63 +25,152 @@ const (
 	pollInterval = 10 * time.Second
 )
 
-// WatcherOptions are what a Watcher needs. All are required.
+// Source tells the configuration besides the file, and earlier: the ConfigMap
+// that the file is mounted from (pkg/config/configmap).
+type Source interface {
+	// String returns what messages call it.
+	String() string
+	// Follow returns a channel that has the newest of what was told and not yet
+	// received, until ctx is done. failed is called with each error of asking,
+	// and with nil after each success.
+	Follow(ctx context.Context, failed func(error)) <-chan Told
+}
+
+// Told is what a Source says.
+type Told struct {
+	Text []byte
+	Err  error // it has no configuration, and why
+}
+
+// WatcherOptions are what a Watcher needs. All but Source are required.
 type WatcherOptions struct {
 	Path       string
+	StateDir   string // where the last good version is kept
+	Source     Source // nil: the file alone is followed
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
 	Clock      clock.Clock
 }
 
-// Watcher keeps an eye on one configuration file.
+// Watcher follows one configuration, in its file and at its source. The kubelet takes a minute or more to bring a change to
+// the file; the API server tells it at once.
 type Watcher struct {
-	path    string
-	log     *slog.Logger
-	clock   clock.Clock
-	reloads *prometheus.CounterVec
-	inForce prometheus.Gauge
-	initial *AgentConfiguration
-	seen    content
+	path       string
+	kept       kept
+	source     Source // nil: there is none
+	log        *slog.Logger
+	clock      clock.Clock
+	reloads    *prometheus.CounterVec
+	successful prometheus.Gauge
+	initial    *AgentConfiguration
+
+	// Of the goroutine of Run.
+	newest   version
+	fromFile version
+	replaced map[version]struct{} // what the source has told before its newest
+
+	mu        sync.Mutex
+	state     State
+	lastGood  []byte // the text of the last valid version; nil: there was none
+	keptAnew  chan struct{}
+	notKept   error
+	unwatched error
 }
 
-// content tells one version of the file from another. The zero value stands
-// for a file that could not be read.
-type content struct {
+// version tells one text of the configuration from another, or one reason why
+// there is none.
+type version struct {
 	readable bool
 	hash     [sha256.Size]byte
 }
 
-// NewWatcher loads the file for the first time and registers its metrics. Its
-// errors are those of Load, or that of the registerer.
-func NewWatcher(o WatcherOptions) (*Watcher, error) {
-	w := &Watcher{path: o.Path, log: o.Log, clock: o.Clock}
-	data, err := os.ReadFile(o.Path)
+func versionOf(text []byte, err error) version {
 	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
+		return version{hash: sha256.Sum256([]byte(err.Error()))}
 	}
-	if w.initial, err = Parse(data); err != nil {
-		return nil, fmt.Errorf("%s: %w", o.Path, err)
+	return version{readable: true, hash: sha256.Sum256(text)}
+}
+
+// Origin says where the applied configuration is from.
+type Origin string
+
+// The origins.
+const (
+	OriginFile      Origin = "file"
+	OriginConfigMap Origin = "configMap" // the API server has told it
+	OriginKept      Origin = "kept"      // the last good one that an agent of this node kept
+	OriginNone      Origin = "none"      // there was no valid one: every pod is held
+)
+
+// State is what a Watcher has applied, and what is wrong.
+type State struct {
+	Origin Origin
+	// Refused is why the newest version is not applied; nil: it is.
+	Refused error
+	// NotKept is why an agent that starts with a bad file would not have this
+	// configuration; nil: it would.
+	NotKept error
+	// Unwatched is why a change comes with the file alone, when the kubelet
+	// has brought it; nil: the API server tells it, or is not asked.
+	Unwatched error
+}
+
+// NewWatcher loads the configuration for the first time and registers its
+// metrics. Where the file cannot be used, it takes the last good one that was
+// kept in the state directory, else Held. State says which. Its error is the
+// registerer's.
+func NewWatcher(o WatcherOptions) (*Watcher, error) {
+	w := &Watcher{
+		path: o.Path, kept: newKept(o.StateDir), source: o.Source, log: o.Log, clock: o.Clock,
+		replaced: map[version]struct{}{}, keptAnew: make(chan struct{}, 1),
 	}
-	w.seen = content{readable: true, hash: sha256.Sum256(data)}
 	if err := w.register(o.Registerer); err != nil {
 		return nil, err
 	}
+	text, err := w.read()
+	w.newest = versionOf(text, err)
+	w.fromFile = w.newest
+	if err == nil {
+		w.initial, err = w.parse(text, w.path)
+	}
+	if err == nil {
+		w.accept(text, OriginFile)
+		return w, nil
+	}
+	w.refused(err)
+	w.initial = w.fallBack()
 	return w, nil
+}
+
+// fallBack returns what to start with in place of a file that cannot be used.
+func (w *Watcher) fallBack() *AgentConfiguration {
+	text, err := w.kept.read()
+	var c *AgentConfiguration
+	if err == nil {
+		c, err = w.parse(text, w.kept.path)
+	}
+	if err != nil {
+		w.log.Error("the configuration is refused and no earlier one can be used: every pod is held", "err", err)
+		w.state.Origin = OriginNone
+		return Held()
+	}
+	w.lastGood, w.state.Origin = text, OriginKept
+	return c
 }
 
 func (w *Watcher) register(r prometheus.Registerer) error {
 	w.reloads = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sidestep_config_reloads_total",
-		Help: "Changes of the configuration file, by result (applied or refused).",
+		Help: "Changes of the configuration, by result (applied or refused).",
 	}, []string{"result"})
 	w.reloads.WithLabelValues("applied")
 	w.reloads.WithLabelValues("refused")
-	w.inForce = prometheus.NewGauge(prometheus.GaugeOpts{
+	w.successful = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "sidestep_config_last_reload_successful",
-		Help: "1 while the configuration file as it is now is in force, 0 while an earlier version is.",
+		Help: "1 while the newest configuration is applied, 0 while an earlier one or none is.",
 	})
-	w.inForce.Set(1)
-	for _, c := range []prometheus.Collector{w.reloads, w.inForce} {
+	w.successful.Set(1)
+	for _, c := range []prometheus.Collector{w.reloads, w.successful} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("register configuration metrics: %w", err)
 		}
@@ -90,16 +181,32 @@ func (w *Watcher) register(r prometheus.Registerer) error {
 // Initial returns the configuration that NewWatcher loaded.
 func (w *Watcher) Initial() *AgentConfiguration { return w.initial }
 
-// Run reads the file again whenever it changes, until ctx is done, and
-// returns nil then. Each new content goes to onChange if it is valid, else the
-// error goes to onRefused; what was applied before stays in force. Both are
-// called from Run's goroutine, once for each content. After a refused one, the
-// former content's return goes to onChange again.
+// State returns what is applied at the moment.
+func (w *Watcher) State() State {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.state
+	s.NotKept, s.Unwatched = w.notKept, w.unwatched
+	return s
+}
+
+// Run follows the configuration until ctx is done, and returns nil then. Each
+// new version goes to onChange if it is valid, else the error goes to
+// onRefused, that of NewWatcher too; what was applied before stays applied.
+// Both are called from Run's goroutine, once for each version. After a refused
+// one, the former one's return goes to onChange again.
 func (w *Watcher) Run(ctx context.Context, onChange func(*AgentConfiguration), onRefused func(error)) error {
 	events, stop := w.notifications()
 	defer stop()
 	poll := w.clock.NewTimer(pollInterval)
 	defer poll.Stop()
+	if err := w.State().Refused; err != nil {
+		onRefused(err)
+	}
+	var told <-chan Told
+	if w.source != nil {
+		told = w.source.Follow(ctx, w.setUnwatched)
+	}
 	// A change made since NewWatcher was not notified.
 	w.reload(onChange, onRefused)
 	var quiet <-chan time.Time
@@ -107,6 +214,9 @@ func (w *Watcher) Run(ctx context.Context, onChange func(*AgentConfiguration), o
 		select {
 		case <-ctx.Done():
 			return nil
+		case t := <-told:
+			w.takeTold(t, onChange, onRefused)
+			continue
 		case _, ok := <-events:
 			if !ok {
 				events = nil // the poll goes on
@@ -147,33 +257,144 @@ func (w *Watcher) logErrors(errs <-chan error) {
 	}
 }
 
-// reload reads the file and hands it on if it is not the one seen last.
+func (w *Watcher) read() ([]byte, error) {
+	text, err := os.ReadFile(w.path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return text, nil
+}
+
+func (w *Watcher) parse(text []byte, from string) (*AgentConfiguration, error) {
+	c, err := Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", from, err)
+	}
+	return c, nil
+}
+
+// reload reads the file and takes it if it has changed, unless the source has
+// told this version before its newest: the kubelet is late then.
 func (w *Watcher) reload(onChange func(*AgentConfiguration), onRefused func(error)) {
-	data, err := os.ReadFile(w.path)
-	now := content{}
+	text, err := w.read()
+	v := versionOf(text, err)
+	if v == w.fromFile {
+		return
+	}
+	w.fromFile = v
+	if _, old := w.replaced[v]; old {
+		return
+	}
+	w.take(text, err, w.path, OriginFile, onChange, onRefused)
+}
+
+// takeTold takes what the source says.
+func (w *Watcher) takeTold(t Told, onChange func(*AgentConfiguration), onRefused func(error)) {
+	v := versionOf(t.Text, t.Err)
+	if w.newest.readable && w.newest != v {
+		w.replaced[w.newest] = struct{}{}
+	}
+	delete(w.replaced, v)
+	w.take(t.Text, t.Err, w.source.String(), OriginConfigMap, onChange, onRefused)
+}
+
+// take applies a version if it is not the newest already.
+func (w *Watcher) take(text []byte, err error, from string, origin Origin,
+	onChange func(*AgentConfiguration), onRefused func(error),
+) {
+	v := versionOf(text, err)
+	if v == w.newest {
+		return
+	}
+	w.newest = v
+	var c *AgentConfiguration
 	if err == nil {
-		now = content{readable: true, hash: sha256.Sum256(data)}
+		c, err = w.parse(text, from)
 	}
-	if now == w.seen {
-		return
-	}
-	w.seen = now
 	if err != nil {
-		w.refuse(fmt.Errorf("read configuration: %w", err), onRefused)
-		return
-	}
-	c, err := Parse(data)
-	if err != nil {
-		w.refuse(fmt.Errorf("%s: %w", w.path, err), onRefused)
+		w.refused(err)
+		onRefused(err)
 		return
 	}
 	w.reloads.WithLabelValues("applied").Inc()
-	w.inForce.Set(1)
+	w.accept(text, origin)
 	onChange(c)
 }
 
-func (w *Watcher) refuse(err error, onRefused func(error)) {
+// accept notes that a version is applied, and has it kept.
+func (w *Watcher) accept(text []byte, origin Origin) {
+	w.successful.Set(1)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state = State{Origin: origin}
+	w.lastGood = text
+	select {
+	case w.keptAnew <- struct{}{}:
+	default: // the last one was not kept yet
+	}
+}
+
+func (w *Watcher) refused(err error) {
 	w.reloads.WithLabelValues("refused").Inc()
-	w.inForce.Set(0)
-	onRefused(err)
+	w.successful.Set(0)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.state.Refused = err
+}
+
+// setUnwatched notes whether the API server tells changes, and logs when that
+// changes.
+func (w *Watcher) setUnwatched(err error) {
+	w.mu.Lock()
+	before := w.unwatched
+	w.unwatched = err
+	w.mu.Unlock()
+	switch {
+	case err != nil && before == nil:
+		w.log.Warn("the configuration's ConfigMap cannot be watched; a change is applied once the kubelet has brought it", "err", err)
+	case err == nil && before != nil:
+		w.log.Info("the configuration's ConfigMap is watched again")
+	}
+}
+
+// keepRetry is the pause after the last good version could not be kept.
+const keepRetry = 30 * time.Second
+
+// Keep keeps the last good version in the state directory until ctx is done,
+// and returns nil then. One agent of a node at a time may call it.
+func (w *Watcher) Keep(ctx context.Context) error {
+	for {
+		w.keep()
+		var retry <-chan time.Time
+		if w.State().NotKept != nil {
+			retry = w.clock.After(keepRetry)
+		}
+		select {
+		case <-w.keptAnew:
+		case <-retry:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (w *Watcher) keep() {
+	w.mu.Lock()
+	text, failed := w.lastGood, w.notKept != nil
+	w.mu.Unlock()
+	if text == nil {
+		return
+	}
+	err := w.kept.write(text)
+	if err != nil && !failed {
+		w.log.Warn("the configuration is not kept: an agent that starts with a bad file would hold every pod", "err", err)
+	}
+	if err != nil {
+		// None is better than an old one, which may let a pod through that is
+		// steered since.
+		err = errors.Join(err, w.kept.remove())
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.notKept = err
 }

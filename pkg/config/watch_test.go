@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -63,13 +64,32 @@ func (s seen) onRefused(err error)            { s.refused <- err }
 func newTestWatcher(t *testing.T, path string) (*Watcher, *prometheus.Registry) {
 	t.Helper()
 	reg := prometheus.NewRegistry()
-	w, err := NewWatcher(WatcherOptions{
-		Path: path, Registerer: reg, Log: slog.New(slog.DiscardHandler), Clock: clock.RealClock{},
-	})
+	return openWatcher(t, WatcherOptions{Path: path, StateDir: t.TempDir(), Registerer: reg}), reg
+}
+
+// openWatcher returns a watcher with what the options leave out.
+func openWatcher(t *testing.T, o WatcherOptions) *Watcher {
+	t.Helper()
+	if o.Registerer == nil {
+		o.Registerer = prometheus.NewRegistry()
+	}
+	o.Log, o.Clock = slog.New(slog.DiscardHandler), clock.RealClock{}
+	w, err := NewWatcher(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w, reg
+	return w
+}
+
+// run runs the watcher until the test ends, or the function is called.
+func (w *Watcher) run(t *testing.T, s seen) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- w.Run(ctx, s.onChange, s.onRefused) }()
+	stop = sync.OnceFunc(func() { cancel(); receive(t, ended) })
+	t.Cleanup(stop)
+	return stop
 }
 
 func receive[T any](t *testing.T, c <-chan T) T {
@@ -109,15 +129,15 @@ func TestReloadHandsOnEachContentOnce(t *testing.T) {
 	write(t, path, header)
 	w, reg := newTestWatcher(t, path)
 	s := newSeen()
-	step := func(applied, refused int, inForce float64) {
+	step := func(applied, refused int, applies float64) {
 		t.Helper()
 		w.reload(s.onChange, s.onRefused)
 		w.reload(s.onChange, s.onRefused)
 		if len(s.applied) != applied || len(s.refused) != refused {
 			t.Fatalf("applied %d, refused %d; want %d and %d", len(s.applied), len(s.refused), applied, refused)
 		}
-		if got := testutil.ToFloat64(w.inForce); got != inForce {
-			t.Fatalf("after %d and %d the file is in force: %v, want %v", applied, refused, got, inForce)
+		if got := testutil.ToFloat64(w.successful); got != applies {
+			t.Fatalf("after %d and %d the newest is applied: %v, want %v", applied, refused, got, applies)
 		}
 	}
 	step(0, 0, 1)
@@ -140,15 +160,6 @@ func TestReloadHandsOnEachContentOnce(t *testing.T) {
 	}
 	if n, err := testutil.GatherAndCount(reg, "sidestep_config_reloads_total"); err != nil || n != 2 {
 		t.Errorf("registered series = %d, %v", n, err)
-	}
-}
-
-func TestNewWatcherRefusesABadFirstFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "agent.yaml")
-	write(t, path, header+"mode: off\n")
-	_, err := NewWatcher(WatcherOptions{Path: path, Registerer: prometheus.NewRegistry(), Clock: clock.RealClock{}})
-	if err == nil {
-		t.Error("NewWatcher took a bad file")
 	}
 }
 
@@ -185,4 +196,48 @@ func TestRunPollsWhereNotificationFails(t *testing.T) {
 		fake.Step(pollInterval)
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// silent is a source that tells nothing by itself.
+type silent struct{}
+
+func (silent) String() string                                  { return "the source" }
+func (silent) Follow(context.Context, func(error)) <-chan Told { return nil }
+
+// The kubelet brings versions in their order, but late: one that was replaced
+// since is not new.
+func TestALateFileIsNotNew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	write(t, path, header)
+	w := openWatcher(t, WatcherOptions{Path: path, StateDir: t.TempDir(), Source: silent{}})
+	got := newSeen()
+	tell := func(text string) { w.takeTold(Told{Text: []byte(text)}, got.onChange, got.onRefused) }
+	bring := func(text string) { write(t, path, text); w.reload(got.onChange, got.onRefused) }
+	expect := func(what string, mode Mode, applied int) {
+		t.Helper()
+		if len(got.applied) != applied || len(got.refused) > 0 {
+			t.Fatalf("%s: %d applied, %d refused", what, len(got.applied), len(got.refused))
+		}
+		if applied > 0 && (<-got.applied).Mode != mode {
+			t.Fatalf("%s: another mode than %s", what, mode)
+		}
+	}
+	const audit, deny = header + "mode: audit\n", header + "unlabeled: deny\n"
+	tell(header)
+	expect("the same", "", 0)
+	tell(audit)
+	expect("told", ModeAudit, 1)
+	tell(deny)
+	expect("told again", ModeEnforce, 1)
+	bring(audit)
+	expect("the file brings what was replaced", "", 0)
+	bring(deny)
+	expect("the file has the newest", "", 0)
+	// A watch that is silent, and a kubelet that knows better.
+	bring(header + "mode: audit\nunlabeled: deny\n")
+	expect("the file brings what nobody has told", ModeAudit, 1)
+	tell(audit)
+	expect("told what was replaced once", ModeAudit, 1)
+	bring(audit)
+	expect("the file follows", "", 0)
 }

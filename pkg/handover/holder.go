@@ -14,8 +14,9 @@ import (
 
 // Successor is an agent that is ready to take over.
 type Successor struct {
-	lease *Lease
-	conn  *net.UnixConn
+	lease   *Lease
+	conn    *net.UnixConn
+	version int // in which they talk
 }
 
 // acceptPause is how long one that asks waits where there is no descriptor for
@@ -48,38 +49,48 @@ func (l *Lease) Successor(ctx context.Context, log *slog.Logger) (*Successor, er
 		case err != nil:
 			return nil, fmt.Errorf("handover: accept: %w", err)
 		}
-		if err := greet(c); err != nil {
+		version, err := greet(c, spoken)
+		if err != nil {
 			log.Warn("an agent may not take over", "err", err)
 			c.Close()
 			continue
 		}
-		return &Successor{lease: l, conn: c}, nil
+		return &Successor{lease: l, conn: c, version: version}, nil
 	}
 }
 
-// greet checks who asks, and what it can read.
-func greet(c *net.UnixConn) error {
+// greet checks who asks, and returns the version in which to talk. An agent
+// that speaks none of these is told which they are.
+func greet(c *net.UnixConn, speak versions) (version int, err error) {
 	if err := checkPeer(c); err != nil {
-		return err
+		return 0, err
 	}
 	m, file, err := receive(c)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if file != nil {
-		file.Close()
+	if err := m.mustBe(hello, file); err != nil {
+		return 0, err
 	}
-	if m.Kind != hello || m.Version != version {
-		err := fmt.Errorf("handover: asked in version %d, and version %d is spoken here", m.Version, version)
-		return errors.Join(err, send(c, message{Kind: refusal, Reason: err.Error()}, nil))
+	version = speak.common(m.speaks())
+	if version == 0 {
+		err := fmt.Errorf("handover: the next agent speaks %s, the running one %s: "+
+			"roll out a release in between, or delete the running agent's pod, which serves on while steered pods run", m.speaks(), speak)
+		return 0, errors.Join(err, send(c, message{Kind: refusal, Reason: err.Error()}, nil))
 	}
-	return nil
+	if version > 1 {
+		return version, send(c, message{Kind: agreed, Version: version}, nil)
+	}
+	return version, nil
 }
 
-// Offer sends all of the estate and the lease, and waits until the successor
-// has it. From the call on the caller must not write what the lease is for.
-// After an error nothing has changed, and it may again. Tokens too long to be
-// sent are left out: a token can be had anew.
+// Offer sends all of the estate and the lease, waits until the successor has it
+// and says that it is the successor's. From the call on the caller must not
+// write what the lease is for. After an error nothing has changed, and it may
+// again: the successor has not heard that it may write, and has given back what
+// it had, however late this agent was. Without an error the successor serves,
+// and the caller closes its listeners at leisure. Tokens too long to be sent
+// are left out: a token can be had again.
 func (s *Successor) Offer(e Estate) error {
 	items := []struct {
 		message
@@ -110,18 +121,19 @@ func (s *Successor) Offer(e Estate) error {
 	if err := send(s.conn, message{Kind: whole}, nil); err != nil {
 		return err
 	}
-	return expect(s.conn, taken)
+	if err := expect(s.conn, taken); err != nil {
+		return err
+	}
+	// The one point at which the lease passes: what cannot be sent, because the
+	// successor has given up, has not passed.
+	return send(s.conn, message{Kind: yours}, nil)
 }
 
 // maxToken leaves room for base64 and the rest of the message.
 const maxToken = maxMessage/4*3 - 1024
 
-// Release gives the lease to the successor, who may write from now on. The
-// caller must have closed its listeners. An error says that the successor did
-// not hear of it; the lease is gone all the same.
-func (s *Successor) Release() error {
-	return errors.Join(s.lease.forget(), send(s.conn, message{Kind: yours}, nil), s.Close())
-}
+// Release closes this agent's copies of the lease that Offer has passed on.
+func (s *Successor) Release() error { return errors.Join(s.lease.forget(), s.Close()) }
 
 // Close ends a conversation that led to nothing.
 func (s *Successor) Close() error { return s.conn.Close() }

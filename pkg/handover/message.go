@@ -6,22 +6,51 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// version is that of the messages. Either side refuses another.
-const version = 1
+// versions are those of the messages that an agent speaks, all from the lowest
+// to the highest. A version is a way to talk, not a release: raise the highest
+// with a change that the other side must know of, and the lowest once no agent
+// of before can be met in a rollout.
+type versions struct{ Lowest, Highest int }
+
+// spoken is what this program speaks.
+var spoken = versions{Lowest: 1, Highest: 1}
+
+func (v versions) String() string {
+	if v.Lowest == v.Highest {
+		return fmt.Sprintf("version %d", v.Lowest)
+	}
+	return fmt.Sprintf("versions %d to %d", v.Lowest, v.Highest)
+}
+
+// common returns the highest version that both speak; 0 if there is none.
+func (v versions) common(other versions) int {
+	highest := min(v.Highest, other.Highest)
+	if highest < max(v.Lowest, other.Lowest) {
+		return 0
+	}
+	return highest
+}
 
 const (
 	// maxMessage is more than the longest token with its key, and less than
 	// the kernel's default buffer of a socket (net.core.wmem_default).
 	maxMessage = 160 << 10
-	// stepTimeout bounds each message: an agent that hangs holds up no other.
-	stepTimeout = 10 * time.Second
 )
+
+// stepTimeout bounds each message until the lease passes, in nanoseconds: an
+// agent that hangs holds up no other.
+var stepTimeout atomic.Int64
+
+func init() { stepTimeout.Store(int64(10 * time.Second)) }
+
+func step() time.Duration { return time.Duration(stepTimeout.Load()) }
 
 // kind is what a message says.
 type kind string
@@ -29,18 +58,22 @@ type kind string
 const (
 	hello    kind = "hello"    // successor: give me what you hold
 	refusal  kind = "refusal"  // holder: no, and why
+	agreed   kind = "agreed"   // holder, from version 2 on: in this version
 	lock     kind = "lock"     // holder: the lock, as a descriptor
 	socket   kind = "socket"   // holder: this socket's listener, as a descriptor
 	listener kind = "listener" // holder: a listener, as a descriptor
 	token    kind = "token"    // holder: a cached token
 	whole    kind = "whole"    // holder: that was all
 	taken    kind = "taken"    // successor: I have it
-	yours    kind = "yours"    // holder: I have let go of it
+	yours    kind = "yours"    // holder: it is
 )
 
 type message struct {
-	Kind     kind      `json:"kind"`
+	Kind kind `json:"kind"`
+	// Version is the lowest that a successor speaks, Highest the highest. An
+	// agent of before ranges knows the former alone, and must find its own there.
 	Version  int       `json:"version,omitempty"`
+	Highest  int       `json:"highest,omitempty"`
 	Reason   string    `json:"reason,omitempty"`
 	Listener *Listener `json:"listener,omitempty"`
 	Token    []byte    `json:"token,omitempty"`
@@ -76,7 +109,7 @@ func send(c *net.UnixConn, m message, from syscall.Conn) error {
 	if err != nil {
 		return fmt.Errorf("handover: encode: %w", err)
 	}
-	if err := c.SetWriteDeadline(time.Now().Add(stepTimeout)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(step())); err != nil {
 		return fmt.Errorf("handover: %w", err)
 	}
 	write := func(rights []byte) error {
@@ -97,12 +130,20 @@ func send(c *net.UnixConn, m message, from syscall.Conn) error {
 	return errors.Join(err, writeErr)
 }
 
+// speaks returns the versions that a hello names.
+func (m message) speaks() versions { return versions{m.Version, max(m.Version, m.Highest)} }
+
 // receive returns the next message, and the descriptor that came with it or
-// nil. The caller closes it.
+// nil, and waits for it as long as a step may take. The caller closes it.
 func receive(c *net.UnixConn) (m message, file *os.File, err error) {
-	if err := c.SetReadDeadline(time.Now().Add(stepTimeout)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(step())); err != nil {
 		return m, nil, fmt.Errorf("handover: %w", err)
 	}
+	return read(c)
+}
+
+// read is receive with whatever deadline there is.
+func read(c *net.UnixConn) (m message, file *os.File, err error) {
 	text, rights := make([]byte, maxMessage), make([]byte, unix.CmsgSpace(4))
 	n, oobn, flags, _, err := c.ReadMsgUnix(text, rights)
 	if err != nil {
@@ -149,6 +190,12 @@ func expect(c *net.UnixConn, want kind) error {
 	if err != nil {
 		return err
 	}
+	return m.mustBe(want, file)
+}
+
+// mustBe fails for a message of another kind. It closes the file, which may be
+// nil.
+func (m message) mustBe(want kind, file *os.File) error {
 	if file != nil {
 		file.Close()
 	}

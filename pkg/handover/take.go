@@ -7,15 +7,22 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // Take asks the agent that holds the lease of the state directory for it and
-// for all that it has, and returns both once that agent has let go. The caller
-// must be ready to serve. After an error the other agent goes on as before, or
-// has died, when Acquire will get the lease.
+// for all that it has, and returns both once they have passed. The caller must
+// be ready to serve. After an error the other agent goes on as before, or has
+// died, when Acquire will get the lease. An agent that is slow to let go is
+// waited for until it has, it dies or ctx ends; if it dies, what came of it is
+// returned.
 func Take(ctx context.Context, stateDir string) (_ *Lease, _ *Estate, err error) {
+	return take(ctx, stateDir, spoken)
+}
+
+func take(ctx context.Context, stateDir string, speak versions) (_ *Lease, _ *Estate, err error) {
 	path := filepath.Join(stateDir, socketName)
-	dialed, err := (&net.Dialer{Timeout: stepTimeout}).DialContext(ctx, network, path)
+	dialed, err := (&net.Dialer{Timeout: step()}).DialContext(ctx, network, path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("handover: %w", err)
 	}
@@ -26,10 +33,10 @@ func Take(ctx context.Context, stateDir string) (_ *Lease, _ *Estate, err error)
 	if err := checkPeer(c); err != nil {
 		return nil, nil, err
 	}
-	if err := send(c, message{Kind: hello, Version: version}, nil); err != nil {
+	if err := send(c, message{Kind: hello, Version: speak.Lowest, Highest: speak.Highest}, nil); err != nil {
 		return nil, nil, err
 	}
-	h := heritage{lease: &Lease{path: path}}
+	h := heritage{lease: &Lease{path: path}, speak: speak}
 	defer func() {
 		if err != nil {
 			h.close()
@@ -38,23 +45,45 @@ func Take(ctx context.Context, stateDir string) (_ *Lease, _ *Estate, err error)
 	if err := h.receiveAll(c); err != nil {
 		return nil, nil, err
 	}
-	// From here on the other agent may let go at any moment: no way back.
+	// From here on the other agent may let go at any moment: the connection must
+	// not be closed before it is known whether it has.
 	if !stop() {
 		return nil, nil, ctx.Err()
 	}
-	if err := send(c, message{Kind: taken}, nil); err != nil {
-		return nil, nil, err
+	if err = send(c, message{Kind: taken}, nil); err == nil {
+		err = awaitLease(ctx, c)
 	}
-	if err := expect(c, yours); err != nil {
-		return nil, nil, err
+	if err == nil {
+		return h.lease, &h.estate, nil
 	}
-	return h.lease, &h.estate, nil
+	if lease, ok := h.outlive(stateDir); ok {
+		return lease, &h.estate, nil
+	}
+	return nil, nil, err
+}
+
+// awaitLease waits until the holder says that the lease has passed, for as long
+// as it takes: one that has no processor may have decided to let go already.
+// When ctx ends the socket is shut, so that it has either said so before, or
+// cannot any more and goes on.
+func awaitLease(ctx context.Context, c *net.UnixConn) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.CloseRead() })
+	defer stop()
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("handover: %w", err)
+	}
+	m, file, err := read(c)
+	if err != nil {
+		return errors.Join(ctx.Err(), err)
+	}
+	return m.mustBe(yours, file)
 }
 
 // heritage is what has come so far.
 type heritage struct {
 	lease  *Lease
 	estate Estate
+	speak  versions
 }
 
 func (h *heritage) receiveAll(c *net.UnixConn) error {
@@ -97,6 +126,8 @@ func (h *heritage) add(m message, file *os.File) (done bool, err error) {
 		}
 		m.Listener.Listener = l
 		h.estate.Listeners = append(h.estate.Listeners, *m.Listener)
+	case m.Kind == agreed && m.Version >= h.speak.Lowest && m.Version <= h.speak.Highest:
+		// Nothing of what follows differs between the versions yet.
 	case m.Kind == token:
 		h.estate.Tokens = append(h.estate.Tokens, m.Token)
 	case m.Kind == whole:
@@ -116,13 +147,27 @@ func (h *heritage) complete() error {
 	return nil
 }
 
+// outlive returns a new lease if the holder has died: nobody else has its
+// listeners then, and clients wait in their queues. The lock that came is the
+// holder's own, so it is given back first.
+func (h *heritage) outlive(stateDir string) (*Lease, bool) {
+	h.closeLease()
+	lease, err := Acquire(stateDir)
+	return lease, err == nil
+}
+
 // close gives back what has come: the holder still has its own copies.
 func (h *heritage) close() {
 	_ = h.estate.Close()
+	h.closeLease()
+}
+
+func (h *heritage) closeLease() {
 	if h.lease.lock != nil {
 		_ = h.lease.lock.Close()
 	}
 	if h.lease.socket != nil {
 		_ = h.lease.socket.Close()
 	}
+	h.lease.lock, h.lease.socket = nil, nil
 }

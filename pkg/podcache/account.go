@@ -24,7 +24,8 @@ type account struct {
 	users      map[*record]struct{}
 	stop       context.CancelFunc // ends the watch; nil: it is not watched yet
 	synced     bool               // the API told whether it exists
-	object     *serviceAccount    // nil: not seen, or it does not exist
+	object     *serviceAccount    // nil: not seen, or it did not exist when its pods came
+	deleted    bool               // since; object is as it was last
 	lastLabel  labelState         // as it was when the account last existed
 	identities []workload.MappedIdentity
 	changed    time.Time // when it was last seen to change; zero: never
@@ -70,14 +71,36 @@ func (c *Cache) use(r *record) *account {
 
 // follow has a service account watched, unless it is already or is nil.
 func (c *Cache) follow(ctx context.Context, a *account) {
-	if a == nil || a.stop != nil {
-		return
+	if a != nil && a.stop == nil {
+		c.followAfter(ctx, a, 0)
 	}
+}
+
+// followAfter has a service account that is not watched, watched after a while.
+func (c *Cache) followAfter(ctx context.Context, a *account, after time.Duration) {
 	ctx, a.stop = context.WithCancel(ctx)
 	accounts := c.client.CoreV1().ServiceAccounts(a.name.Namespace)
 	lw := listWatch(fields.OneTermEqualSelector("metadata.name", a.name.Name),
 		c.watchErrorsOf("service account "+a.name.String()), behind(c.gate, accounts.List), c.spread(a, accounts.Watch))
-	go keep(ctx, accountStore{c, a}, "serviceaccount", lw, c.client, &corev1.ServiceAccount{})
+	store := accountStore{c, a, ctx}
+	go func() {
+		if after > 0 && !c.sleep(ctx, after) {
+			return
+		}
+		keep(ctx, store, "serviceaccount", lw, c.client, &corev1.ServiceAccount{})
+	}()
+}
+
+// sleep waits for that long; false if ctx is done first.
+func (c *Cache) sleep(ctx context.Context, d time.Duration) bool {
+	timer := c.clock.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C():
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // spreadTime is how long the watches of an agent's service accounts take to
@@ -99,14 +122,8 @@ func (c *Cache) spread(a *account, next watchFunc) watchFunc {
 		if err != nil {
 			return nil, err
 		}
-		if (failed || waited) && c.hasSeen(a) {
-			timer := c.clock.NewTimer(rand.N(spreadTime))
-			defer timer.Stop()
-			select {
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			case <-timer.C():
-			}
+		if (failed || waited) && c.hasSeen(a) && !c.sleep(ctx, rand.N(spreadTime)) {
+			return nil, ctx.Err()
 		}
 		w, err := next(ctx, o)
 		failed = err != nil
@@ -160,11 +177,12 @@ func (c *Cache) endUnused(a *account) {
 type accountStore struct {
 	*Cache
 	account *account
+	ctx     context.Context // of the reflector: what it says later is old
 }
 
 // Add takes the account as it is now.
 func (s accountStore) Add(o any) error {
-	s.setAccount(s.account, []any{o})
+	s.setAccount([]any{o})
 	return nil
 }
 
@@ -173,13 +191,13 @@ func (s accountStore) Update(o any) error { return s.Add(o) }
 
 // Delete notes that the account does not exist.
 func (s accountStore) Delete(any) error {
-	s.setAccount(s.account, nil)
+	s.setAccount(nil)
 	return nil
 }
 
 // Replace takes the answer to a list: the account, or nothing.
 func (s accountStore) Replace(list []any, _ string) error {
-	s.setAccount(s.account, list)
+	s.setAccount(list)
 	return nil
 }
 
@@ -188,12 +206,19 @@ func (s accountStore) Resync() error { return nil }
 
 // setAccount takes what the API says of an account and works out its pods
 // anew if that is news. It takes the lock.
-func (c *Cache) setAccount(a *account, objects []any) {
+func (s accountStore) setAccount(objects []any) {
+	c, a := s.Cache, s.account
 	next := find(objects, a.name)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.accounts[a.name] != a {
+	if c.accounts[a.name] != a || s.ctx.Err() != nil {
 		return // its watch has ended
+	}
+	if deleted := next == nil && a.object != nil && len(a.users) > 0; deleted {
+		c.keepDeleted(a)
+		next = a.object
+	} else {
+		a.deleted = false
 	}
 	known := a.synced || a.object != nil
 	same := equal(a.object, next)
@@ -210,6 +235,16 @@ func (c *Cache) setAccount(a *account, objects []any) {
 	}
 	delete(c.pending, a.name)
 	c.checkReady()
+}
+
+// keepDeleted notes that an account was deleted whose pods still run: they stay
+// who they were. Nobody can make further ones without it.
+func (c *Cache) keepDeleted(a *account) {
+	if !a.deleted {
+		c.log.Info("a service account was deleted while pods use it; they keep their identity until they end",
+			"namespace", a.name.Namespace, "service_account", a.name.Name)
+	}
+	a.deleted = true
 }
 
 // readIdentities sets the account's mapped identities from its next object. A

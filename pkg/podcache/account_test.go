@@ -88,12 +88,35 @@ func TestServiceAccountRecreated(t *testing.T) {
 	sa := newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c1")
 	c := newCluster(t, config.Default(), newTestPod("shop", "cart", "u1", "cart", labeled), sa).start(t)
 	c.api.remove(sa)
-	eventually(t, "the account's end", func() bool { return !c.workload("u1").ServiceAccountSeen })
-	if w := c.workload("u1"); w.ClientID != "" || w.ServiceAccountUID != "" {
-		t.Errorf("a deleted account still gives client %q, UID %q", w.ClientID, w.ServiceAccountUID)
-	}
 	c.api.put(newTestAccount("shop", "cart", "sa2", workload.ClientIDAnnotation, "c2"))
 	eventually(t, "the new account", func() bool { return c.workload("u1").ServiceAccountUID == "sa2" })
+	if w := c.workload("u1"); w.ClientID != "c2" {
+		t.Errorf("client %q, want the new account's", w.ClientID)
+	}
+}
+
+// helm uninstall deletes the account before the pod has ended: a token in the
+// cache is the pod's until then.
+func TestServiceAccountDeletedWhileItsPodRuns(t *testing.T) {
+	sa := newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c1",
+		workload.IdentitiesAnnotation, `[{"clientId":"c2","principalId":"p2"}]`)
+	pod := newTestPod("shop", "cart", "u1", "cart", labeled)
+	c := newCluster(t, config.Default(), pod, sa).start(t)
+	want := c.workload("u1")
+	c.api.remove(sa)
+	eventually(t, "the deletion", func() bool { return c.logs.count("was deleted while pods use it") == 1 })
+	if diff := cmp.Diff(want, c.workload("u1")); diff != "" {
+		t.Errorf("the workload of a pod that still runs (-before +after):\n%s", diff)
+	}
+	c.api.remove(pod)
+	eventually(t, "the pod's end", func() bool { return len(c.Pods()) == 0 })
+	c.fake.Step(linger)
+	c.awaitWatches(t, podWatch)
+	c.api.put(newTestPod("shop", "cart-2", "u2", "cart", labeled))
+	eventually(t, "the next pod", func() bool { return len(c.Pods()) == 1 })
+	if w := c.workload("u2"); w.ServiceAccountUID != "" {
+		t.Errorf("a pod that came later has the deleted account's UID %q", w.ServiceAccountUID)
+	}
 }
 
 // Readiness and the verdicts of select: either wait for the account: until it
@@ -133,9 +156,7 @@ func TestLabelOutlivesADeletedServiceAccount(t *testing.T) {
 		newTestPod("shop", "cart", "u1", "cart"), newTestPod("bank", "teller", "u2", "teller")).start(t)
 	c.api.remove(labeledAccount)
 	c.api.remove(plain)
-	eventually(t, "the accounts' end", func() bool {
-		return !c.workload("u1").ServiceAccountSeen && !c.workload("u2").ServiceAccountSeen
-	})
+	eventually(t, "the accounts' end", func() bool { return c.logs.count("was deleted while pods use it") == 2 })
 	if c.verdict("u1") != workload.Steer || c.verdict("u2") != workload.Pass {
 		t.Errorf("verdicts = %v, %v, want steer and pass", c.verdict("u1"), c.verdict("u2"))
 	}
@@ -147,7 +168,7 @@ func TestLabelOutlivesADeletedServiceAccount(t *testing.T) {
 func TestReadyForgetsAccountsWithoutPods(t *testing.T) {
 	c := newCluster(t, config.Default())
 	c.api.setFail(func(string) error { return apierrors.NewForbidden(corev1.Resource("serviceaccounts"), "", nil) })
-	s := podStore{c.Cache, t.Context()}
+	s := podStore{Cache: c.Cache, ctx: t.Context(), round: t.Context(), again: new(bool)}
 	p := newTestPod("shop", "cart", "u1", "cart")
 	if err := s.Replace([]any{p}, ""); err != nil {
 		t.Fatal(err)
@@ -186,14 +207,14 @@ func TestBrokenIdentitiesAreLoggedOncePerChange(t *testing.T) {
 // service account's identity to another.
 func TestOtherServiceAccountsAreNotTaken(t *testing.T) {
 	c := newCluster(t, config.Default())
-	s := podStore{c.Cache, t.Context()}
+	s := podStore{Cache: c.Cache, ctx: t.Context(), round: t.Context(), again: new(bool)}
 	if err := s.Add(newTestPod("shop", "cart", "u1", "cart")); err != nil {
 		t.Fatal(err)
 	}
 	c.mu.RLock()
 	a := c.accounts[types.NamespacedName{Namespace: "shop", Name: "cart"}]
 	c.mu.RUnlock()
-	if err := (accountStore{c.Cache, a}).Replace([]any{newTestAccount("shop", "other", "sa2", workload.ClientIDAnnotation, "c2")}, ""); err != nil {
+	if err := (accountStore{c.Cache, a, t.Context()}).Replace([]any{newTestAccount("shop", "other", "sa2", workload.ClientIDAnnotation, "c2")}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if w := c.workload("u1"); w.ServiceAccountSeen || w.ClientID != "" {

@@ -11,8 +11,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
@@ -49,7 +47,8 @@ type Cache struct {
 	ready       chan struct{}
 	unanswered  chan struct{}
 	giveUp      func()        // closes unanswered
-	switched    chan struct{} // exempt became nil, or ceased to be
+	switched    chan struct{} // exempt became nil, or ceased to be; or is to be listed again
+	relist      chan bool     // pods are to be listed again; true: the API server's own word, not its cache's
 
 	tokenAudience string // as in Options, but never empty
 
@@ -64,6 +63,8 @@ type Cache struct {
 	pending     map[types.NamespacedName]struct{} // accounts that are yet to come
 	asOf        time.Time                         // of the imported state that is gone by; zero: of none
 	subscribers map[chan struct{}]struct{}
+	strangers   map[string]*stranger // by UID: pods that run and that the API does not explain
+	asked       time.Time            // when they had pods listed again
 }
 
 // record is a pod as the cache knows it. It is replaced, never changed.
@@ -73,7 +74,7 @@ type record struct {
 }
 
 // New returns a cache that is empty until Run, and registers the metrics
-// sidestep_pods and sidestep_pods_stale. It fails for a configuration that
+// sidestep_pods, sidestep_pods_stale and sidestep_pods_unexplained. It fails for a configuration that
 // config.Parse would refuse, and if the metrics cannot be registered.
 func New(o Options) (*Cache, error) {
 	p, err := newPolicy(o.Config)
@@ -91,6 +92,7 @@ func New(o Options) (*Cache, error) {
 		ready:       make(chan struct{}),
 		unanswered:  make(chan struct{}),
 		switched:    make(chan struct{}, 1),
+		relist:      make(chan bool, 1),
 		policy:      p,
 		records:     map[types.NamespacedName]*record{},
 		claims:      map[string][]*record{},
@@ -98,6 +100,7 @@ func New(o Options) (*Cache, error) {
 		entries:     map[string]*entry{},
 		pending:     map[types.NamespacedName]struct{}{},
 		subscribers: map[chan struct{}]struct{}{},
+		strangers:   map[string]*stranger{},
 	}
 	c.tokenAudience = cmp.Or(o.TokenAudience, workload.TokenAudience)
 	c.giveUp = sync.OnceFunc(func() { close(c.unanswered) })
@@ -117,11 +120,8 @@ func (c *Cache) Ready() <-chan struct{} { return c.ready }
 // Run follows the API until ctx is done, and returns nil then. The cache goes
 // on answering with what it knew. Run may be called once.
 func (c *Cache) Run(ctx context.Context) error {
-	pods := c.client.CoreV1().Pods("")
-	lw := listWatch(fields.OneTermEqualSelector("spec.nodeName", c.node), c.watchErrorsOf("pods"),
-		opening(c.gate, pods.List), opening(c.gate, pods.Watch))
-	// Not waited for: a reflector that backs off sleeps through its context's end.
-	go keep(ctx, podStore{c, ctx}, "pods", lw, c.client, &corev1.Pod{})
+	go c.followPods(ctx)
+	go c.listFromTimeToTime(ctx)
 	go c.awaitAnswer(ctx)
 	c.followIdentityExceptions(ctx)
 	return nil

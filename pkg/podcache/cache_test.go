@@ -163,7 +163,7 @@ func TestSetConfigAppliesToEveryPod(t *testing.T) {
 
 func TestSubscribe(t *testing.T) {
 	c := newCluster(t, config.Default())
-	s := podStore{c.Cache, t.Context()}
+	s := podStore{Cache: c.Cache, ctx: t.Context(), round: t.Context(), again: new(bool)}
 	add := func(o *corev1.Pod) {
 		t.Helper()
 		if err := s.Add(o); err != nil {
@@ -209,6 +209,9 @@ sidestep_pods{verdict="unknown"} 0
 # HELP sidestep_pods_stale 1 while pods are as an earlier agent knew them, since the API server has not answered this one yet; else 0.
 # TYPE sidestep_pods_stale gauge
 sidestep_pods_stale 0
+# HELP sidestep_pods_unexplained Pods that have run here for 5 s and that the API server has not told of: while there are some, the agent may be blind.
+# TYPE sidestep_pods_unexplained gauge
+sidestep_pods_unexplained 0
 `
 	if err := testutil.GatherAndCompare(c.metrics, strings.NewReader(want)); err != nil {
 		t.Error(err)

@@ -74,7 +74,9 @@ type call[T any] = func(context.Context, metav1.ListOptions) (T, error)
 func opening[T any](g *gate, next call[T]) call[T] {
 	return func(ctx context.Context, o metav1.ListOptions) (T, error) {
 		t, err := next(ctx, o)
-		g.answered(err)
+		if ctx.Err() == nil { // else it was given up, and the next one tells
+			g.answered(err)
+		}
 		return t, err
 	}
 }

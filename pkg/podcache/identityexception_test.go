@@ -117,7 +117,7 @@ func TestIdentityExceptionsAreSwitchedLive(t *testing.T) {
 			t.Errorf("verdict while they are listed: %v", v)
 		}
 		eventually(t, "the exception", func() bool { return c.verdict("u1") == workload.Pass })
-		late := identityExceptionStore{c.Cache, c.exempt}
+		late := identityExceptionStore{c.Cache, c.exempt, t.Context()}
 		if err := c.SetConfig(config.Default()); err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +182,7 @@ func TestClusterWithoutIdentityExceptions(t *testing.T) {
 	if v := c.verdict("u1"); v != workload.Steer {
 		t.Errorf("verdict without the kind: %v", v)
 	}
-	store := identityExceptionStore{c.Cache, c.exempt}
+	store := identityExceptionStore{c.Cache, c.exempt, t.Context()}
 	for range 3 {
 		store.failed(t.Context(), errNoKind)
 	}

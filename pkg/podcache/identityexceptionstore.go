@@ -49,7 +49,7 @@ func (c *Cache) watchIdentityExceptions(ctx context.Context) (stop context.Cance
 	if c.exempt == nil {
 		return stop
 	}
-	store := identityExceptionStore{c, c.exempt}
+	store := identityExceptionStore{c, c.exempt, ctx}
 	objects := c.dynamic.Resource(identityExceptionKind.GroupVersion().WithResource(identityExceptionResource))
 	lw := listWatch(fields.Everything(), store.failed, behind(c.gate, objects.List), behind(c.gate, objects.Watch))
 	example := &unstructured.Unstructured{}
@@ -62,11 +62,12 @@ func (c *Cache) watchIdentityExceptions(ctx context.Context) (stop context.Cance
 type identityExceptionStore struct {
 	*Cache
 	exceptions *identityExceptions
+	ctx        context.Context // of the reflector: what it says later is old
 }
 
 // inForce reports whether the objects that the store is for are still
 // honoured: its reflector may outlive them. The caller holds the lock.
-func (s identityExceptionStore) inForce() bool { return s.exempt == s.exceptions }
+func (s identityExceptionStore) inForce() bool { return s.exempt == s.exceptions && s.ctx.Err() == nil }
 
 // Add takes an object as it is now.
 func (s identityExceptionStore) Add(o any) error {

@@ -199,7 +199,7 @@ func TestImportKnowsAccountsLabels(t *testing.T) {
 	sa.Labels = map[string]string{workload.UseLabel: "true"}
 	before := newCluster(t, either, sa, newTestPod("shop", "cart", "u1", "cart"), newTestPod("bank", "x", "u2", "unseen")).start(t)
 	before.api.remove(sa)
-	eventually(t, "the account's end", func() bool { return !before.workload("u1").ServiceAccountSeen })
+	eventually(t, "the account's end", func() bool { return before.logs.count("was deleted while pods use it") == 1 })
 	c := startDown(t, either)
 	c.mustImport(t, before.export(t))
 	if c.verdict("u1") != workload.Steer || c.verdict("u2") != workload.Unknown {

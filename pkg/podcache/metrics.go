@@ -14,6 +14,10 @@ var staleDesc = prometheus.NewDesc("sidestep_pods_stale",
 	"1 while pods are as an earlier agent knew them, since the API server has not answered this one yet; else 0.",
 	nil, nil)
 
+var unexplainedDesc = prometheus.NewDesc("sidestep_pods_unexplained",
+	"Pods that have run here for 5 s and that the API server has not told of: while there are some, the agent may be blind.",
+	nil, nil)
+
 // collector counts the cache's pods when metrics are read.
 type collector struct{ cache *Cache }
 
@@ -21,6 +25,7 @@ type collector struct{ cache *Cache }
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- podsDesc
 	ch <- staleDesc
+	ch <- unexplainedDesc
 }
 
 // Collect sends the number of pods of each verdict, and whether they are stale.
@@ -43,4 +48,5 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		stale = 1
 	}
 	ch <- prometheus.MustNewConstMetric(staleDesc, prometheus.GaugeValue, stale)
+	ch <- prometheus.MustNewConstMetric(unexplainedDesc, prometheus.GaugeValue, float64(len(c.cache.Unexplained())))
 }

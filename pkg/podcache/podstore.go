@@ -15,14 +15,16 @@ import (
 // are not kept.
 type podStore struct {
 	*Cache
-	ctx context.Context // of the watches of service accounts that pods start
+	ctx   context.Context // of the watches of service accounts that pods start
+	round context.Context // of the reflector: what it says later is old
+	again *bool           // the list to come is one that the cache asked for
 }
 
 // Add takes a new pod.
 func (s podStore) Add(o any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.set(s.ctx, o.(*corev1.Pod)) {
+	if s.round.Err() == nil && s.set(s.ctx, o.(*corev1.Pod)) {
 		s.notify()
 	}
 	return nil
@@ -37,7 +39,7 @@ func (s podStore) Delete(o any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	r := s.records[types.NamespacedName{Namespace: gone.Namespace, Name: gone.Name}]
-	if r != nil && r.objectUID == gone.UID {
+	if s.round.Err() == nil && r != nil && r.objectUID == gone.UID {
 		s.replace(s.ctx, r, nil)
 		s.notify()
 	}
@@ -48,6 +50,9 @@ func (s podStore) Delete(o any) error {
 func (s podStore) Replace(list []any, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.round.Err() != nil {
+		return nil
+	}
 	present := make(map[types.NamespacedName]struct{}, len(list))
 	changed := false
 	for _, item := range list {
@@ -66,7 +71,12 @@ func (s podStore) Replace(list []any, _ string) error {
 	}
 	if changed {
 		s.notify()
+		if *s.again {
+			s.log.Warn("the list of pods has what the watch did not tell: service accounts are listed again too")
+			s.relistOthers(s.ctx)
+		}
 	}
+	*s.again = false
 	return nil
 }
 

@@ -10,7 +10,7 @@ import (
 // A late deletion of the old pod must not take the new one along.
 func TestDeletionOfTheOldUIDLeavesTheNewPod(t *testing.T) {
 	c := newCluster(t, config.Default())
-	s := podStore{c.Cache, t.Context()}
+	s := podStore{Cache: c.Cache, ctx: t.Context(), round: t.Context(), again: new(bool)}
 	for _, err := range []error{
 		s.Add(newTestPod("shop", "db-0", "u2", "")),
 		s.Delete(newTestPod("shop", "db-0", "u1", "")),
@@ -29,7 +29,7 @@ func TestPodsOfOtherNodesAreNotTaken(t *testing.T) {
 	c := newCluster(t, config.Default())
 	p := newTestPod("shop", "cart", "u1", "")
 	p.Spec.NodeName = "node-2"
-	if err := (podStore{c.Cache, t.Context()}).Add(p); err != nil {
+	if err := (podStore{Cache: c.Cache, ctx: t.Context(), round: t.Context(), again: new(bool)}).Add(p); err != nil {
 		t.Fatal(err)
 	}
 	if pods := c.Pods(); len(pods) != 0 {
@@ -39,7 +39,7 @@ func TestPodsOfOtherNodesAreNotTaken(t *testing.T) {
 
 func TestRelistForgetsPodsThatWentUnseen(t *testing.T) {
 	c := newCluster(t, config.Default())
-	s := podStore{c.Cache, t.Context()}
+	s := podStore{Cache: c.Cache, ctx: t.Context(), round: t.Context(), again: new(bool)}
 	stay, gone := newTestPod("shop", "a", "u1", ""), newTestPod("shop", "b", "u2", "")
 	if err := s.Replace([]any{stay, gone}, ""); err != nil {
 		t.Fatal(err)

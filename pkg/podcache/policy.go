@@ -13,6 +13,7 @@ import (
 
 // policy is the part of a configuration that decides about pods.
 type policy struct {
+	allHeld        bool     // nothing else counts
 	scope          []string // namespaces; empty: all
 	exceptions     []exception
 	either         bool // the label counts on the service account too
@@ -38,6 +39,7 @@ const (
 // newPolicy fails only for a configuration that config.Parse would refuse.
 func newPolicy(c *config.AgentConfiguration) (*policy, error) {
 	p := &policy{
+		allHeld:        c.AllHeld,
 		scope:          c.Scope.Namespaces,
 		either:         c.Select == config.SelectEither,
 		denyWireServer: c.WireServer == config.WireServerDeny,
@@ -86,6 +88,9 @@ func (p *policy) decide(pod *pod, account labelState, exempt *identityExceptions
 
 // decidePod applies the rules in their order: exceptions, scope, label.
 func (p *policy) decidePod(pod *pod, account labelState, exempt *identityExceptions) workload.Decision {
+	if p.allHeld {
+		return workload.Decision{Verdict: workload.Unknown, Reason: "no valid configuration"}
+	}
 	if reason, ok := p.leftAlone(pod, exempt); ok {
 		return workload.Decision{Verdict: workload.Pass, Reason: reason}
 	}

@@ -195,3 +195,25 @@ func TestDecideDeniesTheWireServer(t *testing.T) {
 		})
 	}
 }
+
+// Without a valid configuration nothing says who may pass.
+func TestHeldConfigurationHoldsEveryPod(t *testing.T) {
+	system := newTestPod("kube-system", "dns", "u2", "dns")
+	system.Labels = map[string]string{"kubernetes.azure.com/managedby": "aks"}
+	c := newCluster(t, config.Held(),
+		newTestPod("shop", "cart", "u1", "cart", labeled), system,
+		newTestPod("shop", "web", "u3", "web")).start(t)
+	for _, uid := range []string{"u1", "u2", "u3"} {
+		if got := c.verdict(uid); got != workload.Unknown {
+			t.Errorf("%s: %v, want to be held", uid, got)
+		}
+	}
+	if err := c.SetConfig(config.Default()); err != nil {
+		t.Fatal(err)
+	}
+	for uid, want := range map[string]workload.Verdict{"u1": workload.Steer, "u2": workload.Pass, "u3": workload.Pass} {
+		if got := c.verdict(uid); got != want {
+			t.Errorf("%s: %v once there is a configuration, want %v", uid, got, want)
+		}
+	}
+}

@@ -68,7 +68,7 @@ func TestStateHasAllThatIsKept(t *testing.T) {
 		"record":           emptyFields(reflect.ValueOf(*r)),
 		"service account":  emptyFields(reflect.ValueOf(*a.object)),
 		"identity binding": emptyFields(reflect.ValueOf(*r.binding)),
-		"account":          emptyFields(reflect.ValueOf(*a), "users", "stop", "synced", "identities"),
+		"account":          emptyFields(reflect.ValueOf(*a), "users", "stop", "synced", "identities", "deleted"),
 	} {
 		if empty != nil {
 			t.Errorf("%s: this test sets no %v", what, empty)

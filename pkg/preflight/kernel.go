@@ -14,17 +14,17 @@ const (
 
 func kernel(o Options) Result {
 	const name = "kernel"
-	mend := fmt.Sprintf("use a node image with Linux %d.%d or newer", minMajor, minMinor)
+	fix := fmt.Sprintf("use a node image with Linux %d.%d or newer", minMajor, minMinor)
 	release, err := o.Kernel()
 	if err != nil {
-		return fail(name, mend, "release unknown: %v", err)
+		return fail(name, fix, "release unknown: %v", err)
 	}
 	var major, minor int
 	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
-		return fail(name, mend, "release %q is not understood", release)
+		return fail(name, fix, "release %q is not understood", release)
 	}
 	if major < minMajor || major == minMajor && minor < minMinor {
-		return fail(name, mend, "Linux %s is too old", release)
+		return fail(name, fix, "Linux %s is too old", release)
 	}
 	return ok(name, "Linux %s", release)
 }
@@ -40,7 +40,7 @@ func unameRelease() (string, error) {
 func programs(o Options) Result {
 	const name = "programs"
 	if err := o.LoadPrograms(); err != nil {
-		return fail(name, "mend what fails above first; if nothing does, the node's kernel was built without "+
+		return fail(name, "fix what fails above first; if nothing does, the node's kernel was built without "+
 			"CONFIG_CGROUP_BPF, or lockdown or another security module forbids bpf()", "do not load: %v", err)
 	}
 	return ok(name, "load")

@@ -23,17 +23,17 @@ func cgroupV2(o Options) Result {
 
 func kubepods(o Options) Result {
 	const name = "kubepods"
-	const mend = "run it on a node whose kubelet runs, or set --kubepods-cgroup to the cgroup that pods' cgroups are below"
+	const fix = "run it on a node whose kubelet runs, or set --kubepods-cgroup to the cgroup that pods' cgroups are below"
 	path, err := kubepodsPath(o)
 	if err != nil {
-		return fail(name, mend, "%v", err)
+		return fail(name, fix, "%v", err)
 	}
 	st, err := os.Stat(path)
 	if err != nil {
-		return fail(name, mend, "%v", err)
+		return fail(name, fix, "%v", err)
 	}
 	if !st.IsDir() {
-		return fail(name, mend, "%s is not a directory", path)
+		return fail(name, fix, "%s is not a directory", path)
 	}
 	return ok(name, "%s", path)
 }

@@ -35,10 +35,10 @@ type Result struct {
 	Name   string
 	OK     bool
 	Detail string // what was found
-	Mend   string // what to do; empty if OK
+	Fix    string // what to do; empty if OK
 }
 
-// Run makes all checks, in the order in which their failures are best mended.
+// Run makes all checks, in the order in which their failures are best fixed.
 func Run(o Options) []Result {
 	if o.Kernel == nil {
 		o.Kernel = unameRelease
@@ -65,7 +65,7 @@ func Print(w io.Writer, results []Result) error {
 		if r.OK {
 			fmt.Fprintf(tw, "ok\t%s\t%s\n", r.Name, r.Detail)
 		} else {
-			fmt.Fprintf(tw, "FAIL\t%s\t%s. Mend: %s\n", r.Name, r.Detail, r.Mend)
+			fmt.Fprintf(tw, "FAIL\t%s\t%s. Fix: %s\n", r.Name, r.Detail, r.Fix)
 		}
 	}
 	return tw.Flush()
@@ -75,6 +75,6 @@ func ok(name, format string, args ...any) Result {
 	return Result{Name: name, OK: true, Detail: fmt.Sprintf(format, args...)}
 }
 
-func fail(name, mend, format string, args ...any) Result {
-	return Result{Name: name, Detail: fmt.Sprintf(format, args...), Mend: mend}
+func fail(name, fix, format string, args ...any) Result {
+	return Result{Name: name, Detail: fmt.Sprintf(format, args...), Fix: fix}
 }

@@ -95,7 +95,7 @@ func TestRunOnANodeThatCanRunIt(t *testing.T) {
 	var names []string
 	for _, r := range Run(n.options) {
 		names = append(names, r.Name)
-		if !r.OK || r.Detail == "" || r.Mend != "" {
+		if !r.OK || r.Detail == "" || r.Fix != "" {
 			t.Errorf("%+v", r)
 		}
 	}
@@ -119,7 +119,7 @@ func TestFailures(t *testing.T) {
 		spoil  func(*testing.T, *node)
 		check  string
 		detail string
-		mend   string
+		fix    string
 	}{
 		"old kernel":         {func(_ *testing.T, n *node) { n.kernel("5.14.21-150500") }, "kernel", "5.14.21", "Linux 5.15"},
 		"older major":        {func(_ *testing.T, n *node) { n.kernel("4.19.0") }, "kernel", "4.19.0", "Linux 5.15"},
@@ -162,8 +162,8 @@ func TestFailures(t *testing.T) {
 			n := newNode(t)
 			tc.spoil(t, n)
 			r := result(t, Run(n.options), tc.check)
-			if r.OK || !strings.Contains(r.Detail, tc.detail) || !strings.Contains(r.Mend, tc.mend) {
-				t.Errorf("got %+v, want a failure with %q, mended by %q", r, tc.detail, tc.mend)
+			if r.OK || !strings.Contains(r.Detail, tc.detail) || !strings.Contains(r.Fix, tc.fix) {
+				t.Errorf("got %+v, want a failure with %q, fixed by %q", r, tc.detail, tc.fix)
 			}
 		})
 	}
@@ -215,13 +215,13 @@ func TestPrint(t *testing.T) {
 	var out bytes.Buffer
 	err := Print(&out, []Result{
 		{Name: "kernel", OK: true, Detail: "Linux 6.8.0"},
-		{Name: "capabilities", Detail: "missing: CAP_BPF", Mend: "add BPF"},
+		{Name: "capabilities", Detail: "missing: CAP_BPF", Fix: "add BPF"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := "ok    kernel        Linux 6.8.0\n" +
-		"FAIL  capabilities  missing: CAP_BPF. Mend: add BPF\n"
+		"FAIL  capabilities  missing: CAP_BPF. Fix: add BPF\n"
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}

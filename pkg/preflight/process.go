@@ -54,16 +54,16 @@ func appArmor(o Options) Result {
 	if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(enabled)) != "Y" {
 		return ok(name, "not in force")
 	}
-	const mend = "set securityContext.appArmorProfile.type: Unconfined on the agent's container"
+	const fix = "set securityContext.appArmorProfile.type: Unconfined on the agent's container"
 	// The module's own file: the common one, attr/current, may be another
 	// security module's.
 	profile, err := os.ReadFile(filepath.Join(o.Proc, "self/attr/apparmor/current"))
 	if err != nil {
-		return fail(name, mend, "profile cannot be read: %v", err)
+		return fail(name, fix, "profile cannot be read: %v", err)
 	}
 	label := trimLabel(profile)
 	if label != "unconfined" && !strings.HasSuffix(label, " (complain)") {
-		return fail(name, mend, "confined by %s", label)
+		return fail(name, fix, "confined by %s", label)
 	}
 	return ok(name, "%s", label)
 }

@@ -62,7 +62,7 @@ func printTables(w io.Writer, r Report, wide bool) error {
 	table(&b, podRows(r.Pods, wide))
 	b.WriteString("\n")
 	table(&b, serviceAccountRows(r.ServiceAccounts, wide))
-	printMends(&b, r.ServiceAccounts)
+	printFixes(&b, r.ServiceAccounts)
 	if wide {
 		b.WriteString("\n")
 		table(&b, counterRows(r.Counters))
@@ -103,8 +103,8 @@ func serviceAccountRows(accounts []ServiceAccount, wide bool) [][]string {
 	return rows
 }
 
-// printMends writes the commands below the table, whole, to be copied.
-func printMends(b *strings.Builder, accounts []ServiceAccount) {
+// printFixes writes the commands below the table, whole, to be copied.
+func printFixes(b *strings.Builder, accounts []ServiceAccount) {
 	for _, a := range accounts {
 		if a.Fix != "" {
 			fmt.Fprintf(b, "\nto fix %s/%s:\n  %s\n", Cell(a.Namespace), Cell(a.Name), Cell(a.Fix))

@@ -13,6 +13,8 @@ type Report struct {
 	// TokenRequest: a pod without a projected token has one asked for.
 	TokenRequest bool `json:"tokenRequest"`
 	Ready        bool `json:"ready"`
+	// Configuration is what is applied of the configuration.
+	Configuration Configuration `json:"configuration"`
 	// StaleSince is when the snapshot was taken that pods and service accounts
 	// are from, while the API server has not answered this agent yet. Zero:
 	// they are as the API server says.
@@ -24,8 +26,17 @@ type Report struct {
 	ServiceAccounts []ServiceAccount `json:"serviceAccounts"`
 	// Counters are connects since the programs were attached, by verdict.
 	Counters map[string]uint64 `json:"counters,omitempty"`
-	// Problems are what a person should know or mend, one line each.
+	// Problems are what a person should know or fix, one line each.
 	Problems []string `json:"problems,omitempty"`
+}
+
+// Configuration is what is applied of the agent's configuration.
+type Configuration struct {
+	// Origin is file, configMap, kept (the last good one that an agent of this
+	// node kept) or none (there was no valid one: every pod is held).
+	Origin string `json:"origin"`
+	// Refused is why the newest version is not applied; empty: it is.
+	Refused string `json:"refused,omitempty"`
 }
 
 // Pod is one pod of the node with what was decided on it.

@@ -117,12 +117,12 @@ func TestBPFFSUnmounted(t *testing.T) {
 }
 
 func TestNoBPFFSAtStart(t *testing.T) {
-	r := open(t, "no BPF filesystem at the start", "agent run and agent check name the mend; starts once mounted")
+	r := open(t, "no BPF filesystem at the start", "agent run and agent check name the fix; starts once mounted")
 	check(t, r.Agent.Kill())
 	check(t, unix.Unmount(r.Node.BPFFS, unix.MNT_DETACH))
 	r.endsWith("not a BPF filesystem: mount one there (mount -t bpf")
 	out, err := r.Agent.Check(t.Context(), r.Scene)
-	if err == nil || !strings.Contains(out, "Mend: mount it on the node: mount -t bpf") {
+	if err == nil || !strings.Contains(out, "Fix: mount it on the node: mount -t bpf") {
 		t.Errorf("agent check: %v\n%s", err, out)
 	}
 	r.see("both say: mount -t bpf")
@@ -180,7 +180,7 @@ func (r *rig) attach(cgroup string) (detach func(), err error) {
 }
 
 func TestAnothersProgramBeforeOurs(t *testing.T) {
-	r := open(t, "another's program above, flags=0, before ours", "agent run and agent check name it and the mend; starts once it is gone")
+	r := open(t, "another's program above, flags=0, before ours", "agent run and agent check name it and the fix; starts once it is gone")
 	check(t, r.Agent.Kill())
 	check(t, os.RemoveAll(r.pins())) // as on a node that has just booted
 	above := filepath.Dir(r.Node.Kubepods)
@@ -192,7 +192,7 @@ func TestAnothersProgramBeforeOurs(t *testing.T) {
 	if err == nil || !strings.Contains(out, says) {
 		t.Errorf("agent check: %v\n%s", err, out)
 	}
-	r.see("both name program, place and mend")
+	r.see("both name program, place and fix")
 	detach()
 	check(t, r.Restart(t.Context()))
 	r.want(r.steered, ownToken)

@@ -13,12 +13,15 @@ import (
 func TestConfigurationIsTheDefaultsAndOneDifference(t *testing.T) {
 	all := rendered(t)
 	for name, change := range map[string]func(*config.AgentConfiguration){
-		"base":           func(*config.AgentConfiguration) {},
-		"boot-guard":     func(*config.AgentConfiguration) {},
-		"node-delivery":  func(*config.AgentConfiguration) {},
-		"taint":          func(*config.AgentConfiguration) {},
-		"token-request":  func(*config.AgentConfiguration) {},
-		"audit":          func(c *config.AgentConfiguration) { c.Mode = config.ModeAudit },
+		"base":          func(*config.AgentConfiguration) {},
+		"boot-guard":    func(*config.AgentConfiguration) {},
+		"node-delivery": func(*config.AgentConfiguration) {},
+		"taint":         func(*config.AgentConfiguration) {},
+		"token-request": func(*config.AgentConfiguration) {},
+		"audit":         func(c *config.AgentConfiguration) { c.Mode = config.ModeAudit },
+		"recommended": func(c *config.AgentConfiguration) {
+			c.Unlabeled, c.WireServer = config.UnlabeledDeny, config.WireServerDeny
+		},
 		"deny-unlabeled": func(c *config.AgentConfiguration) { c.Unlabeled = config.UnlabeledDeny },
 		"metadata-only":  func(c *config.AgentConfiguration) { c.Unlabeled = config.UnlabeledMetadataOnly },
 		"canary":         func(c *config.AgentConfiguration) { c.Scope.Namespaces = []string{"sidestep-canary"} },

@@ -22,7 +22,7 @@ import (
 const manifests = "../../manifests"
 
 // overlays are those that the project promises.
-var overlays = []string{"audit", "boot-guard", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "taint", "token-request"}
+var overlays = []string{"audit", "boot-guard", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "recommended", "taint", "token-request"}
 
 // rendered is everything that is rendered, by name, as typed objects.
 func rendered(t *testing.T) map[string][]runtime.Object {
@@ -125,8 +125,8 @@ var added = map[string][]string{
 func TestOverlaysHaveTheBasesObjects(t *testing.T) {
 	all := rendered(t)
 	want := identities(t, all["base"])
-	if len(want) != 8 {
-		t.Errorf("the base has %d objects, want 8: %v", len(want), want)
+	if len(want) != 10 {
+		t.Errorf("the base has %d objects, want 10: %v", len(want), want)
 	}
 	for _, name := range overlays {
 		want := append(slices.Clone(want), added[name]...)

@@ -1,0 +1,112 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// short has every step time out soon.
+func short(t *testing.T) {
+	t.Helper()
+	former := stepTimeout.Swap(int64(50 * time.Millisecond))
+	t.Cleanup(func() { stepTimeout.Store(former) })
+}
+
+// told returns the holder's end of a hand-over once all has been sent and the
+// successor has said that it has it, and what Take then returns.
+func told(ctx context.Context, t *testing.T, l *Lease) (*Successor, <-chan taking) {
+	t.Helper()
+	done := make(chan taking, 1)
+	go func() {
+		lease, estate, err := Take(ctx, filepath.Dir(l.path))
+		done <- taking{lease, estate, err}
+	}()
+	s, err := l.Successor(t.Context(), quiet)
+	check(t, err)
+	check(t, send(s.conn, message{Kind: lock}, l.lock))
+	check(t, send(s.conn, message{Kind: socket}, l.socket))
+	check(t, send(s.conn, message{Kind: whole}, nil))
+	check(t, expect(s.conn, taken))
+	return s, done
+}
+
+type taking struct {
+	lease  *Lease
+	estate *Estate
+	err    error
+}
+
+// A holder that has no processor for longer than a step may take has decided to
+// let go: a successor that gives up meanwhile would leave listeners to nobody.
+func TestASlowHolderIsWaitedFor(t *testing.T) {
+	short(t)
+	l := acquire(t, stateDir(t))
+	s, done := told(t.Context(), t, l)
+	select {
+	case got := <-done:
+		t.Fatalf("given up: %v", got.err)
+	case <-time.After(5 * step()):
+	}
+	check(t, send(s.conn, message{Kind: yours}, nil))
+	got := <-done
+	check(t, errors.Join(got.err, s.Release()))
+	check(t, got.lease.Release())
+}
+
+// A successor that was told to end while it waits either has the lease or has
+// left it: what the holder says later, it cannot send.
+func TestASuccessorThatEndsWhileItWaits(t *testing.T) {
+	dir := stateDir(t)
+	l := acquire(t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	s, done := told(ctx, t, l)
+	cancel()
+	if got := <-done; got.err == nil {
+		t.Fatal("Take = nil, and nobody gave the lease")
+	}
+	if err := send(s.conn, message{Kind: yours}, nil); err == nil {
+		t.Error("the holder believes that the lease has passed")
+	}
+	check(t, s.Close())
+	if _, err := Acquire(dir); !errors.Is(err, ErrHeld) {
+		t.Errorf("Acquire = %v, want ErrHeld", err)
+	}
+	check(t, l.Release())
+}
+
+// So does one of before, which gives up after a step's time: the holder keeps
+// its listeners until it is heard.
+func TestASuccessorThatHasGivenUp(t *testing.T) {
+	dir := stateDir(t)
+	l, e := acquire(t, dir), estate(t)
+	offered := make(chan error, 1)
+	go func() {
+		s, err := l.Successor(t.Context(), quiet)
+		if err == nil {
+			err = errors.Join(s.Offer(e), s.Close())
+		}
+		offered <- err
+	}()
+	c := dial(t, dir)
+	defer c.Close()
+	check(t, send(c, message{Kind: hello, Version: 1}, nil))
+	for {
+		m, file, err := receive(c)
+		check(t, err)
+		if file != nil {
+			file.Close()
+		}
+		if m.Kind == whole {
+			break
+		}
+	}
+	check(t, c.CloseRead()) // it hears nothing any more
+	check(t, send(c, message{Kind: taken}, nil))
+	if err := <-offered; err == nil {
+		t.Error("the holder let go, and nobody has heard of it")
+	}
+	check(t, l.Release())
+}
