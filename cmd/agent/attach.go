@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/status"
@@ -42,9 +43,15 @@ func (a *agent) attachFirst() error {
 	if configured != kubepods {
 		closed := a.options.settings(config.Held(), kubepods, netns)
 		closed.NoNodeListener = true // nobody listens there yet
+		if closed.QoSIDs, err = cgroups.QoS(a.options.kubepodsCgroup); err != nil {
+			return err
+		}
 		if err := a.hooks.Configure(closed); err != nil {
 			return err
 		}
+	}
+	if err := a.attachOwn(); err != nil {
+		return err
 	}
 	guard, _ := a.options.effectiveGuard()
 	return a.hooks.Attach(a.options.kubepodsCgroup, guard != guardOff)

@@ -25,7 +25,7 @@ func (a *agent) attachOwn() error {
 	}
 	err = a.hooks.AttachOwn(own)
 	if errors.Is(err, intercept.ErrRootCgroup) {
-		a.rootCgroup.Do(func() { a.log.Warn(err.Error()) })
+		a.rootCgroup.Do(func() { a.log.Warn("nothing is attached at the own cgroup of the agent", "err", err) })
 		return nil
 	}
 	return err

@@ -38,7 +38,7 @@ type dialing struct {
 
 // dialed is what came of it.
 type dialed struct {
-	Errno  unix.Errno // of connect()
+	Errno  unix.Errno // of connect(), or of the wait for an answer
 	Peer   string     // what getpeername() says
 	Answer answer     // the line that was read
 	Opened int        // sockets that connected
@@ -137,7 +137,11 @@ func dial(d dialing) (dialed, error) {
 			return out, err
 		}
 		if !d.Silent && !d.UDP {
-			if out.Answer, err = read(fd); err != nil {
+			out.Answer, err = read(fd)
+			if errors.As(err, &out.Errno) {
+				return out, nil
+			}
+			if err != nil {
 				return out, err
 			}
 		}
