@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,30 +27,44 @@ type guard struct {
 	waiting   waits
 	poke      chan struct{}
 	looked    chan struct{} // closed after the first look
+	news      chan struct{} // has one when the second line lets more pods through
 
 	mu        sync.Mutex
-	wanted    []workload.PodCgroup
-	thorough  bool             // look at every pod's links anew
-	unguarded map[string]error // what Unguarded returns
+	wanted    []guardedPod
+	thorough  bool                        // look at every pod's links anew
+	unguarded map[string]error            // what Unguarded returns
+	let       map[string]workload.PodLink // what the second line lets pods send, by UID
 }
+
+// guardedPod is a pod whose links are looked for.
+type guardedPod struct {
+	workload.PodCgroup
+	known bool             // false: the rules say nothing about it
+	sends workload.PodLink // what it may send; the link is left out
+}
+
+// everything reports whether the pod may send everything.
+func (p guardedPod) everything() bool { return p.sends.IMDS && p.sends.WireServer }
 
 // podLinks are the node's ends of one guarded pod's links.
 type podLinks struct {
 	inode      uint64 // the pod's network namespace
 	containers []workload.ContainerCgroup
 	ifindexes  []int
+	hidden     []int // those of them that are ports of a bridge
 }
 
 func newGuard(o *Options, sandboxes *sandboxFinder, node *namespace) *guard {
 	return &guard{
 		Options: o, sandboxes: sandboxes, node: node,
 		links: make(map[string]podLinks), guarded: make(map[int]uint64), waiting: make(waits),
-		poke: make(chan struct{}, 1), looked: make(chan struct{}), unguarded: make(map[string]error),
+		poke: make(chan struct{}, 1), looked: make(chan struct{}), news: make(chan struct{}, 1),
+		unguarded: make(map[string]error),
 	}
 }
 
 // want has the links of these pods guarded, and no others.
-func (g *guard) want(pods []workload.PodCgroup, thorough bool) {
+func (g *guard) want(pods []guardedPod, thorough bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.wanted, g.thorough = pods, g.thorough || thorough
@@ -84,26 +99,81 @@ func (g *guard) look() (soon time.Duration) {
 	links := make(map[int]workload.PodCgroup)
 	present := make(map[string]bool)
 	sure := true
-	for _, cg := range wanted {
-		present[cg.UID] = true
-		ifindexes, err := g.ensure(cg, thorough)
+	let := make(map[string]workload.PodLink)
+	for _, p := range wanted {
+		present[p.UID] = true
+		ifindexes, err := g.ensure(p, thorough)
 		sure = sure && !workload.Exhausted(err)
+		if p.everything() {
+			ifindexes = g.links[p.UID].hidden // the second line knows the others
+		}
 		for _, ifindex := range ifindexes {
-			links[ifindex] = cg
+			links[ifindex] = p.PodCgroup
+		}
+		if err == nil || linkless(err) {
+			let[p.UID] = p.sends
 		}
 	}
 	g.forget(present)
 	g.write(links, thorough)
 	if sure { // else a link may be a pod's that could not be looked at
 		g.drop(links)
+		soon = g.tellLine(wanted, let)
 	}
 	closeOnce(g.looked)
-	return g.waiting.soon()
+	return cmp.Or(g.waiting.soon(), soon)
+}
+
+// linkless reports whether the pod has links, and none that the node routes
+// for: no line stands in its way.
+func linkless(err error) bool {
+	return errors.Is(err, errNoLink) && !errors.Is(err, errNoLinkYet)
+}
+
+// tellLine has the second line let through what the pods may send, and notes
+// whom it lets. It returns how soon to try again; 0: all is done.
+func (g *guard) tellLine(wanted []guardedPod, let map[string]workload.PodLink) (soon time.Duration) {
+	if g.Line == nil {
+		return 0
+	}
+	var all []workload.PodLink
+	for _, p := range wanted {
+		for _, ifindex := range g.links[p.UID].ifindexes {
+			if p.known {
+				all = append(all, workload.PodLink{Ifindex: ifindex, IMDS: p.sends.IMDS, WireServer: p.sends.WireServer})
+			}
+		}
+	}
+	if err := g.Line.SetLinks(all); err != nil {
+		return longestWait
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !maps.Equal(let, g.let) {
+		select {
+		case g.news <- struct{}{}:
+		default:
+		}
+	}
+	g.let = let
+	return 0
+}
+
+// lets reports whether the second line lets through what the pod may send.
+func (g *guard) lets(uid string, sends workload.PodLink) bool {
+	if g.Line == nil {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	have := g.let[uid]
+	return (have.IMDS || !sends.IMDS) && (have.WireServer || !sends.WireServer)
 }
 
 // ensure returns the links of a pod, which it looks for where it does not know
 // them.
-func (g *guard) ensure(cg workload.PodCgroup, thorough bool) ([]int, error) {
+func (g *guard) ensure(p guardedPod, thorough bool) ([]int, error) {
+	cg := p.PodCgroup
 	have, ok := g.links[cg.UID]
 	if ok && !thorough && slices.Equal(have.containers, cg.Containers) {
 		return have.ifindexes, nil
@@ -120,7 +190,7 @@ func (g *guard) ensure(cg workload.PodCgroup, thorough bool) ([]int, error) {
 		return have.ifindexes, err // looked for anew with the next thorough look
 	case err != nil:
 		delete(g.links, cg.UID)
-		if !errors.Is(err, errNoSandbox) {
+		if !errors.Is(err, errNoSandbox) && !(p.everything() && errors.Is(err, errNoLink)) {
 			g.note(cg.UID, err)
 		}
 		return nil, err
@@ -134,14 +204,26 @@ func (g *guard) ensure(cg workload.PodCgroup, thorough bool) ([]int, error) {
 // find returns the links that lead to the namespace that a pod is in now.
 func (g *guard) find(have podLinks, box *sandbox) (podLinks, error) {
 	ns, err := box.open()
-	if err != nil || have.inode == ns.inode {
+	if err != nil {
 		return have, err
 	}
-	ifindexes, err := linksOf(ns, g.node)
-	if err != nil {
-		return podLinks{}, fmt.Errorf("find the pod's links: %w", err)
+	if have.inode != ns.inode {
+		ifindexes, err := linksOf(ns, g.node)
+		if err != nil {
+			return podLinks{}, fmt.Errorf("find the pod's links: %w", err)
+		}
+		have = podLinks{inode: ns.inode, ifindexes: ifindexes}
 	}
-	return podLinks{inode: ns.inode, ifindexes: ifindexes}, nil
+	if g.Line == nil {
+		return have, nil
+	}
+	have.hidden = nil
+	for _, ifindex := range have.ifindexes {
+		if is, err := hidden(ifindex); err == nil && is {
+			have.hidden = append(have.hidden, ifindex)
+		}
+	}
+	return have, nil
 }
 
 // forget drops what is kept of pods that are not to be guarded.

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -10,6 +11,10 @@ import (
 // errNoLink means that no veth pair leads from the pod to the node, so that
 // its packets cannot be seen there.
 var errNoLink = errors.New("no veth link leads from the pod to the node: its packets cannot be guarded")
+
+// errNoLinkYet means that there is no link at all but the loopback one: the
+// runtime has not connected the pod yet.
+var errNoLinkYet = fmt.Errorf("the pod's network namespace is not connected: %w", errNoLink)
 
 // linksOf returns the node's ends of veth pairs whose other ends are in the
 // namespace. It asks there, where there are few links: the node has one for
@@ -40,8 +45,21 @@ func linksOf(ns, node *namespace) ([]int, error) {
 			ifindexes = append(ifindexes, l.Attrs().ParentIndex) // the other end's
 		}
 	}
-	if len(ifindexes) == 0 {
-		return nil, errNoLink
+	switch {
+	case len(ifindexes) > 0:
+		return ifindexes, nil
+	case len(links) < 2:
+		return nil, errNoLinkYet
 	}
-	return ifindexes, nil
+	return nil, errNoLink
+}
+
+// hidden reports whether a link of the node's is a port of a bridge or the
+// like: then routing does not see that a packet came over it.
+func hidden(ifindex int) (bool, error) {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return false, err
+	}
+	return l.Attrs().MasterIndex != 0, nil
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/lab"
 )
@@ -38,6 +40,7 @@ type options struct {
 	guard    guardMode
 	ports    delivery.PortRange // of listeners in pods; zero: the default
 	settings func(*intercept.Settings)
+	line     bool // with the second line, as full is in the agent
 }
 
 // guardMode is what --guard says; the zero value is full, as there.
@@ -61,7 +64,9 @@ type node struct {
 	delivery *delivery.Reconciler
 	instead  atomicServe // takes accepted connections in place of answer
 	options  options
-	stop     func() // ends delivery and the node listener, as a dead agent would
+	line     *routeguard.Line // nil: none
+	repairs  atomic.Int64     // of the line
+	stop     func()           // ends delivery and the node listener, as a dead agent would
 }
 
 func newNode(t *testing.T, o options) *node {
@@ -129,7 +134,7 @@ func (n *node) start(t *testing.T, o options) {
 	n.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: n.hooks, Pods: n.pods, Cgroups: n.tree, Serve: n.answer,
 		Proc: "/proc", Ports: o.ports, NodeOnly: o.nodeOnly, Log: quiet(),
-		GuardLinks: o.guard == guardFull,
+		GuardLinks: o.guard == guardFull, Line: n.makeLine(o),
 	})
 	check(t, err)
 	run := func(task func(context.Context) error) { go func() { tasks <- task(ctx) }() }
