@@ -24,6 +24,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/podcache"
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/pkg/snapshot"
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
 	"github.com/sidestep-agent/sidestep/pkg/tracing"
@@ -45,6 +46,7 @@ type agent struct {
 	snapshot *snapshot.File // what is kept of pods
 	tree     *cgroups.Tree
 	hooks    *intercept.Hooks
+	line     *routeguard.Line // nil: the guard has none
 	node     *delivery.Node
 	delivery *delivery.Reconciler
 	tokens   *tokens.Engine
@@ -78,7 +80,7 @@ func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		a.makeSources, a.openTree, a.acquire, a.loadKernel, a.makeDelivery, a.makeTokens, a.makeServing,
+		a.makeSources, a.openTree, a.acquire, a.loadKernel, a.makeLine, a.makeDelivery, a.makeTokens, a.makeServing,
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -155,6 +157,7 @@ func (a *agent) makeDelivery() (err error) {
 		Kernel: a.hooks, Pods: a.pods, Cgroups: a.tree, Proc: a.options.proc,
 		Ports:    delivery.PortRange(a.options.ports),
 		NodeOnly: a.options.delivery == deliveryNode, GuardLinks: guard == guardFull,
+		Line:  a.deliveryLine(),
 		Self:  a.self,
 		Serve: a.handleConn,
 		Log:   a.log,
@@ -202,6 +205,7 @@ func (a *agent) makeServing() (err error) {
 	}
 	a.settings = newSettings(a)
 	a.tellGuard()
+	a.tellLine()
 	a.tellReady()
 	return nil
 }

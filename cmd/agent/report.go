@@ -25,6 +25,8 @@ func (a *agent) report() status.Report {
 	guard, _ := a.options.effectiveGuard()
 	r.Guard = guard
 	r.Problems = append(r.Problems, a.guardProblems()...)
+	r.SecondLine, _ = a.lineState()
+	r.Problems = append(r.Problems, a.lineProblems()...)
 	boot, problems := a.bootGuard()
 	r.BootGuard = boot
 	r.Problems = append(r.Problems, problems...)

@@ -64,6 +64,7 @@ func (a *agent) writers() map[string]taskFunc {
 		"snapshot":     a.keepSnapshot,
 		"delivery":     a.deliver,
 		"kernel":       a.attach,
+		"second line":  a.keepLine,
 		"unknown pods": a.watchUnknowns,
 		"map sweep":    a.sweep,
 		"refresh":      a.tokens.Run,

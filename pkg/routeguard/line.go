@@ -42,6 +42,9 @@ type Options struct {
 	// Repaired is called for each time that others had changed or removed the
 	// table and it was put back.
 	Repaired func()
+	// Failed is called when the table cannot be written, once for each reason.
+	// It must not call the Line.
+	Failed func(error)
 }
 
 // Line is the table in the network namespace it is used in, the node's. It may
@@ -182,7 +185,7 @@ func (l *Line) write() {
 	}
 	switch {
 	case err != nil && (l.wrong == nil || l.wrong.Error() != err.Error()):
-		l.Log.Error("the second line cannot be written; trying again", "err", err)
+		l.Failed(err)
 	case err == nil && l.wrong != nil:
 		l.Log.Info("the second line is active again")
 	}

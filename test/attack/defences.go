@@ -11,6 +11,7 @@ const (
 	linksGo  = "pkg/intercept/links.go"
 	listener = "pkg/delivery/listener.go"
 	attestor = "pkg/attest/attest.go"
+	tables   = "pkg/routeguard/table.go"
 )
 
 var noNamespace = []edit{
@@ -83,6 +84,9 @@ var defences = []defence{
 	}},
 	{name: "quota not by own cgroups", edits: []edit{
 		{callers, "caller.quota_id = ancestor_id(skb, level + 2);", "caller.quota_id = ancestor_id(skb, level + 3);"},
+	}},
+	{name: "second line", edits: []edit{
+		{tables, "&expr.Verdict{Kind: expr.VerdictDrop}", "&expr.Verdict{Kind: expr.VerdictAccept}"},
 	}},
 	{name: "pinned links", agent: true, edits: []edit{
 		{linksGo, "pins = append(pins, &l.pin)", "_ = l.pin"},

@@ -61,7 +61,7 @@ func attacks() []attack {
 	var all []attack
 	for _, some := range [][]attack{
 		connectAttacks(), listenerAttacks(), tupleAttacks(), packetAttacks(), lifeAttacks(), loadAttacks(),
-		agentAttacks(),
+		agentAttacks(), lineAttacks(),
 	} {
 		all = append(all, some...)
 	}

@@ -21,11 +21,11 @@ import (
 
 // makeLine returns the node's second line, nil if it is to have none. It keeps
 // itself until the agent is stopped, as the agent's does.
-func (n *node) makeLine(o options) delivery.Line {
+func (n *node) makeLine(t *testing.T, o options) delivery.Line {
 	if !o.line {
 		return nil
 	}
-	n.line = routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() { n.repairs.Add(1) }})
+	n.line = routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() { n.repairs.Add(1) }, Failed: func(err error) { t.Error(err) }})
 	if err := n.line.SetPolicy(linePolicy(n.settings)); err != nil {
 		panic(err)
 	}
@@ -295,7 +295,7 @@ func TestNextAgentAdoptsTheSecondLine(t *testing.T) {
 	exposes(t, imds)
 	p, denied := n.pod(t, pass, lab.PodOptions{}), n.pod(t, deny, lab.PodOptions{})
 	n.stop()
-	next := routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() {}})
+	next := routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() {}, Failed: func(err error) { t.Error(err) }})
 	check(t, next.Hold())
 	if state, err := next.State(); state != routeguard.Waiting || err != nil {
 		t.Errorf("state %s, %v; want it to wait", state, err)
@@ -318,7 +318,7 @@ func TestSecondLineHolds(t *testing.T) {
 	exposes(t, imds)
 	p := n.pod(t, pass, lab.PodOptions{})
 	t.Cleanup(func() { removeLine(t) })
-	line := routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() {}})
+	line := routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() {}, Failed: func(err error) { t.Error(err) }})
 	check(t, line.Hold())
 	for _, to := range []netip.AddrPort{imds, vip} {
 		if got := seenBy(p, dialFrom(t, p, dialing{To: to, Impatient: true})); got != dropped {

@@ -134,7 +134,7 @@ func (n *node) start(t *testing.T, o options) {
 	n.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: n.hooks, Pods: n.pods, Cgroups: n.tree, Serve: n.answer,
 		Proc: "/proc", Ports: o.ports, NodeOnly: o.nodeOnly, Log: quiet(),
-		GuardLinks: o.guard == guardFull, Line: n.makeLine(o),
+		GuardLinks: o.guard == guardFull, Line: n.makeLine(t, o),
 	})
 	check(t, err)
 	run := func(task func(context.Context) error) { go func() { tasks <- task(ctx) }() }
