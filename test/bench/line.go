@@ -1,0 +1,105 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+	"github.com/sidestep-agent/sidestep/test/lab"
+)
+
+const (
+	// lineBatch is how many rounds are taken before the interval is looked at.
+	lineBatch = 50
+	// lineWidth is how far from the median its 95 % bounds may be.
+	lineWidth = 0.02
+	// linePatience ends the rounds of one figure.
+	linePatience = 150 * time.Second
+	// linePods is how many pods' links the second line lets through.
+	linePods = 250
+)
+
+// measureLine compares what a pod can send elsewhere with and without the
+// second line, which the kernel runs for each packet that comes to the node.
+func measureLine(dir string, r *report) (err error) {
+	sink, stop, err := startSink()
+	if err != nil {
+		return err
+	}
+	defer stop()
+	n, err := lab.NewNode(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, n.Close()) }()
+	p, err := n.StartPod(lab.PodOptions{})
+	if err != nil {
+		return err
+	}
+	inPod, err := startSession(p, "elsewhere")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, inPod.end()) }()
+	k := &kernelRows{report: r, sink: sink, node: n, pod: p, inPod: inPod}
+	for _, kind := range []struct {
+		do, figure string
+		unit       func(float64) string
+	}{
+		{sendPackets, "small packets", perSecond}, {sendBulk, "TCP throughput", gigabits},
+	} {
+		all, err := k.lineSides(elsewhere{Do: kind.do, To: sink})
+		if err != nil {
+			return err
+		}
+		k.add(kind.figure+", second line", kind.unit, "without it", all, "without it again", atLeast(0.98, " ×"))
+		k.note("%s with the second line: %d rounds", kind.figure, len(all[0]))
+	}
+	return nil
+}
+
+// lineSides takes turns with the line, without it, and without it again, until
+// the median is known well enough.
+func (k *kernelRows) lineSides(e elsewhere) ([][]float64, error) {
+	turn := func() (float64, error) { return k.inPod.number(e) }
+	all := make([][]float64, 3)
+	for start := time.Now(); time.Since(start) < linePatience; {
+		some, err := take(lineBatch, behindLine(turn), turn, turn)
+		if err != nil {
+			return nil, err
+		}
+		for i := range all {
+			all[i] = append(all[i], some[i]...)
+		}
+		if now := ratioOf(all[0], all[1]); now.High-now.Low <= 2*lineWidth {
+			break
+		}
+	}
+	return all, nil
+}
+
+// behindLine has the turn taken while the second line is there.
+func behindLine(turn func() (float64, error)) func() (float64, error) {
+	links := make([]workload.PodLink, linePods)
+	for i := range links {
+		links[i] = workload.PodLink{Ifindex: 1000 + i, IMDS: true, WireServer: true}
+	}
+	return func() (v float64, err error) {
+		var failed error
+		line := routeguard.New(routeguard.Options{
+			Log: slog.New(slog.DiscardHandler), Repaired: func() {}, Failed: func(err error) { failed = err },
+		})
+		if err := errors.Join(line.SetLinks(links), failed); err != nil {
+			return 0, err
+		}
+		left, err := routeguard.Leftovers()
+		if err != nil || len(left) != 1 {
+			return 0, fmt.Errorf("find the second line: %d of it, %w", len(left), err)
+		}
+		defer func() { err = errors.Join(err, left[0].Remove()) }()
+		return turn()
+	}
+}
