@@ -76,6 +76,7 @@ func newAgent(o runOptions, log *slog.Logger) (_ *agent, err error) {
 	}
 	defer func() {
 		if err != nil {
+			err = errors.Join(err, a.holdLine())
 			a.close()
 		}
 	}()

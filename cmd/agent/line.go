@@ -58,10 +58,11 @@ func (a *agent) deliveryLine() delivery.Line {
 	return a.line
 }
 
-// holdLine drops everything where the node routes, unless pods were known
-// before: then the table, if there is one, stays as the last agent left it.
+// holdLine is for an agent that cannot start. It drops everything where the
+// node routes, unless pods were known before: then the table, if there is one,
+// stays as the last agent left it. Where another agent serves it is that one's.
 func (a *agent) holdLine() error {
-	if a.line == nil {
+	if a.line == nil || a.lease == nil {
 		return nil
 	}
 	decided, err := a.hooks.Decided()

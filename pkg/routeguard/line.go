@@ -3,6 +3,7 @@ package routeguard
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -222,6 +224,9 @@ func Try() error {
 func Leftovers() ([]workload.Leftover, error) {
 	conn, t := &nftables.Conn{}, newTable(tableName, Policy{}, nil)
 	tables, err := conn.ListTablesOfFamily(t.Family)
+	if unsupported(err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list the nftables tables: %w", err)
 	}
@@ -229,6 +234,12 @@ func Leftovers() ([]workload.Leftover, error) {
 		return nil, nil
 	}
 	return []workload.Leftover{{What: "nftables table ip " + tableName, Remove: remove}}, nil
+}
+
+// unsupported reports whether the kernel has no nftables at all: no netlink
+// protocol of netfilter, or nobody behind it.
+func unsupported(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 func remove() error {
