@@ -67,7 +67,7 @@ func (k *kernelRows) lineSides(e elsewhere) ([][]float64, error) {
 	turn := func() (float64, error) { return k.inPod.number(e) }
 	all := make([][]float64, 3)
 	for start := time.Now(); time.Since(start) < linePatience; {
-		some, err := take(lineBatch, behindLine(turn), turn, turn)
+		some, err := take(lineBatch, lineTurn(true, turn), lineTurn(false, turn), lineTurn(false, turn))
 		if err != nil {
 			return nil, err
 		}
@@ -81,8 +81,9 @@ func (k *kernelRows) lineSides(e elsewhere) ([][]float64, error) {
 	return all, nil
 }
 
-// behindLine has the turn taken while the second line is there.
-func behindLine(turn func() (float64, error)) func() (float64, error) {
+// lineTurn has the turn taken while the second line is there, or after it was
+// written and removed again: what writing it leaves meets all sides.
+func lineTurn(there bool, turn func() (float64, error)) func() (float64, error) {
 	links := make([]workload.PodLink, linePods)
 	for i := range links {
 		links[i] = workload.PodLink{Ifindex: 1000 + i, IMDS: true, WireServer: true}
@@ -98,6 +99,12 @@ func behindLine(turn func() (float64, error)) func() (float64, error) {
 		left, err := routeguard.Leftovers()
 		if err != nil || len(left) != 1 {
 			return 0, fmt.Errorf("find the second line: %d of it, %w", len(left), err)
+		}
+		if !there {
+			if err := left[0].Remove(); err != nil {
+				return 0, err
+			}
+			return turn()
 		}
 		defer func() { err = errors.Join(err, left[0].Remove()) }()
 		return turn()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"strings"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
@@ -229,7 +231,7 @@ func TestSecondLineOnABridge(t *testing.T) {
 // packet is not dropped.
 func TestFirstPacketOfAPodThatPasses(t *testing.T) {
 	n := newLined(t, nil)
-	for range 30 {
+	for range 300 {
 		p := n.stranger(t, lab.PodOptions{})
 		n.pods.set(workload.Pod{UID: p.UID, Name: p.UID, Decision: pass})
 		n.settled(t, p.Cgroup, workload.Pass)
@@ -309,6 +311,45 @@ func TestNextAgentAdoptsTheSecondLine(t *testing.T) {
 	passes(t, "the next agent's", dialFrom(t, p, dialing{To: imds}))
 	if got := seenBy(denied, dialFrom(t, denied, dialing{To: vip, Impatient: true})); got != dropped {
 		t.Errorf("a denied pod: %s", got)
+	}
+}
+
+// What the node forwards over its uplink is treated as what it has itself: the
+// wire server is in another namespace here, and refuses who gets through.
+func TestSecondLineBeyondTheUplink(t *testing.T) {
+	n := newLined(t, func(s *intercept.Settings) { s.DenyWireServer = true })
+	server := netip.MustParseAddrPort("168.63.129.16:80")
+	address := &net.IPNet{IP: server.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}
+	lo, err := netlink.LinkByName("lo")
+	check(t, err)
+	_ = netlink.AddrDel(lo, &netlink.Addr{IPNet: address}) // another test's
+	check(t, os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0))
+	beyond, err := lab.NewNode(t.TempDir())
+	check(t, err)
+	t.Cleanup(func() { check(t, beyond.Close()) })
+	up, err := beyond.StartPod(lab.PodOptions{})
+	check(t, err)
+	check(t, up.AddAddress(address.IP))
+	check(t, netlink.RouteReplace(&netlink.Route{LinkIndex: up.NodeLink.Index, Dst: address, Gw: up.Address}))
+	exposes(t, server)
+	free := n.pod(t, pass, lab.PodOptions{})
+	denied := n.guardedPod(t, decision{Verdict: workload.Pass, DenyWireServer: true}, guardFull)
+	for _, tc := range []struct {
+		who  string
+		p    *lab.Pod
+		to   netip.AddrPort
+		want unix.Errno
+	}{
+		{"a pod that may", free, server, unix.ECONNREFUSED},
+		{"a pod that may, by a Service", free, vip, unix.ECONNREFUSED},
+		{"a denied pod, by a Service", denied, vip, unix.ETIMEDOUT},
+	} {
+		if got := dialFrom(t, tc.p, dialing{To: tc.to, Impatient: true}); got.Errno != tc.want {
+			t.Errorf("%s: %+v, want %v", tc.who, got, tc.want)
+		}
+	}
+	if got, err := dial(dialing{To: server, Impatient: true}); err != nil || got.Errno != unix.ECONNREFUSED {
+		t.Errorf("a process of the node: %+v, %v", got, err)
 	}
 }
 
