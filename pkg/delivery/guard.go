@@ -190,7 +190,8 @@ func (g *guard) ensure(p guardedPod, thorough bool) ([]int, error) {
 		return have.ifindexes, err // looked for anew with the next thorough look
 	case err != nil:
 		delete(g.links, cg.UID)
-		if !errors.Is(err, errNoSandbox) && !(p.everything() && errors.Is(err, errNoLink)) {
+		mayLackLinks := p.everything() && errors.Is(err, errNoLink)
+		if !errors.Is(err, errNoSandbox) && !mayLackLinks {
 			g.note(cg.UID, err)
 		}
 		return nil, err

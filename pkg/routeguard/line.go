@@ -25,13 +25,13 @@ const lookInterval = 2 * time.Second
 type State string
 
 const (
-	// Active: what is not known to come from a pod that may is dropped.
+	// Active means that what is not known to come from a pod that may is dropped.
 	Active State = "active"
-	// Open: the configuration lets everything through.
+	// Open means that the configuration lets everything through.
 	Open State = "open"
-	// Waiting: the table is as an earlier agent left it, or is not there yet.
+	// Waiting means that the table is as an earlier agent left it, or is not there yet.
 	Waiting State = "waiting"
-	// None: there is no table, and it cannot be made.
+	// None means that there is no table, and that it cannot be made.
 	None State = "none"
 )
 

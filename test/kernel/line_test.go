@@ -231,7 +231,7 @@ func TestSecondLineOnABridge(t *testing.T) {
 // packet is not dropped.
 func TestFirstPacketOfAPodThatPasses(t *testing.T) {
 	n := newLined(t, nil)
-	for range 300 {
+	for range 30 {
 		p := n.stranger(t, lab.PodOptions{})
 		n.pods.set(workload.Pod{UID: p.UID, Name: p.UID, Decision: pass})
 		n.settled(t, p.Cgroup, workload.Pass)
