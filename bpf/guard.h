@@ -130,12 +130,20 @@ static __always_inline bool may_leave(struct __sk_buff *skb, enum service servic
 			 entry->flags & ENTRY_WIRESERVER_DENY);
 }
 
+/* Tells the second line (pkg/routeguard) over which link of a pod a packet
+ * came, also where a bridge hides that from routing. No sender can set it: a
+ * veth pair clears the priority on the way. The four bits that queueing
+ * disciplines and VLANs go by stay 0, and no discipline has a handle 5…. */
+#define STAMP(ifindex) (0x50000000 | ((ifindex) << 4 & 0x0ffffff0))
+
 /* Others' programs on the link have their say about what is not dropped. */
 SEC("tc")
 int sidestep_link(struct __sk_buff *skb)
 {
 	enum service service;
 
+	/* Every packet: nobody knows yet where DNAT will send it. */
+	skb->priority = STAMP(skb->ifindex);
 	if (is_ordinary(skb))
 		return TC_ACT_UNSPEC;
 	service = service_of_frame(skb);

@@ -9,6 +9,7 @@ packages=(
 	gcc libc6-dev   # the race detector
 	curl            # a client in the demo
 	shellcheck      # lint
+	nftables iptables # rules of others beside the second line
 	systemd         # runs the boot guard's unit in a test
 	clang-"${CLANG_VERSION:?set by the Makefile}" llvm-"$CLANG_VERSION" libbpf-dev linux-libc-dev # BPF objects
 )

@@ -24,6 +24,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/podcache"
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/pkg/snapshot"
 	"github.com/sidestep-agent/sidestep/pkg/tokens"
 	"github.com/sidestep-agent/sidestep/pkg/tracing"
@@ -45,6 +46,7 @@ type agent struct {
 	snapshot *snapshot.File // what is kept of pods
 	tree     *cgroups.Tree
 	hooks    *intercept.Hooks
+	line     *routeguard.Line // nil: the guard has none
 	node     *delivery.Node
 	delivery *delivery.Reconciler
 	tokens   *tokens.Engine
@@ -74,7 +76,7 @@ func newAttached(o runOptions, log *slog.Logger) (*agent, error) {
 		registry: newRegistry(), attached: make(chan struct{}),
 		tookOver: make(chan struct{}), retired: make(chan struct{}),
 	}
-	if err := inTurn(a.openTree, a.acquire, a.loadKernel, a.attachFirst); err != nil {
+	if err := inTurn(a.openTree, a.acquire, a.loadKernel, a.makeLine, a.attachFirst); err != nil {
 		a.close()
 		return nil, err
 	}
@@ -124,6 +126,7 @@ func (a *agent) makeSources() (err error) {
 		return err
 	}
 	a.events = newEvents(client, a.options.nodeName)
+	a.applyLine(a.watcher.Initial())
 	a.pods, err = podcache.New(podcache.Options{
 		Client: client, Dynamic: custom, NodeName: a.options.nodeName, Config: a.watcher.Initial(),
 		Registerer: a.registry, Log: a.log, Clock: clock.RealClock{}, TokenAudience: a.options.tokenAudience,
@@ -165,6 +168,7 @@ func (a *agent) makeDelivery() (err error) {
 		Kernel: a.hooks, Pods: a.pods, Cgroups: a.tree, Proc: a.options.proc,
 		Ports:    delivery.PortRange(a.options.ports),
 		NodeOnly: a.options.delivery == deliveryNode, GuardLinks: guard == guardFull,
+		Line:  a.deliveryLine(),
 		Self:  a.self,
 		Serve: a.handleConn,
 		Log:   a.log,
@@ -212,6 +216,7 @@ func (a *agent) makeServing() (err error) {
 	}
 	a.settings = newSettings(a)
 	a.tellGuard()
+	a.tellLine()
 	a.tellReady()
 	return nil
 }

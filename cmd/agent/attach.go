@@ -54,7 +54,13 @@ func (a *agent) attachFirst() error {
 		return err
 	}
 	guard, _ := a.options.effectiveGuard()
-	return a.hooks.Attach(a.options.kubepodsCgroup, guard != guardOff)
+	if err := a.hooks.Attach(a.options.kubepodsCgroup, guard != guardOff); err != nil {
+		return err
+	}
+	if configured != kubepods {
+		a.holdLine()
+	}
+	return nil
 }
 
 // await returns an agent that can serve. While something is wrong with what it

@@ -123,5 +123,9 @@ func (o guardOptions) attach(c *config.AgentConfiguration, log *slog.Logger) (er
 	if err := hooks.Configure(settings); err != nil {
 		return err
 	}
-	return hooks.Attach(o.kubepodsCgroup, o.guard != guardOff)
+	if err := hooks.Attach(o.kubepodsCgroup, o.guard != guardOff); err != nil {
+		return err
+	}
+	o.holdRoutes(c, log)
+	return nil
 }

@@ -6,11 +6,12 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/preflight"
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 )
 
 func newCheck(env environment) *cobra.Command {
 	var host hostFlags
-	var delivery string
+	var delivery, secondLine string
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Tell whether this node can run the agent, and what to fix if not",
@@ -19,24 +20,29 @@ func newCheck(env environment) *cobra.Command {
 			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {
 				return err
 			}
-			return check(env, host, delivery)
+			return check(env, host, delivery, secondLine)
 		},
 	}
 	host.add(cmd.Flags())
 	addDelivery(cmd.Flags(), &delivery)
+	addSecondLine(cmd.Flags(), &secondLine)
 	return cmd
 }
 
-func check(env environment, host hostFlags, delivery string) error {
-	proc, needed := host.proc, preflight.NeededForPodDelivery()
+func check(env environment, host hostFlags, delivery, secondLine string) error {
+	proc, needed, tryLine := host.proc, preflight.NeededForPodDelivery(), routeguard.Try
+	if secondLine == lineOff {
+		tryLine = nil
+	}
 	if delivery == deliveryNode {
-		proc, needed = "", preflight.NeededForNodeDelivery() // pods' namespaces are not entered
+		proc, needed, tryLine = "", preflight.NeededForNodeDelivery(), nil // pods' namespaces are not entered
 	}
 	results := preflight.Run(preflight.Options{
 		CgroupRoot: host.cgroupRoot, KubepodsCgroup: host.kubepodsCgroup, BPFFS: host.bpffs,
 		Proc: proc, Sys: "/sys", KubeletDir: host.kubeletDir,
-		Capabilities: needed,
-		FindKubepods: cgroups.Find, LoadPrograms: intercept.TryLoad, CheckPlace: intercept.CheckPlace,
+		Capabilities:  needed,
+		TrySecondLine: tryLine,
+		FindKubepods:  cgroups.Find, LoadPrograms: intercept.TryLoad, CheckPlace: intercept.CheckPlace,
 	})
 	if err := preflight.Print(env.stdout, results); err != nil {
 		return err

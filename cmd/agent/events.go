@@ -64,6 +64,12 @@ func (e *events) podsExposed(why string) {
 	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "PodsExposed", "Serve", "%s", why)
 }
 
+// lineMissing reports that the full guard has no second line.
+func (e *events) lineMissing(reason error) {
+	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "SecondLineMissing", "Guard",
+		"The guard has no second line where the node routes: %v", reason)
+}
+
 // configurationRefused reports a bad new configuration; the old one stays.
 func (e *events) configurationRefused(err error) {
 	e.recorder.Eventf(e.node, nil, corev1.EventTypeWarning, "ConfigurationRefused", reloadOf(err),

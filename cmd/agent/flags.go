@@ -80,6 +80,8 @@ type kernelFlags struct {
 	listen ipv4Endpoint
 	ports  portRange
 	guard  string
+	// secondLine is the part of the full guard where the node routes.
+	secondLine string
 }
 
 func (f *kernelFlags) add(flags *pflag.FlagSet) {
@@ -87,6 +89,7 @@ func (f *kernelFlags) add(flags *pflag.FlagSet) {
 	f.ports = portRange(delivery.PortRange{First: 28000, Last: 29999})
 	flags.Var(&f.ports, "port-range", "ports for listeners in pods")
 	addGuard(flags, &f.guard)
+	addSecondLine(flags, &f.secondLine)
 }
 
 func addBPFFS(flags *pflag.FlagSet, path *string) {

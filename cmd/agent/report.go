@@ -32,6 +32,8 @@ func (a *agent) report() status.Report {
 	r.Problems = append(r.Problems, a.witnessProblems()...)
 	r.Problems = append(r.Problems, a.guardProblems()...)
 	r.Problems = append(r.Problems, a.exposedProblems()...)
+	r.SecondLine, _ = a.lineState()
+	r.Problems = append(r.Problems, a.lineProblems()...)
 	boot, problems := a.bootGuard()
 	r.BootGuard = boot
 	r.Problems = append(r.Problems, problems...)

@@ -44,6 +44,7 @@ func (s *settings) apply(c *config.AgentConfiguration) error {
 	default:
 	}
 	s.agent.broker.SetSettings(brokerSettings(c))
+	s.agent.applyLine(c)
 	err := s.agent.pods.SetConfig(c)
 	if s.kubepods == 0 {
 		return err

@@ -66,6 +66,7 @@ func (a *agent) writers() map[string]taskFunc {
 		"last config":  a.watcher.Keep,
 		"delivery":     a.deliver,
 		"kernel":       a.attach,
+		"second line":  a.keepLine,
 		"unknown pods": a.watchUnknowns,
 		"map sweep":    a.sweep,
 		"unguarded":    a.tellUnguarded,

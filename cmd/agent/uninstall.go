@@ -14,6 +14,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/pkg/snapshot"
 	"github.com/sidestep-agent/sidestep/pkg/status"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -139,6 +140,7 @@ func leftovers(ctx context.Context, o uninstallOptions) ([]workload.Leftover, er
 	if o.bootAlone {
 		return all, errors.Join(errs...)
 	}
+	add(routeguard.Leftovers()) // before the programs whose stamps it asks for
 	add(intercept.Leftovers(o.bpffs))
 	add(delivery.Leftovers(netip.AddrPort(o.listen).Addr()))
 	add(status.Leftovers(o.stateDir))

@@ -24,6 +24,13 @@ type Kernel interface {
 	GuardedLinks() ([]int, error)
 }
 
+// Line is the second line of the guard, where the node routes.
+type Line interface {
+	// SetLinks says what the links of all pods may send. When it returns nil,
+	// those that may do so send.
+	SetLinks([]workload.PodLink) error
+}
+
 // Pods is what the rules say about this node's pods.
 type Pods interface {
 	Pods() []workload.Pod
@@ -41,7 +48,7 @@ type Cgroups interface {
 type PortRange struct{ First, Last uint16 }
 
 // Options are what a Reconciler works with. All fields are needed, but for
-// Self.
+// Line and Self.
 type Options struct {
 	Kernel  Kernel
 	Pods    Pods
@@ -58,6 +65,9 @@ type Options struct {
 	NodeOnly bool
 	// GuardLinks has the links of pods that do not pass guarded.
 	GuardLinks bool
+	// Line is told what the pods' links may send, a pod that passes before its
+	// verdict is set. Nil: there is none. It needs GuardLinks.
+	Line Line
 	// Self is the cgroup of the agent's own pod, which always passes: its
 	// relay must reach the real metadata service. 0: it runs outside of pods.
 	Self uint64

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,24 +40,36 @@ type guard struct {
 	allDue    time.Time     // when they are to be; zero: with a thorough look
 	poke      chan struct{}
 	looked    chan struct{} // closed after the first look
+	news      chan struct{} // has one when the second line lets more pods through
 
 	mu        sync.Mutex
-	wanted    []workload.PodCgroup
-	thorough  bool             // look at every pod's links anew
-	unguarded map[string]error // what Unguarded returns
+	wanted    []guardedPod
+	thorough  bool                        // look at every pod's links again
+	unguarded map[string]error            // what Unguarded returns
+	let       map[string]workload.PodLink // what the second line lets pods send, by UID
 }
+
+// guardedPod is a pod whose links are looked for.
+type guardedPod struct {
+	workload.PodCgroup
+	known bool             // false: the rules say nothing about it
+	sends workload.PodLink // what it may send; the link is left out
+}
+
+// everything reports whether the pod may send everything.
+func (p guardedPod) everything() bool { return p.sends.IMDS && p.sends.WireServer }
 
 func newGuard(o *Options, sandboxes *sandboxFinder, node *namespace) *guard {
 	return &guard{
 		Options: o, sandboxes: sandboxes, node: node, linksOf: linksOf,
 		links: make(map[string]podLinks), changed: make(map[string]bool), guarded: make(map[int]uint64),
 		waiting: make(waits), poke: make(chan struct{}, 1), looked: make(chan struct{}),
-		unguarded: make(map[string]error),
+		news: make(chan struct{}, 1), unguarded: make(map[string]error),
 	}
 }
 
 // want has the links of these pods guarded, and no others.
-func (g *guard) want(pods []workload.PodCgroup, thorough bool) {
+func (g *guard) want(pods []guardedPod, thorough bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.wanted, g.thorough = pods, g.thorough || thorough
@@ -120,47 +133,133 @@ func (g *guard) look() (soon time.Duration) {
 	g.mu.Unlock()
 	all := thorough || !g.allDue.IsZero() && !time.Now().Before(g.allDue)
 	begin := time.Now()
-	links := make(map[int]workload.PodCgroup)
-	present, problems := make(map[string]bool), make(map[string]error)
-	sure := true
-	for _, cg := range wanted {
-		present[cg.UID] = true
-		found, err := g.ensure(cg, all)
-		if errors.Is(err, errNoSandbox) {
-			err = nil
-		}
-		sure = sure && (err == nil || errors.Is(err, errNoLink))
-		if err := errors.Join(err, found.past); err != nil {
-			problems[cg.UID] = err
-		}
-		for _, ifindex := range found.ifindexes {
-			links[ifindex] = cg
-		}
-	}
+	found := g.find(wanted, all)
 	if all {
 		g.lookedAll, g.allDue = time.Now(), time.Time{}
 		g.pause = max(allPause, allShare*g.lookedAll.Sub(begin))
 	}
-	g.forget(present)
-	g.write(links, thorough, problems)
-	if sure { // else a link may be a pod's that could not be looked at
-		g.drop(links)
+	g.write(found.links, thorough, found.problems)
+	if found.sure { // else a link may be a pod's that could not be looked at
+		g.drop(found.links)
 	}
-	g.tell(problems)
+	var again time.Duration
+	if !found.exhausted { // else the line goes by what it was told last
+		again = g.tellLine(wanted, found.let)
+	}
+	g.tell(found.problems)
 	closeOnce(g.looked)
-	return g.soon()
+	return earlier(g.soon(), again)
+}
+
+// findings are what one look found out about the pods that are wanted.
+type findings struct {
+	links     map[int]workload.PodCgroup  // to be guarded, and whose they are
+	let       map[string]workload.PodLink // what the second line may let pods send, by UID
+	problems  map[string]error            // why a pod's packets are not guarded, by UID
+	sure      bool                        // every pod could be looked at
+	exhausted bool                        // some could not for want of descriptors or memory
+}
+
+// find looks for the links of the pods; all: also of those that are known.
+func (g *guard) find(wanted []guardedPod, all bool) findings {
+	f := findings{
+		links: make(map[int]workload.PodCgroup), let: make(map[string]workload.PodLink),
+		problems: make(map[string]error), sure: true,
+	}
+	present := make(map[string]bool)
+	for _, p := range wanted {
+		present[p.UID] = true
+		found, err := g.ensure(p.PodCgroup, all)
+		f.add(p, found, err)
+	}
+	g.forget(present)
+	return f
+}
+
+// add notes what was found out about a pod.
+func (f *findings) add(p guardedPod, found podLinks, err error) {
+	if err == nil || linkless(err) {
+		f.let[p.UID] = p.sends
+	}
+	ifindexes, past := found.ifindexes, found.past
+	if p.everything() {
+		ifindexes, past = found.hidden, nil // the second line knows the others
+	}
+	for _, ifindex := range ifindexes {
+		f.links[ifindex] = p.PodCgroup
+	}
+	switch {
+	case errors.Is(err, errNoSandbox), p.everything() && errors.Is(err, errNoLink):
+		err = nil
+	case err != nil:
+		f.sure = f.sure && errors.Is(err, errNoLink)
+		f.exhausted = f.exhausted || workload.Exhausted(err)
+	}
+	if err := errors.Join(err, past); err != nil {
+		f.problems[p.UID] = err
+	}
+}
+
+// earlier returns the shorter of two waits, where 0 is none.
+func earlier(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return cmp.Or(a, b)
+	}
+	return min(a, b)
+}
+
+// linkless reports whether the pod has links, and none that the node routes
+// for: no line stands in its way.
+func linkless(err error) bool {
+	return errors.Is(err, errNoLink) && !errors.Is(err, errNoLinkYet)
+}
+
+// tellLine has the second line let through what the pods may send, and notes
+// whom it lets. It returns how soon to try again; 0: all is done.
+func (g *guard) tellLine(wanted []guardedPod, let map[string]workload.PodLink) (soon time.Duration) {
+	if g.Line == nil {
+		return 0
+	}
+	var all []workload.PodLink
+	for _, p := range wanted {
+		for _, ifindex := range g.links[p.UID].ifindexes {
+			if p.known {
+				all = append(all, workload.PodLink{Ifindex: ifindex, IMDS: p.sends.IMDS, WireServer: p.sends.WireServer})
+			}
+		}
+	}
+	if err := g.Line.SetLinks(all); err != nil {
+		return longestWait
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !maps.Equal(let, g.let) {
+		select {
+		case g.news <- struct{}{}:
+		default:
+		}
+	}
+	g.let = let
+	return 0
+}
+
+// lets reports whether the second line lets through what the pod may send.
+func (g *guard) lets(uid string, sends workload.PodLink) bool {
+	if g.Line == nil {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	have := g.let[uid]
+	return (have.IMDS || !sends.IMDS) && (have.WireServer || !sends.WireServer)
 }
 
 // soon returns how soon to look again; 0: nothing is waited for.
 func (g *guard) soon() time.Duration {
-	soon := g.waiting.soon()
 	if g.allDue.IsZero() {
-		return soon
+		return g.waiting.soon()
 	}
-	if left := max(time.Until(g.allDue), 1); soon == 0 || left < soon {
-		return left
-	}
-	return soon
+	return earlier(g.waiting.soon(), max(time.Until(g.allDue), 1))
 }
 
 // ensure returns the links of a pod, which it looks for where it does not know
@@ -178,7 +277,7 @@ func (g *guard) ensure(cg workload.PodCgroup, all bool) (podLinks, error) {
 	}
 	box := &sandbox{finder: g.sandboxes, cgroup: cg.Path}
 	defer box.close()
-	found, err := g.find(have, box, fresh)
+	found, err := g.findIn(have, box, fresh)
 	g.waiting.settle(cg, err)
 	switch {
 	case errors.Is(err, errNoLink):
@@ -192,8 +291,8 @@ func (g *guard) ensure(cg workload.PodCgroup, all bool) (podLinks, error) {
 	return found, nil
 }
 
-// find returns the links in the namespace that a pod is in now.
-func (g *guard) find(have podLinks, box *sandbox, fresh bool) (podLinks, error) {
+// findIn returns the links in the namespace that a pod is in now.
+func (g *guard) findIn(have podLinks, box *sandbox, fresh bool) (podLinks, error) {
 	ns, err := box.open()
 	if err != nil || have.inode == ns.inode && !fresh {
 		return have, err
@@ -201,6 +300,14 @@ func (g *guard) find(have podLinks, box *sandbox, fresh bool) (podLinks, error) 
 	found, err := g.linksOf(ns, g.node)
 	if err != nil {
 		return found, fmt.Errorf("find the pod's links: %w", err)
+	}
+	if g.Line == nil {
+		return found, nil
+	}
+	for _, ifindex := range found.ifindexes {
+		if is, err := hidden(ifindex); err == nil && is {
+			found.hidden = append(found.hidden, ifindex)
+		}
 	}
 	return found, nil
 }

@@ -16,6 +16,10 @@ import (
 // its packets cannot be seen there.
 var errNoLink = errors.New("no veth or netkit link leads from the pod to the node: its packets cannot be guarded")
 
+// errNoLinkYet means that there is no link at all but the loopback one: the
+// runtime has not connected the pod yet.
+var errNoLinkYet = fmt.Errorf("the pod's network namespace is not connected: %w", errNoLink)
+
 // unknownNamespace is the id of a namespace that has none yet.
 const unknownNamespace = -1
 
@@ -28,6 +32,7 @@ type podLinks struct {
 	nsid       int    // its id in the node's, which link events bear; or unknownNamespace
 	containers []workload.ContainerCgroup
 	ifindexes  []int // the node's ends of the links that can be guarded
+	hidden     []int // those of them that are ports of a bridge
 	past       error // names the links that cannot; may be nil
 }
 
@@ -60,10 +65,23 @@ func linksOf(ns, node *namespace) (podLinks, error) {
 		return found, err
 	}
 	found.ifindexes, found.past = sortLinks(links, nodeID)
-	if len(found.ifindexes) == 0 && found.past == nil {
-		return found, errNoLink
+	switch {
+	case len(found.ifindexes) > 0 || found.past != nil:
+		return found, nil
+	case len(links) < 2:
+		return found, errNoLinkYet
 	}
-	return found, nil
+	return found, errNoLink
+}
+
+// hidden reports whether a link of the node's is a port of a bridge or the
+// like: then routing does not see that a packet came over it.
+func hidden(ifindex int) (bool, error) {
+	l, err := netlink.LinkByIndex(ifindex)
+	if err != nil {
+		return false, err
+	}
+	return l.Attrs().MasterIndex != 0, nil
 }
 
 // listLinks returns the links of the handle's namespace. A pod that changes its

@@ -112,7 +112,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			return nil
 		case <-looked:
 			looked = nil
-			soon = r.last.end()
+			if soon = r.last.end(); r.Line != nil {
+				soon = r.reconcile(false)
+			}
+		case <-r.guard.news:
+			soon = r.reconcile(false)
 		case <-after(soon):
 			soon = r.lookAgain()
 		case <-pods:

@@ -73,19 +73,32 @@ func (r *round) end() (soon time.Duration) {
 }
 
 // toGuard returns the pods whose links are to be guarded: those that may not
-// send everything, and those that nothing is known of.
-func (r *round) toGuard() (all []workload.PodCgroup) {
+// send everything, and those that nothing is known of. With a second line it
+// returns the others as well.
+func (r *round) toGuard() (all []guardedPod) {
 	if !r.GuardLinks {
 		return nil
 	}
 	for _, cg := range r.cgroups {
-		e := r.want[cg.CgroupID]
-		passes := e.Verdict == workload.Pass && !e.DenyWireServer
-		if !passes && !r.pods[cg.UID].HostNetwork {
-			all = append(all, cg)
+		pod := r.pods[cg.UID]
+		p := guardedPod{PodCgroup: cg, known: pod.UID != ""}
+		switch {
+		case r.Self != 0 && cg.CgroupID == r.Self:
+			p.known, p.sends = true, workload.PodLink{IMDS: true, WireServer: true}
+		case p.known:
+			p.sends = sends(pod)
+		}
+		if (r.Line != nil || !p.everything()) && !pod.HostNetwork {
+			all = append(all, p)
 		}
 	}
 	return all
+}
+
+// sends returns what the pod may send over its links. The decision counts and
+// not the verdict, which waits for the second line.
+func sends(pod workload.Pod) workload.PodLink {
+	return workload.PodLink{IMDS: pod.PassesAny(), WireServer: !pod.Decision.DenyWireServer}
 }
 
 // OwnEntry returns what must be in force for the agent's own pod before the
@@ -102,6 +115,12 @@ func (r *round) visit(cg workload.PodCgroup) {
 		delete(r.waiting, cg.UID)
 		r.closeListener(cg.UID)
 		r.orphan(cg)
+		return
+	}
+	if pod.PassesAny() && !pod.HostNetwork && !r.guard.lets(cg.UID, sends(pod)) {
+		// Its first packet shall find the second line open.
+		delete(r.waiting, cg.UID)
+		r.leave(cg)
 		return
 	}
 	at, err := r.deliver(pod, cg, box)
@@ -164,6 +183,18 @@ func (r *round) decide(pod workload.Pod, cg workload.PodCgroup, at workload.Entr
 		}
 	}
 	return err
+}
+
+// leave leaves the entries of a pod as they are: none, or those of before.
+func (r *round) leave(cg workload.PodCgroup) {
+	for _, c := range append([]workload.ContainerCgroup{{CgroupID: cg.CgroupID}}, cg.Containers...) {
+		if e, ok := r.inForce[c.CgroupID]; ok {
+			r.want[c.CgroupID] = workload.Entry{}
+			if e != nil {
+				r.want[c.CgroupID] = *e
+			}
+		}
+	}
 }
 
 func (r *round) put(id uint64, e workload.Entry) error {

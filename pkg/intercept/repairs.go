@@ -26,8 +26,18 @@ const linkObject = "link"
 // mapObject names the maps, which are all repaired in one way.
 const mapObject = "map"
 
+// lineObject names the guard's second line, which is no program.
+const lineObject = "nftables"
+
+// CountLineRepair counts that the guard's second line was put back. The caller
+// tells the log.
+func (h *Hooks) CountLineRepair() {
+	h.repairs.total.WithLabelValues(lineObject, string(replaced)).Inc()
+}
+
 // repair is one thing that was not as this process had left it. Its objects
-// are the hooks' names, "map", and "link" for the guard of pods' links.
+// are the hooks' names, "map", "link" for the guard of pods' links, and
+// "nftables" for the guard's second line.
 type repair struct {
 	object string
 	cause  cause
@@ -57,7 +67,7 @@ func newRepairs() *repairs {
 
 // repairable returns all values of the metric's label.
 func repairable() []string {
-	all := []string{mapObject, linkObject}
+	all := []string{mapObject, linkObject, lineObject}
 	h := new(Hooks)
 	for _, hook := range append(h.hooks(), h.own(), h.guard()) {
 		all = append(all, hook.name)

@@ -46,6 +46,18 @@ func programs(o Options) Result {
 	return ok(name, "load")
 }
 
+func secondLine(o Options) Result {
+	const name = "second line"
+	if o.TrySecondLine == nil {
+		return ok(name, "not asked for")
+	}
+	if err := o.TrySecondLine(); err != nil {
+		return fail(name, "load the kernel module nf_tables on the node; where the network plugin routes past netfilter "+
+			"(AKS with eBPF host routing) set --second-line=off", "the nftables table cannot be made: %v", err)
+	}
+	return ok(name, "the nftables table can be made")
+}
+
 func place(o Options) Result {
 	const name = "place"
 	path, err := kubepodsPath(o)

@@ -20,6 +20,9 @@ type Options struct {
 	LoadPrograms func() error
 	// CheckPlace fails if other programs keep the agent's from the cgroup.
 	CheckPlace func(kubepods string) error
+	// TrySecondLine fails if the guard cannot have its second line. Nil: it
+	// has none.
+	TrySecondLine func() error
 	// Kernel returns the running kernel's release. Nil: uname.
 	Kernel func() (string, error)
 	// FileSystem returns the magic number of the file system at a path. Nil:
@@ -51,7 +54,7 @@ func Run(o Options) []Result {
 	}
 	var results []Result
 	for _, check := range []func(Options) Result{
-		kernel, capabilities, appArmor, seLinux, cgroupV2, kubepods, handles, bpffs, programs, place, kubeletDir, hostProc,
+		kernel, capabilities, appArmor, seLinux, cgroupV2, kubepods, handles, bpffs, programs, place, secondLine, kubeletDir, hostProc,
 	} {
 		results = append(results, check(o))
 	}

@@ -38,11 +38,12 @@ func newNode(t *testing.T) *node {
 			{"CAP_PERFMON", unix.CAP_PERFMON},
 			{"CAP_BPF", unix.CAP_BPF},
 		},
-		FindKubepods: func(root string) (string, error) { return filepath.Join(root, "kubepods.slice"), nil },
-		LoadPrograms: func() error { return nil },
-		CheckPlace:   func(string) error { return nil },
-		Kernel:       func() (string, error) { return "5.15.0-1071-azure", nil },
-		OpenByHandle: func(string) error { return nil },
+		FindKubepods:  func(root string) (string, error) { return filepath.Join(root, "kubepods.slice"), nil },
+		LoadPrograms:  func() error { return nil },
+		CheckPlace:    func(string) error { return nil },
+		TrySecondLine: func() error { return nil },
+		Kernel:        func() (string, error) { return "5.15.0-1071-azure", nil },
+		OpenByHandle:  func(string) error { return nil },
 		FileSystem: func(path string) (int64, error) {
 			return map[string]int64{"cgroup": unix.CGROUP2_SUPER_MAGIC, "bpf": unix.BPF_FS_MAGIC}[filepath.Base(path)], nil
 		},
@@ -101,7 +102,7 @@ func TestRunOnANodeThatCanRunIt(t *testing.T) {
 	}
 	want := []string{
 		"kernel", "capabilities", "AppArmor", "SELinux", "cgroup v2", "kubepods", "cgroup handles",
-		"BPF filesystem", "programs", "place", "kubelet directory", "host processes",
+		"BPF filesystem", "programs", "place", "second line", "kubelet directory", "host processes",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
@@ -152,6 +153,7 @@ func TestFailures(t *testing.T) {
 		"programs":            {func(_ *testing.T, n *node) { n.options.LoadPrograms = func() error { return boom } }, "programs", "not permitted", "CONFIG_CGROUP_BPF"},
 		"place taken":         {func(_ *testing.T, n *node) { n.options.CheckPlace = func(string) error { return boom } }, "place", "not permitted", "make room"},
 		"no place":            {func(_ *testing.T, n *node) { n.options.FindKubepods = func(string) (string, error) { return "", boom } }, "place", "not permitted", "make room"},
+		"no second line":      {func(_ *testing.T, n *node) { n.options.TrySecondLine = func() error { return boom } }, "second line", "not permitted", "nf_tables"},
 		"no kubelet dir":      {func(t *testing.T, n *node) { n.remove(t, "kubelet/pods") }, "kubelet directory", "kubelet/pods", "--kubelet-dir"},
 		"own PID namespace":   {func(t *testing.T, n *node) { n.link(t, "1", "proc/self") }, "host processes", "number 1", "hostPID: true"},
 		"namespaces not seen": {func(t *testing.T, n *node) { n.remove(t, "proc/1/ns/net") }, "host processes", "1/ns/net", "SYS_PTRACE"},
@@ -192,6 +194,14 @@ func TestConfinementThatDoesNotMatter(t *testing.T) {
 		if r := result(t, Run(n.options), tc.check); !r.OK || r.Detail != tc.detail {
 			t.Errorf("%s: %+v, want OK with %q", name, r, tc.detail)
 		}
+	}
+}
+
+func TestSecondLineThatIsNotAskedFor(t *testing.T) {
+	n := newNode(t)
+	n.options.TrySecondLine = nil
+	if r := result(t, Run(n.options), "second line"); !r.OK || r.Detail != "not asked for" {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -48,7 +48,7 @@ func printTables(w io.Writer, r Report, wide bool) error {
 		ready = "not ready"
 	}
 	fmt.Fprintf(&b, "sidestep-agent %s on %s: %s, up since %s, mode %s, delivery %s, guard %s\n",
-		Cell(r.Version), Cell(r.Node), ready, when(r.Since), Cell(r.Mode), Cell(r.Delivery), Cell(r.Guard))
+		Cell(r.Version), Cell(r.Node), ready, when(r.Since), Cell(r.Mode), Cell(r.Delivery), guardCell(r))
 	if !r.StaleSince.IsZero() {
 		fmt.Fprintf(&b, "stale: pods and service accounts are as they were at %s, the API server has not answered yet\n", when(r.StaleSince))
 	}
@@ -69,6 +69,14 @@ func printTables(w io.Writer, r Report, wide bool) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// guardCell names the guard, with the state of its second line if it has one.
+func guardCell(r Report) string {
+	if r.SecondLine == "" {
+		return Cell(r.Guard)
+	}
+	return Cell(r.Guard) + " (second line " + Cell(r.SecondLine) + ")"
 }
 
 func podRows(pods []Pod, wide bool) [][]string {

@@ -10,6 +10,9 @@ type Report struct {
 	Mode     string    `json:"mode"`     // enforce or audit
 	Delivery string    `json:"delivery"` // pod or node
 	Guard    string    `json:"guard"`    // full, socket or off
+	// SecondLine is the state of the full guard's second line: active, open,
+	// waiting or none; empty with another guard.
+	SecondLine string `json:"secondLine,omitempty"`
 	// TokenRequest: a pod without a projected token has one asked for.
 	TokenRequest bool `json:"tokenRequest"`
 	Ready        bool `json:"ready"`

@@ -38,6 +38,19 @@ func (p Pod) Steered() bool {
 	return false
 }
 
+// PassesAny reports whether the pod passes or any container of it does.
+func (p Pod) PassesAny() bool {
+	if p.Decision.Verdict == Pass {
+		return true
+	}
+	for _, d := range p.Containers {
+		if d.Verdict == Pass {
+			return true
+		}
+	}
+	return false
+}
+
 // Workload is one pod and the service account that it runs as, with all that
 // is needed to ask for a token in its name.
 type Workload struct {

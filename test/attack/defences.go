@@ -18,6 +18,7 @@ const (
 	listener = "pkg/delivery/listener.go"
 	attestor = "pkg/attest/attest.go"
 	roundGo  = "pkg/delivery/round.go"
+	tables   = "pkg/routeguard/table.go"
 )
 
 // noRelease leaves the ends of sockets to sockops alone.
@@ -126,6 +127,9 @@ var defences = []defence{
 	{name: "links past the node", edits: []edit{
 		{podLinks, "if len(names) > 0 {", "if len(names) > len(links) {"},
 	}},
+	{name: "second line", edits: []edit{
+		{tables, "&expr.Verdict{Kind: expr.VerdictDrop}", "&expr.Verdict{Kind: expr.VerdictAccept}"},
+	}},
 	{name: "pinned links", agent: true, edits: []edit{
 		{linksGo, "pins = append(pins, &l.pin)", "_ = l.pin"},
 	}},
@@ -139,7 +143,7 @@ var defences = []defence{
 		{"pkg/delivery/neighbours.go", "if ports <= 1 {", "if ports >= 0 {"},
 	}},
 	{name: "attach first", agent: true, edits: []edit{
-		{"cmd/agent/agent.go", "a.loadKernel, a.attachFirst)", "a.loadKernel)"},
+		{"cmd/agent/agent.go", "a.makeLine, a.attachFirst)", "a.makeLine)"},
 	}},
 }
 

@@ -149,16 +149,22 @@ func startSink() (at netip.AddrPort, stop func(), err error) {
 	if err := netlink.AddrReplace(lo, &netlink.Addr{IPNet: ip}); err != nil {
 		return at, nil, fmt.Errorf("put %s on the loopback link: %w", at.Addr(), err)
 	}
+	stop, err = listenAt(at)
+	return at, stop, err
+}
+
+// listenAt is startSink at an address that is there.
+func listenAt(at netip.AddrPort) (stop func(), err error) {
 	var plain net.ListenConfig
 	plain.SetMultipathTCP(false)
 	packets, err := plain.ListenPacket(context.Background(), "udp4", at.String())
 	if err != nil {
-		return at, nil, err
+		return nil, err
 	}
 	stream, err := plain.Listen(context.Background(), "tcp4", at.String())
 	if err != nil {
 		packets.Close()
-		return at, nil, err
+		return nil, err
 	}
 	go func() {
 		for {
@@ -169,7 +175,7 @@ func startSink() (at netip.AddrPort, stop func(), err error) {
 			go drain(c)
 		}
 	}()
-	return at, func() { packets.Close(); stream.Close() }, nil
+	return func() { packets.Close(); stream.Close() }, nil
 }
 
 func drain(c net.Conn) {

@@ -48,7 +48,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.first, "firstprocess", "out/firstprocess", "the program that pods run first")
 	flags.StringVar(&o.output, "o", "table", "what is printed: table or json")
 	flags.StringVar(&o.out, "out", "out", "directory for bench.json; empty: none")
-	flags.StringVar(&o.only, "only", "", "measure these of kernel,cached,first,starts,node alone")
+	flags.StringVar(&o.only, "only", "", "measure these of kernel,line,cached,first,starts,node alone")
 	flags.IntVar(&o.starts, "starts", 3000, "how many pods are started one by one")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
@@ -95,6 +95,14 @@ func measure(ctx context.Context, o options, r *report) error {
 		if err := inDirectory(func(dir string) error { return measureKernel(dir, r) }); err != nil {
 			return fmt.Errorf("kernel: %w", err)
 		}
+	}
+	if o.wants("line") {
+		if err := inDirectory(func(dir string) error { return measureLine(dir, r) }); err != nil {
+			return fmt.Errorf("line: %w", err)
+		}
+	}
+	if o.only != "" && !o.wantsAny("cached", "first", "starts", "node") {
+		return nil
 	}
 	s, w, err := openScene(ctx, o)
 	if err != nil {
@@ -143,6 +151,16 @@ func (o options) wants(part string) bool {
 	}
 	fmt.Fprintln(os.Stderr, "bench: measuring", part)
 	return true
+}
+
+// wantsAny reports whether one of the parts is to be measured.
+func (o options) wantsAny(parts ...string) bool {
+	for _, part := range strings.Split(o.only, ",") {
+		if slices.Contains(parts, part) {
+			return true
+		}
+	}
+	return false
 }
 
 // publish prints the report, and writes it to the directory.

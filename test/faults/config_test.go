@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
-	"github.com/sidestep-agent/sidestep/test/lab"
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
 
@@ -56,14 +55,8 @@ func TestNoValidConfiguration(t *testing.T) {
 	r.Agent = next
 	r.problem("the configuration is refused, every pod is held")
 	r.problem("not ready: there is no valid configuration")
-	for _, w := range []*scene.Workload{r.steered, r.passing} {
-		got, err := lab.Run[asking, answers](t.Context(), w.Pod, "ask", asking{Patience: impatience})
-		check(t, err)
-		r.see("%s: %v", w, got)
-		if !got.only(noAnswer) {
-			t.Errorf("%s got %v, want to be held", w, got)
-		}
-	}
+	r.wantHeld()
+	r.see("both held")
 	check(t, r.Agent.Configure(config.UnlabeledPass))
 	r.sound()
 	r.want(r.steered, ownToken)

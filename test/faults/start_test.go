@@ -1,16 +1,12 @@
 package faults
 
 import (
-	"maps"
-	"slices"
 	"testing"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/test/lab"
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
-
-const malformed = "apiVersion: " + config.APIVersion + "\nkind: " + config.Kind + "\nunlabeled: sometimes\n"
 
 // Whatever is wrong at an agent's first start on a node, the programs are
 // attached before: no pod has the node's identity, and the agent says what is
@@ -49,14 +45,13 @@ func TestFirstStart(t *testing.T) {
 func TestFirstConfigurationIsMalformed(t *testing.T) {
 	r := open(t, "malformed configuration at the first start", "nobody has the node's identity; once fixed, pods are served",
 		func(o *scene.Options) { o.Unready, o.Config = true, malformed })
-	check(t, r.Agent.WaitProblem(t.Context(), "unlabeled"))
-	r.want(r.steered, refused)
-	r.want(r.passing, refused)
+	check(t, r.Agent.WaitProblem(t.Context(), "the configuration is refused, every pod is held"))
+	r.wantHeld()
 	check(t, r.Agent.Configure(config.UnlabeledPass))
 	check(t, r.Agent.WaitReady(t.Context()))
 	r.want(r.steered, ownToken)
 	r.want(r.passing, nodeToken)
-	r.see("both refused, then served")
+	r.see("both held, then served")
 }
 
 // An API server that does not answer tells of no pod: all are held.
@@ -66,12 +61,18 @@ func TestFirstStartWithoutTheAPI(t *testing.T) {
 		o.Unattended = func(s *scene.Scene) error { return s.Cloud.StopAPI() }
 	})
 	check(t, r.Agent.WaitProblem(t.Context(), "the pods have not been listed"))
+	r.wantHeld()
+	r.see("both held")
+}
+
+// wantHeld fails the test unless neither pod gets an answer.
+func (r *rig) wantHeld() {
+	r.t.Helper()
 	for _, w := range []*scene.Workload{r.steered, r.passing} {
-		got, err := lab.Run[asking, answers](t.Context(), w.Pod, "ask", asking{Patience: impatience})
-		check(t, err)
-		if seen := r.named(slices.Collect(maps.Keys(got))[0]); seen != noAnswer {
-			t.Errorf("%s got: %s, want %s", w, seen, noAnswer)
+		got, err := lab.Run[asking, answers](r.t.Context(), w.Pod, "ask", asking{Patience: impatience})
+		check(r.t, err)
+		if !got.only(noAnswer) {
+			r.t.Errorf("%s got %v, want to be held", w, got)
 		}
 	}
-	r.see("both held")
 }

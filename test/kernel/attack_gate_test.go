@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"context"
 	"bytes"
 	"errors"
 	"fmt"
@@ -222,7 +223,7 @@ func (p poser) seenBy(t *testing.T, victim *lab.Pod, d dialing) string {
 // nft runs rules in the network namespace at the path.
 func nft(t *testing.T, netns, rules string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "nsenter", "--net="+netns, "nft", "-f", "-")
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "nsenter", "--net="+netns, "nft", "-f", "-") // cleanups use it too
 	cmd.Stdin = strings.NewReader(rules)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("nft: %v: %s", err, bytes.TrimSpace(out))

@@ -90,7 +90,7 @@ func attacks() []attack {
 	var all []attack
 	for _, some := range [][]attack{
 		connectAttacks(), listenerAttacks(), tupleAttacks(), packetAttacks(), linkAttacks(), frameAttacks(), lifeAttacks(), loadAttacks(),
-		agentAttacks(), gateAttacks(), quotaAttacks(), deliveryAttacks(),
+		agentAttacks(), gateAttacks(), quotaAttacks(), deliveryAttacks(), lineAttacks(),
 	} {
 		all = append(all, some...)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/preflight"
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/lab"
 )
@@ -58,6 +59,7 @@ func withCapabilities(t *testing.T, nodeOnly bool, capabilities []preflight.Capa
 	n, err := lab.NewNode(t.TempDir())
 	check(t, err)
 	defer func() { check(t, n.Close()) }()
+	defer removeLine(t)
 	// Another user's, as containers' processes are: that is what PTRACE is for.
 	p, err := n.StartPod(lab.PodOptions{User: 65534})
 	check(t, err)
@@ -126,10 +128,18 @@ func steerLimited(in limited, id uint64, hooks *intercept.Hooks, tree *cgroups.T
 	defer cancel()
 	pods := newPodList()
 	pods.set(workload.Pod{UID: in.PodUID, Decision: steer})
+	var wrong error
+	var line delivery.Line
+	if !in.NodeOnly {
+		line = routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() {}, Failed: func(err error) { wrong = err }})
+		if err := routeguard.Try(); err != nil {
+			return err
+		}
+	}
 	reconciler, err := delivery.NewReconciler(delivery.Options{
 		Kernel: hooks, Pods: pods, Cgroups: tree, Proc: "/proc", Ports: ports, NodeOnly: in.NodeOnly,
-		GuardLinks: !in.NodeOnly,
-		Serve:      func(c net.Conn, _ uint64) { c.Close() }, Log: quiet(),
+		GuardLinks: !in.NodeOnly, Line: line,
+		Serve: func(c net.Conn, _ uint64) { c.Close() }, Log: quiet(),
 	})
 	if err != nil {
 		return err
@@ -149,7 +159,7 @@ func steerLimited(in limited, id uint64, hooks *intercept.Hooks, tree *cgroups.T
 		steered := ok && e.Verdict == workload.Steer && (e.Port != 0) != in.NodeOnly
 		guarded := len(links) > 0 && len(reconciler.Unguarded()) == 0
 		if steered && guarded != in.NodeOnly {
-			return nil
+			return wrong
 		}
 		time.Sleep(time.Millisecond)
 	}

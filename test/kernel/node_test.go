@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/lab"
 )
@@ -41,6 +43,7 @@ type options struct {
 	// inPod has the node listener's socket made in a pod that is gone: that of
 	// an agent which has handed it over.
 	inPod bool
+	line  bool // with the second line, as full is in the agent
 }
 
 // guardMode is what --guard says; the zero value is full, as there.
@@ -64,7 +67,9 @@ type node struct {
 	delivery *delivery.Reconciler
 	instead  atomicServe // takes accepted connections in place of answer
 	options  options
-	stop     func() // ends delivery and the node listener, as a dead agent would
+	line     *routeguard.Line // nil: none
+	repairs  atomic.Int64     // of the line
+	stop     func()           // ends delivery and the node listener, as a dead agent would
 }
 
 func newNode(t *testing.T, o options) *node {
@@ -137,7 +142,7 @@ func (n *node) start(t *testing.T, o options) {
 	n.delivery, err = delivery.NewReconciler(delivery.Options{
 		Kernel: n.hooks, Pods: n.pods, Cgroups: n.tree, Serve: n.answer,
 		Proc: "/proc", Ports: o.ports, NodeOnly: o.nodeOnly, Log: quiet(),
-		GuardLinks: o.guard == guardFull,
+		GuardLinks: o.guard == guardFull, Line: n.makeLine(t, o),
 	})
 	check(t, err)
 	run := func(task func(context.Context) error) { go func() { tasks <- task(ctx) }() }
