@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
-	"github.com/sidestep-agent/sidestep/test/scene"
 )
 
 func TestMalformedConfiguration(t *testing.T) {

@@ -1,8 +1,8 @@
 package kernel
 
 import (
-	"context"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
