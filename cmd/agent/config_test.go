@@ -63,7 +63,7 @@ func TestConfigCheckOfTheEnvironment(t *testing.T) {
 	}
 	for variable, want := range map[string]string{
 		"SIDESTEP_TENANT=t":                       "did you mean SIDESTEP_TENANT_ID (--tenant-id)?",
-		"SIDESTEP_GAURD=off":                      "did you mean SIDESTEP_GUARD (--guard)?",
+		"SIDESTEP_GURD=off":                       "did you mean SIDESTEP_GUARD (--guard)?",
 		"SIDESTEP_OPERATOR_SERVICE_HOST=10.0.0.1": "remove it",
 		"SIDESTEP_GUARD=some":                     "SIDESTEP_GUARD: invalid argument",
 	} {

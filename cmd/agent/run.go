@@ -47,6 +47,10 @@ type runOptions struct {
 	logFormat      string
 }
 
+// drainTimeout is four times the 30 s that a pod has which is told to end
+// together with the agent, unless it says more.
+const drainTimeout = 2 * time.Minute
+
 // The values of --delivery.
 const (
 	deliveryPod  = "pod"
@@ -115,7 +119,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	addStateDir(flags, &o.stateDir)
 	addInstance(flags, &o.instance)
 	flags.Int64Var(&o.memoryLimit, "memory-limit", 0, "bytes of memory that the agent's pod may use, for the agent to stay below; 0: no limit is known")
-	flags.DurationVar(&o.drainTimeout, "drain-timeout", 0, "how long an agent that is told to end, and has no successor, goes on serving while steered pods run; 60s below its pod's grace period")
+	flags.DurationVar(&o.drainTimeout, "drain-timeout", drainTimeout, "how long an agent that is told to end, and has no successor, goes on serving while steered pods run; 60s below its pod's grace period")
 	addTraceEndpoint(flags, &o.traceEndpoint)
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	addOneOf(flags, &o.logFormat, "log-format", "", "form of the log", "json", "text")

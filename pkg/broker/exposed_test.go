@@ -34,12 +34,24 @@ func (f *fakePaths) Dial(ctx context.Context, caller workload.Caller, address st
 	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
 }
 
+// set changes what the way is like.
+func (f *fakePaths) set(change func(*fakePaths)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(f)
+}
+
 func (f *fakePaths) Readable(workload.Connection) (bool, string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.readable != "", f.readable
 }
 
 func (f *fakePaths) AwaitListener(ctx context.Context, _ workload.Caller) bool {
-	if f.nodeOnly {
+	f.mu.Lock()
+	nodeOnly := f.nodeOnly
+	f.mu.Unlock()
+	if nodeOnly {
 		return false
 	}
 	select {
@@ -54,7 +66,7 @@ func (f *fakePaths) AwaitListener(ctx context.Context, _ workload.Caller) bool {
 // own listener is open, and not before.
 func TestReadableConnectionBringsNoToken(t *testing.T) {
 	r := newRig(t)
-	r.paths.readable = "bridge"
+	r.paths.set(func(f *fakePaths) { f.readable = "bridge" })
 	c := r.dial()
 	answered := make(chan reply, 1)
 	go func() {
@@ -87,7 +99,7 @@ func TestReadableConnectionBringsNoToken(t *testing.T) {
 // With node delivery the caller will never have a listener of its own.
 func TestReadableConnectionWithNodeDelivery(t *testing.T) {
 	r := newRig(t)
-	r.paths.readable, r.paths.nodeOnly = "pods share bridge cni0", true
+	r.paths.set(func(f *fakePaths) { f.readable, f.nodeOnly = "pods share bridge cni0", true })
 	c := r.dial()
 	got, _ := c.send(get(tokenTarget))
 	if got.Status != 400 || !strings.Contains(got.Body, "pods share bridge cni0") {
@@ -102,7 +114,7 @@ func TestReadableConnectionWithNodeDelivery(t *testing.T) {
 // What drops the pod's own packets to IMDS stands in a splice's way too.
 func TestSpliceGoesThePodsWay(t *testing.T) {
 	r := newRig(t)
-	r.paths.drops = true
+	r.paths.set(func(f *fakePaths) { f.drops = true })
 	r.attester.set(func(f *fakeAttester) { f.decision = workload.Decision{Verdict: workload.Pass} })
 	c := r.dial()
 	if got, _ := c.send(get(tokenTarget)); got != throttledReply {

@@ -174,9 +174,7 @@ func (r *reporter) logFailure(k key, w workload.Workload, failed *workload.Token
 		slog.String("code", failed.Code),
 		slog.String("description", failed.Description),
 	}
-	message := "token exchange failed"
 	if !failed.RetriedUntil.IsZero() {
-		message = "token exchange not accepted yet, retried"
 		attrs = append(attrs, slog.String("retried_until", failed.RetriedUntil.UTC().Format(time.RFC3339)))
 	}
 	if failed.Meaning != "" {
@@ -195,7 +193,11 @@ func (r *reporter) logFailure(k key, w workload.Workload, failed *workload.Token
 	if left > 0 {
 		attrs = append(attrs, slog.Int("left_out", left))
 	}
-	r.log.LogAttrs(context.Background(), slog.LevelWarn, message, attrs...)
+	if failed.RetriedUntil.IsZero() {
+		r.log.LogAttrs(context.Background(), slog.LevelWarn, "token exchange failed", attrs...)
+	} else {
+		r.log.LogAttrs(context.Background(), slog.LevelWarn, "token exchange not accepted yet, retried", attrs...)
+	}
 }
 
 // panicked logs a panic. Go prints arguments in a stack as numbers,

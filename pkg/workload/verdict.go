@@ -58,7 +58,7 @@ const (
 	// ReasonUnlabeled begins the reason where nothing selects the pod.
 	ReasonUnlabeled = "unlabeled"
 	// ReasonContainerUnknown: the pod skips some of its containers, and which
-	// one this is is not known. Who is in none of them has no decision ever.
+	// one asks is not known. Who is in none of them never has a decision.
 	ReasonContainerUnknown = "skip-containers: container not known"
 )
 

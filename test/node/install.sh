@@ -19,8 +19,9 @@ digest() {
 before=$(digest)
 "$rig/exec.sh" ctr --namespace k8s.io images import - <"$archive" >/dev/null
 
-# In Azure neither is needed by workloads that the webhook injected: they name
-# their tenant, and Entra's certificate is of an authority that all trust.
+# In Azure the first two are not needed by workloads that the webhook injected:
+# they name their tenant, and Entra's certificate is of an authority that all
+# trust. The third has tests that remove the agent go on at once.
 tenant=$(sed -n '/^tenants:/{n;s/^- *//p}' "$rig/federation.yaml")
 "$rig/exec.sh" kubectl apply -f "$tree/manifests/base/namespace.yaml" >/dev/null
 "$rig/exec.sh" kubectl apply -f - >/dev/null <<SETTINGS
@@ -30,6 +31,7 @@ metadata: {name: sidestep-agent-env, namespace: sidestep-system}
 data:
   SIDESTEP_TENANT_ID: $tenant
   SSL_CERT_FILE: /var/run/secrets/kubernetes.io/serviceaccount/ca.crt
+  SIDESTEP_DRAIN_TIMEOUT: 2s
 SETTINGS
 "$rig/exec.sh" kubectl apply -k "$tree/manifests/base" >/dev/null # the node sees the machine's files
 # The same tag again: the DaemonSet does not see that there is another image.

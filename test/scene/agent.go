@@ -75,7 +75,8 @@ func (a *Agent) start(s *Scene, kubeconfig string, o Options) error {
 		"--cgroup-root", s.Node.CgroupRoot, "--kubepods-cgroup", s.Node.Kubepods,
 		"--kubelet-dir", s.Node.KubeletDir, "--bpffs", s.Node.BPFFS,
 		"--authority-host", EntraURL, "--tenant-id", s.Cloud.Federation.Tenants[0],
-		"--metrics-address", MetricsAddress, "--state-dir", a.stateDir, "--instance", a.instance)
+		"--metrics-address", MetricsAddress, "--state-dir", a.stateDir, "--instance", a.instance,
+		"--drain-timeout", "0") // an agent that is stopped ends
 	for flag, value := range map[string]string{"--log-level": o.LogLevel, "--guard": o.Guard} {
 		if value != "" {
 			a.process.Args = append(a.process.Args, flag, value)

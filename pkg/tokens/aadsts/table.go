@@ -11,14 +11,14 @@ import (
 type Kind uint8
 
 const (
-	// Permanent: until somebody fixes the set-up. Codes that are not in the
+	// Permanent lasts until somebody fixes the set-up. Codes that are not in the
 	// table are taken for permanent ones.
 	Permanent Kind = iota
-	// NotYet: Entra misses something that may have been created a moment ago.
+	// NotYet means that Entra misses something that may have been created a moment ago.
 	// Its servers learn of a new object at different times, so the answer
 	// differs for some minutes, and now and then later.
 	NotYet
-	// Transient: it passes by itself.
+	// Transient passes by itself.
 	Transient
 )
 
@@ -27,11 +27,11 @@ const (
 type Whose uint8
 
 const (
-	// Client: one client in one tenant at one authority.
+	// Client is one client in one tenant at one authority.
 	Client Whose = iota
-	// Tenant: all clients of the tenant at the authority.
+	// Tenant is all clients of the tenant at the authority.
 	Tenant
-	// Way: the way to the authority. No code says so, since one that comes has
+	// Way is the way to the authority. No code says so, since one that comes has
 	// come that way: network and TLS do.
 	Way
 )

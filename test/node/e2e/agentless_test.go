@@ -19,7 +19,7 @@ func TestWithoutTheAgent(t *testing.T) {
 	}
 	kubectl(t, "-n", system, "delete", "daemonset", "sidestep-agent")
 	t.Cleanup(func() { install(t, "base") })
-	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=200s")
+	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=60s")
 	start(t, late)
 	if got, want := web.explain(t, plugin(t)), "agent: no agent runs on node "; !strings.HasPrefix(got, want) {
 		t.Errorf("explain says %q, want %q", got, want)

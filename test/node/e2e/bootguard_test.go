@@ -155,7 +155,7 @@ func (p pod) wasRefusedUntil(t *testing.T, want string) {
 // next boot would close the node for good.
 func testBootGuardUninstall(t *testing.T) {
 	kubectl(t, "-n", system, "delete", "daemonset", "sidestep-agent")
-	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=200s")
+	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=60s")
 	kubectl(t, "apply", "-k", manifest(t, "uninstall"))
 	t.Cleanup(func() {
 		kubectl(t, "-n", system, "delete", "daemonset", "sidestep-uninstall", "--ignore-not-found")

@@ -101,12 +101,13 @@ func forgetSettings(t *testing.T) {
 	kubectl(t, "-n", system, "delete", "configmap", "sidestep-agent-env", "--ignore-not-found")
 }
 
-// trustEntra adds the setting that no cluster in Azure needs: Entra's
-// certificate is of the cluster's authority here.
+// trustEntra adds the settings that no cluster in Azure needs: Entra's
+// certificate is of the cluster's authority here, and an agent that is removed
+// ends soon.
 func trustEntra(t *testing.T, _ string) {
 	t.Helper()
 	kubectl(t, "-n", system, "patch", "configmap", "sidestep-agent-env", "--type=merge",
-		"--patch", `{"data":{"SSL_CERT_FILE":"/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"}}`)
+		"--patch", `{"data":{"SSL_CERT_FILE":"/var/run/secrets/kubernetes.io/serviceaccount/ca.crt","SIDESTEP_DRAIN_TIMEOUT":"2s"}}`)
 	rolledOut(t) // kubectl restarts nothing twice in a second
 	kubectl(t, "-n", system, "rollout", "restart", "daemonset/sidestep-agent")
 	rolledOut(t)

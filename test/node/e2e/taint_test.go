@@ -48,7 +48,7 @@ func TestTaint(t *testing.T) {
 		kubectl(t, "patch", "node", node, "--type=merge", "--patch", `{"spec":{"taints":null}}`)
 		install(t, "base")
 	})
-	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=200s")
+	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=60s")
 	kubectl(t, "taint", "node", node, notReady+"=:NoSchedule", otherTaint+"=stays:PreferNoSchedule")
 	p := pod{namespace: teamA, name: "early", account: "app-one", labelled: true, token: newVolume}
 	apply(t, atOnce(p))

@@ -37,7 +37,7 @@ func TestUninstall(t *testing.T) {
 	}
 	kubectl(t, "-n", system, "delete", "daemonset", "sidestep-uninstall")
 	kubectl(t, "-n", system, "delete", "daemonset", "sidestep-agent")
-	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=200s")
+	kubectl(t, "-n", system, "wait", "--for=delete", "pods", "-l", agentPods, "--timeout=60s")
 	if got := web.who(t); got != refused {
 		t.Errorf("without the agent: %q, want %q", got, refused)
 	}
