@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -17,16 +19,13 @@ const leave = 55 * time.Second
 // The kubelet kills a pod when its grace period is over: an agent that is told
 // to end must be done by then.
 func TestTheGracePeriodIsLongEnough(t *testing.T) {
+	serves := drainTimeout(t)
 	for name, objects := range rendered(t) {
 		if !asksAPI(name) || name == "uninstall" {
 			continue
 		}
 		spec := one[*appsv1.DaemonSet](t, objects).Spec.Template.Spec
 		agent := spec.Containers[0]
-		serves, err := time.ParseDuration(variable(agent, "SIDESTEP_DRAIN_TIMEOUT"))
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
 		if grace := time.Duration(*spec.TerminationGracePeriodSeconds) * time.Second; serves < 30*time.Second || grace < serves+leave {
 			t.Errorf("%s: %v of grace for an agent that serves for %v and then needs %v", name, grace, serves, leave)
 		}
@@ -34,6 +33,25 @@ func TestTheGracePeriodIsLongEnough(t *testing.T) {
 			t.Errorf("%s: what ended the agent is not in its pod's status", name)
 		}
 	}
+}
+
+// drainTimeout returns for how long the agent serves, by the reference of its
+// flags, which is generated from them.
+func drainTimeout(t *testing.T) time.Duration {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile("`SIDESTEP_DRAIN_TIMEOUT` \\| `([^`]+)`").FindStringSubmatch(string(page))
+	if row == nil {
+		t.Fatal("the reference has no SIDESTEP_DRAIN_TIMEOUT")
+	}
+	d, err := time.ParseDuration(row[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 // A Service of the namespace must not make variables that look like flags, and

@@ -123,6 +123,15 @@ func (peer) Cached(workload.Workload, workload.TokenRequest) (workload.Token, bo
 	return workload.Token{}, false
 }
 
+// Dial connects as if the pod's network were this process's.
+func (peer) Dial(ctx context.Context, _ workload.Caller, address string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+}
+
+func (peer) Readable(workload.Connection) (bool, string) { return false, "" }
+
+func (peer) AwaitListener(context.Context, workload.Caller) bool { return true }
+
 // answer is what clients decide by.
 type answer struct {
 	status int
@@ -177,7 +186,7 @@ func newBroker(t *testing.T, endpoint string) string {
 	t.Helper()
 	clock := testingclock.NewFakeClock(time.Now())
 	s, err := broker.New(broker.Options{
-		Attester: peer{}, Tokens: peer{}, IMDSEndpoint: endpoint, Clock: clock,
+		Attester: peer{}, Tokens: peer{}, Paths: peer{}, IMDSEndpoint: endpoint, Clock: clock,
 		Settings: broker.Settings{
 			Relay: broker.RelaySettings{Instance: true}, Limits: broker.Limits{RequestsPerSecond: 1000, Concurrent: 64},
 		},

@@ -42,7 +42,7 @@ func run(ctx context.Context) error {
 	h := &host{registry: prometheus.NewRegistry()}
 	imds := httptest.NewServer(http.HandlerFunc(h.answerAsIMDS))
 	s, err := broker.New(broker.Options{
-		Attester: pods{}, Tokens: tokens{}, IMDSEndpoint: imds.URL, Clock: clock.RealClock{},
+		Attester: pods{}, Tokens: tokens{}, Paths: pods{}, IMDSEndpoint: imds.URL, Clock: clock.RealClock{},
 		Settings: broker.Settings{
 			Relay: broker.RelaySettings{Instance: true}, Limits: broker.Limits{RequestsPerSecond: 200, Concurrent: 64},
 		},
@@ -148,6 +148,15 @@ func (pods) Current(c workload.Caller) (workload.Workload, workload.Decision, er
 	return workload.Workload{PodUID: c.PodUID, ClientID: "c", TenantID: "t", ServiceAccountSeen: true},
 		workload.Decision{Verdict: workload.Steer, Access: workload.Identity}, nil
 }
+
+// Dial connects as if the pod's network were this process's.
+func (pods) Dial(ctx context.Context, _ workload.Caller, address string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", address)
+}
+
+func (pods) Readable(workload.Connection) (bool, string) { return false, "" }
+
+func (pods) AwaitListener(context.Context, workload.Caller) bool { return true }
 
 // tokens has every token, but for a resource that is a bug.
 type tokens struct{}
