@@ -3,10 +3,9 @@
 # becomes of the others, and prints how each ended and how long it took:
 # test.sh PART.... Its status is 1 if one failed.
 #
-# test-node and what it needs run beside the others, since it waits for most of
-# its time and building its Kubernetes is niced; its output is shown at the end.
-# Nothing else runs at the same time as another: most parts keep all cores busy,
-# and one measures how long answers take.
+# node-build, which is niced, runs beside the others; its output is shown before
+# test-node. Nothing else runs at the same time as another: most parts keep all
+# cores busy, and the node's are bound in time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,26 +41,30 @@ run() {
 	echo "make test: $part: $result after $((SECONDS - started)) s"
 }
 
-beside=() others=()
+before=() after=() build=
 for part in "${parts[@]}"; do
 	case $part in
-	node-build | test-node) beside+=("$part") ;;
-	*) others+=("$part") ;;
+	node-build) build=$part ;;
+	test-node) after+=("$part") ;;
+	*) before+=("$part") ;;
 	esac
 done
 
 # In a process group of its own, to be ended with all that it has started.
 set -m
-(for part in "${beside[@]}"; do run "$part"; done) >"$logs/beside.log" 2>&1 </dev/null &
+([ -z "$build" ] || run "$build") >"$logs/beside.log" 2>&1 </dev/null &
 besides=$!
 set +m
 trap 'kill -- -"$besides" 2>/dev/null || true' EXIT
 
-for part in "${others[@]}"; do
+for part in "${before[@]}"; do
 	run "$part" | tee "$logs/$part.log"
 done
 tail --lines=+1 --follow --pid="$besides" "$logs/beside.log"
 wait "$besides"
+for part in "${after[@]}"; do
+	run "$part" | tee "$logs/$part.log"
+done
 
 status=0
 echo
