@@ -8,8 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -133,23 +133,28 @@ func (n *node) prepare(t *testing.T, p *lab.Pod, rps, deferred, cookies bool) {
 	if !deferred {
 		return
 	}
-	for _, l := range n.delivery.Open() {
-		check(t, control(l.Listener.(*net.TCPListener), func(fd int) error {
-			return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 5)
-		}))
+	// The reconciler alone may look at its listeners while it runs.
+	for _, fd := range listeningSockets(t) {
+		check(t, unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 5))
 	}
 }
 
-func control(socket syscall.Conn, do func(fd int) error) error {
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return err
+// listeningSockets returns the descriptors of this process on which it listens
+// for TCP connections.
+func listeningSockets(t *testing.T) (fds []int) {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	check(t, err)
+	for _, e := range all {
+		fd, err := strconv.Atoi(e.Name())
+		check(t, err)
+		listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+		protocol, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
+		if err == nil && listens == 1 && (protocol == unix.IPPROTO_TCP || protocol == unix.IPPROTO_MPTCP) {
+			fds = append(fds, fd)
+		}
 	}
-	var failed error
-	if err := raw.Control(func(fd uintptr) { failed = do(int(fd)) }); err != nil {
-		return err
-	}
-	return failed
+	return fds
 }
 
 // steerPackets has all links of the network namespace spread what they receive
