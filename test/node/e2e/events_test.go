@@ -15,6 +15,7 @@ import (
 // final two minutes after its start.
 func TestRefusalsAreDiagnosed(t *testing.T) {
 	needNode(t)
+	t.Parallel() // it is held, and waits for two minutes
 	abroad := pod{namespace: teamB, name: "diagnosed", account: "abroad", labelled: true, token: newVolume}
 	start(t, abroad)
 	const (
@@ -22,7 +23,10 @@ func TestRefusalsAreDiagnosed(t *testing.T) {
 		fix  = "kubectl annotate serviceaccount --overwrite --namespace team-b abroad azure.workload.identity/tenant-id=\"$(az identity list "
 	)
 	ask := func() (status int, description string) {
-		got := abroad.get(t, tokenPath+url.QueryEscape(vaultURL))
+		got, err := abroad.tryGet(holdTime, tokenPath+url.QueryEscape(vaultURL))
+		if err != nil {
+			t.Fatal(err)
+		}
 		var body struct {
 			Description string `json:"error_description"`
 		}
