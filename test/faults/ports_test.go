@@ -5,6 +5,7 @@ import (
 	"hash/fnv"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -36,6 +37,8 @@ func (r *rig) holdUntilKnown(stranger *scene.Workload) {
 	go func() { held <- r.ask(stranger) }()
 	r.eventually("it is held", func() bool { return r.metrics("sidestep_connects_total")["ipv4 unknown"] > 0 })
 	check(r.t, r.Introduce(stranger))
+	// From here on the node's identity is what it may have.
+	r.strangers = slices.DeleteFunc(r.strangers, func(p *lab.Pod) bool { return p == stranger.Pod })
 	if got := <-held; got != nodeToken {
 		r.t.Errorf("the stranger, which passes, got: %s", got)
 	}
