@@ -9,6 +9,7 @@ import (
 
 	"github.com/sidestep-agent/sidestep/pkg/bootguard"
 	"github.com/sidestep-agent/sidestep/pkg/preflight"
+	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/test/lab"
 )
 
@@ -26,8 +27,22 @@ func booted(t *testing.T) guard {
 		}
 	})
 	check(t, boots(n))
+	forgetLine(t)
 	dir := t.TempDir()
 	return guard{node: n, stateDir: filepath.Join(dir, "state"), config: filepath.Join(dir, "boot.yaml")}
+}
+
+// forgetLine removes the second line when the test ends, as a node's end does:
+// the tests share a network namespace.
+func forgetLine(t *testing.T) {
+	t.Helper()
+	t.Cleanup(func() {
+		left, err := routeguard.Leftovers()
+		check(t, err)
+		for _, l := range left {
+			check(t, l.Remove())
+		}
+	})
 }
 
 // tries has a process of a new pod try.
