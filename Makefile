@@ -115,7 +115,7 @@ SUITE := SIDESTEP_SUITES=1
 
 .PHONY: test-node
 test-node: node-build $(HELM) ## Real pods on a real Kubernetes node (root)
-	$(SUITE) go test -v -count=1 -timeout 25m ./test/node/e2e
+	$(SUITE) go test -v -count=1 -timeout 35m ./test/node/e2e
 
 .PHONY: test-unit
 test-unit: setup ## The unit tests of every module: go test ./..., with the race detector

@@ -156,7 +156,9 @@ func takeOff(t *testing.T) {
 
 func (d desk) helmUninstall(t *testing.T) {
 	t.Helper()
-	inNode(t, "HOME="+d.work, filepath.Join(d.bin, "helm"), "uninstall", "sidestep-agent", "--namespace", "kube-system", "--wait")
+	inNode(t, "HOME="+d.work, filepath.Join(d.bin, "helm"), "uninstall", "sidestep-agent", "--namespace", "kube-system")
+	// It would go on serving for two minutes, as others' pods are steered.
+	kubectl(t, "-n", system, "delete", "pods", "-l", agentPods, "--grace-period=1", "--ignore-not-found")
 	kubectl(t, "delete", "namespace", system, "--ignore-not-found")
 }
 
