@@ -85,7 +85,7 @@ func neighboursAddress(t *testing.T) string {
 	up, err := netlink.LinkByIndex(b.Index)
 	check(t, err)
 	s := sending{
-		Kind: sendFrame, To: vip, From: addrPort(victim.Address, 0).Addr(), Gateway: up.Attrs().HardwareAddr,
+		Kind: sendFrame, Link: "eth0", To: vip, From: addrPort(victim.Address, 0).Addr(), Gateway: up.Attrs().HardwareAddr,
 	}
 	_, err = lab.Run[sending, string](t.Context(), p, "send", s)
 	check(t, err)
@@ -171,7 +171,7 @@ func strangerWithoutAgent(tags int) func(*testing.T) string {
 		n.stop()
 		p := n.stranger(t, lab.PodOptions{})
 		_, err := lab.Run[sending, string](t.Context(), p, "send", sending{
-			Kind: sendFrame, To: imds, From: addrPort(p.Address, 0).Addr(),
+			Kind: sendFrame, Link: "eth0", To: imds, From: addrPort(p.Address, 0).Addr(),
 			Gateway: p.NodeLink.HardwareAddr, Tags: tags,
 		})
 		check(t, err)

@@ -26,6 +26,7 @@ func (n *node) makeLine(t *testing.T, o options) delivery.Line {
 	if !o.line {
 		return nil
 	}
+	t.Cleanup(func() { removeLine(t) }) // the tests share a network namespace
 	n.line = routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() { n.repairs.Add(1) }, Failed: func(err error) { t.Error(err) }})
 	if err := n.line.SetPolicy(linePolicy(n.settings)); err != nil {
 		panic(err)
@@ -37,11 +38,9 @@ func linePolicy(s intercept.Settings) routeguard.Policy {
 	return routeguard.Policy{Open: s.Audit, UnknownPass: s.UnknownPass, DenyWireServer: s.DenyWireServer}
 }
 
-// newLined returns a node with the full guard and the second line, which is
-// taken away at the end.
+// newLined returns a node with the full guard and the second line.
 func newLined(t *testing.T, settings func(*intercept.Settings)) *node {
 	t.Helper()
-	t.Cleanup(func() { removeLine(t) })
 	n := newNode(t, options{line: true, settings: settings})
 	n.keepLine(t)
 	eventually(t, "the second line is there", func() bool { return lineThere(t) })
