@@ -109,12 +109,13 @@ func tryFrames(t *testing.T, o options, change layout, seed uint64, count int) (
 // gateway returns the node's address on the pod's link.
 func gateway(p *lab.Pod) netip.Addr { return addrPort(p.Address, 0).Addr().Prev() }
 
-// followSourceRoutes has the node do so, as some do.
+// followSourceRoutes has the node do so, as some do, until the test ends.
 func followSourceRoutes(t *testing.T, p *lab.Pod) {
 	t.Helper()
-	for _, where := range []string{"all", p.NodeLink.Name} {
-		check(t, os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", where, "accept_source_route"), []byte("1"), 0))
-	}
+	const all = "/proc/sys/net/ipv4/conf/all/accept_source_route"
+	check(t, os.WriteFile(all, []byte("1"), 0))
+	t.Cleanup(func() { check(t, os.WriteFile(all, []byte("0"), 0)) })
+	check(t, os.WriteFile(filepath.Join("/proc/sys/net/ipv4/conf", p.NodeLink.Name, "accept_source_route"), []byte("1"), 0))
 }
 
 func onBridge(t *testing.T, p *lab.Pod, w *world) {

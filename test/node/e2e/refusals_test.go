@@ -12,21 +12,21 @@ import (
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
 )
 
-// A wrong set-up is said at once, with Entra's code where Entra was asked: a
-// status that clients retry would make it a matter of minutes.
+// What waiting cannot fix is said at once, with Entra's code where Entra was
+// asked: a status that clients retry would make it a matter of minutes.
 func TestWrongSetUp(t *testing.T) {
 	needNode(t)
 	nobody := pod{namespace: teamA, name: "nobody", account: "nobody", labelled: true, token: newVolume}
-	abroad := pod{namespace: teamB, name: "abroad", account: "abroad", labelled: true, token: newVolume}
-	start(t, nobody, abroad)
+	knows := pod{namespace: teamA, name: "asks-for-nothing", account: "app-one", labelled: true, token: newVolume}
+	start(t, nobody, knows)
 	if got := nobody.who(t); got != notFound {
 		t.Errorf("without a client id: %q, want %q", got, notFound)
 	}
-	got := abroad.get(t, tokenPath+url.QueryEscape(vaultURL))
-	if got.Status != 400 || !strings.Contains(got.Body, "AADSTS700016") {
-		t.Errorf("in a tenant without the client: %+v, want a 400 with AADSTS700016", got)
+	got := knows.get(t, tokenPath+url.QueryEscape("https://nothing.example"))
+	if got.Status != 400 || !strings.Contains(got.Body, "AADSTS500011") {
+		t.Errorf("for a resource that there is not: %+v, want a 400 with AADSTS500011", got)
 	}
-	t.Logf("wrong tenant, after %d ms: %s", got.MS, got.Body)
+	t.Logf("unknown resource, after %d ms: %s", got.MS, got.Body)
 }
 
 // holdTime is longer than the broker may hold a request.
