@@ -32,7 +32,7 @@ func deliveryAttacks() []attack {
 			run: func(t *testing.T, _ guardMode) string { return deletesItself(t, lab.PodOptions{}) },
 		},
 		{
-			name: "agent's first start, configuration malformed", expected: always(neverServed),
+			name: "agent's first start, the CA file missing", expected: always(neverServed),
 			defence: "attach first", success: nodeIdentity, run: firstStart,
 		},
 		{
@@ -126,7 +126,7 @@ func dropTo(t *testing.T, from net.IP, to netip.Addr) {
 const neverServed = "refused all the time"
 
 // firstStart has a labelled pod ask from before the first agent starts on its
-// node until some time after that has found a mistake in its configuration.
+// node until some time after that has found a mistake in its flags.
 func firstStart(t *testing.T, guard guardMode) string {
 	if *agentProgram == "" {
 		t.Skip("needs the agent's program: make test-attack")
@@ -135,7 +135,7 @@ func firstStart(t *testing.T, guard guardMode) string {
 	p := addIdentity(&file, "one")
 	s, err := scene.Open(t.Context(), scene.Options{
 		Agent: *agentProgram, Guard: guard.String(), Federation: file, VaultName: "vault", Unready: true,
-		Config: "no configuration", Workloads: []*scene.Workload{p},
+		Flags: []string{"--ca-file", "/missing.crt"}, Workloads: []*scene.Workload{p},
 	})
 	check(t, err)
 	t.Cleanup(func() { check(t, s.Close()) })
