@@ -55,6 +55,7 @@ func (d desk) pages() []page {
 			{block: "overlays/taint", after: isReady},
 			{block: "overlays/boot-guard", before: hasUnits, after: func(t *testing.T, printed string) { isReady(t, printed); removeBootGuard(t) }},
 		}},
+		{name: "docs/closed.md", steps: []step{{block: "overlays/recommended", after: isReady}}},
 		{name: "docs/observability.md", begin: prometheusKinds},
 		{name: "docs/troubleshooting.md", shop: true, variables: mine, begin: startWeb, steps: []step{
 			{block: "--previous", before: crashAgent},
@@ -158,7 +159,7 @@ func (d desk) helmUninstall(t *testing.T) {
 	t.Helper()
 	inNode(t, "HOME="+d.work, filepath.Join(d.bin, "helm"), "uninstall", "sidestep-agent", "--namespace", "kube-system")
 	// It would go on serving for two minutes, as others' pods are steered.
-	kubectl(t, "-n", system, "delete", "pods", "-l", agentPods, "--grace-period=1", "--ignore-not-found")
+	killAgent(t)
 	kubectl(t, "delete", "namespace", system, "--ignore-not-found")
 }
 
@@ -257,16 +258,23 @@ func startWeb(t *testing.T) {
 // crashAgent ends the agent's process; its container starts again.
 func crashAgent(t *testing.T) {
 	t.Helper()
-	name := strings.TrimSpace(kubectl(t, "-n", system, "get", "pods", "-l", agentPods, "-o", "jsonpath={.items[0].metadata.name}"))
-	agent := pod{namespace: system, name: name}
-	for _, pid := range agent.processes(t, "/agent") {
-		inNode(t, "kill", "-s", "KILL", pid)
-	}
+	name := killAgent(t)
 	eventually(t, 60*time.Second, func() error {
 		_, err := tryInNode(nil, "kubectl", "-n", system, "logs", name, "--previous")
 		return err
 	})
 	rolledOut(t)
+}
+
+// killAgent kills the agent's process, and returns the name of its pod.
+func killAgent(t *testing.T) string {
+	t.Helper()
+	name := strings.TrimSpace(kubectl(t, "-n", system, "get", "pods", "-l", agentPods, "-o", "jsonpath={.items[0].metadata.name}"))
+	agent := pod{namespace: system, name: name}
+	for _, pid := range agent.processes(t, "/agent") {
+		inNode(t, "kill", "-s", "KILL", pid)
+	}
+	return name
 }
 
 // unpin removes the pin of a program's link, and waits until the agent has seen
