@@ -102,11 +102,15 @@ func (d dialing) inherit() (out dialed, err error) {
 // offer opens a TCP socket and hands it to whoever connects to the path.
 func offer(path string) (struct{}, error) {
 	none := struct{}{}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	// The name is seen only once the socket listens: bind alone makes the file.
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path + ".bound", Net: "unix"})
 	if err != nil {
 		return none, err
 	}
 	defer l.Close()
+	if err := os.Rename(path+".bound", path); err != nil {
+		return none, err
+	}
 	if err := l.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		return none, err
 	}
