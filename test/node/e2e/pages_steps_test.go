@@ -152,7 +152,10 @@ func installAnew(t *testing.T) {
 // takeOff removes what kustomize installed: Helm does not take objects over.
 func takeOff(t *testing.T) {
 	t.Helper()
-	kubectl(t, "delete", "-k", manifest(t, "base"), "--ignore-not-found")
+	base := manifest(t, "base")
+	kubectl(t, "delete", "-k", base, "--ignore-not-found", "--wait=false")
+	killAgent(t) // which goes on serving for two minutes, as others' pods are steered
+	kubectl(t, "delete", "-k", base, "--ignore-not-found")
 }
 
 func (d desk) helmUninstall(t *testing.T) {
