@@ -40,8 +40,8 @@ func closedBy(e workload.Entry) (c closedTo) {
 type aborter struct {
 	*Options
 	sandboxes *sandboxFinder
-	node      *namespace
-	destroy   func(ns *namespace, closed func(cgroupID uint64) closedTo) (int, error)
+	// destroy is destroySockets but in tests.
+	destroy func(ns *namespace, closed func(cgroupID uint64) closedTo) (int, error)
 	poke      chan struct{}
 	seen      map[string]abortable // by pod UID; the Reconciler's alone
 
@@ -63,9 +63,9 @@ type abortJob struct {
 	again bool // once more after that
 }
 
-func newAborter(o *Options, sandboxes *sandboxFinder, node *namespace) *aborter {
+func newAborter(o *Options, sandboxes *sandboxFinder) *aborter {
 	return &aborter{
-		Options: o, sandboxes: sandboxes, node: node, destroy: destroySockets, poke: make(chan struct{}, 1),
+		Options: o, sandboxes: sandboxes, destroy: destroySockets, poke: make(chan struct{}, 1),
 		seen: make(map[string]abortable), jobs: make(map[string]*abortJob),
 	}
 }
@@ -187,7 +187,7 @@ func (a *aborter) later(job *abortJob, due time.Time) {
 // not be entered, has them in the node's, where only its own are looked at.
 func (a *aborter) abort(pod abortable) (int, error) {
 	elsewhere := closedTo(0)
-	ns := a.node
+	var ns *namespace // the node's
 	if !a.NodeOnly {
 		own, err := a.sandboxes.open(pod.Path)
 		switch {

@@ -64,7 +64,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 		},
 	}
 	r.guard = newGuard(&r.Options, &r.sandboxes, node)
-	r.aborter = newAborter(&r.Options, &r.sandboxes, node)
+	r.aborter = newAborter(&r.Options, &r.sandboxes)
 	return r, nil
 }
 

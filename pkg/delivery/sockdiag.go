@@ -43,13 +43,18 @@ const (
 // those that listen, have ended, or have no socket of an application any more.
 const openStates = 0xfff &^ (1<<unix.BPF_TCP_LISTEN | 1<<unix.BPF_TCP_TIME_WAIT | 1<<unix.BPF_TCP_CLOSE)
 
-// destroySockets destroys the TCP sockets in a network namespace that lead to
+// destroySockets destroys the TCP sockets in a network namespace, the caller's if
+// it is nil, that lead to
 // the metadata service or the wire server, where closed says so of the cgroup
 // of who made the socket, 0 if the kernel does not tell. It returns how many.
 // The error is errNoDestroy if the kernel cannot. It needs CAP_NET_ADMIN, and
 // for another namespace than the caller's CAP_SYS_ADMIN.
 func destroySockets(ns *namespace, closed func(cgroupID uint64) closedTo) (n int, err error) {
-	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, &netlink.Config{NetNS: int(ns.file.Fd())})
+	config := &netlink.Config{}
+	if ns != nil {
+		config.NetNS = int(ns.file.Fd())
+	}
+	c, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, config)
 	if err != nil {
 		return 0, fmt.Errorf("ask for sockets: %w", err)
 	}
