@@ -46,6 +46,8 @@ type Options struct {
 	Booted, Unattended func(*Scene) error
 	// Flags are further ones of the agent.
 	Flags []string
+	// Env is the agent's environment, besides what the scene needs.
+	Env []string
 	// Unready has Open return without waiting for the agent to be ready.
 	Unready bool
 }
