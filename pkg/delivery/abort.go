@@ -42,8 +42,8 @@ type aborter struct {
 	sandboxes *sandboxFinder
 	// destroy is destroySockets but in tests.
 	destroy func(ns *namespace, closed func(cgroupID uint64) closedTo) (int, error)
-	poke      chan struct{}
-	seen      map[string]abortable // by pod UID; the Reconciler's alone
+	poke    chan struct{}
+	seen    map[string]abortable // by pod UID; the Reconciler's alone
 
 	mu   sync.Mutex
 	jobs map[string]*abortJob // by pod UID
