@@ -76,11 +76,12 @@ func (s *settings) configure() error {
 	if err != nil || want == s.configured {
 		return err
 	}
-	err = s.agent.hooks.Configure(want)
-	if err == nil {
-		s.configured = want
+	if err = s.agent.hooks.Configure(want); err != nil {
+		return err
 	}
-	return err
+	s.configured = want
+	s.agent.delivery.SetEnforced(!want.Audit)
+	return nil
 }
 
 // note keeps what is wrong for people to see, and tells the log of a change.

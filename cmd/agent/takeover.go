@@ -122,7 +122,7 @@ func (a *agent) inherit(e *handover.Estate) (pods []delivery.Handed) {
 	if err != nil {
 		a.log.Warn("not all cached tokens were taken over", "err", err)
 	}
-	a.log.Info("taken over from another agent", "pod_listeners", len(pods), "tokens", tokens)
+	a.log.Info("taken over from another agent", "pod_listeners", len(pods), "tokens", tokens, "handover_version", e.Version)
 	return pods
 }
 

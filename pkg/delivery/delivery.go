@@ -42,6 +42,8 @@ type Cgroups interface {
 	Snapshot() []workload.PodCgroup
 	Subscribe() (changes <-chan struct{}, cancel func())
 	Processes(path string) ([]int, error)
+	// Resolve returns whose cgroup an id is; an error for those of no pod.
+	Resolve(id uint64) (workload.CgroupRef, error)
 }
 
 // PortRange bounds the ports of pods' listeners, both ends included.

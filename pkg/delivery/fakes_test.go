@@ -89,6 +89,20 @@ func (n *node) Processes(path string) ([]int, error) {
 	return n.pids[path], nil
 }
 
+func (n *node) Resolve(id uint64) (workload.CgroupRef, error) {
+	for _, cg := range n.cgroups {
+		if cg.CgroupID == id {
+			return workload.CgroupRef{PodUID: cg.UID}, nil
+		}
+		for _, c := range cg.Containers {
+			if c.CgroupID == id {
+				return workload.CgroupRef{PodUID: cg.UID, ContainerID: c.ContainerID}, nil
+			}
+		}
+	}
+	return workload.CgroupRef{}, errors.New("no pod's cgroup")
+}
+
 // run adds a pod that runs, with the cgroup id.
 func (n *node) run(id uint64, p workload.Pod) {
 	n.pods = append(n.pods, p)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -25,6 +26,8 @@ type Reconciler struct {
 	waiting   waits                      // pods that something is missing of
 	last      *round                     // the last look at all pods
 	guard     *guard
+	aborter   *aborter
+	enforced  atomic.Bool // the kernel acts by the verdicts
 	poke      chan struct{}
 	look      chan struct{} // has one when a pod was asked for
 	ready     chan struct{}
@@ -61,6 +64,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 		},
 	}
 	r.guard = newGuard(&r.Options, &r.sandboxes, node)
+	r.aborter = newAborter(&r.Options, &r.sandboxes)
 	return r, nil
 }
 
@@ -73,6 +77,15 @@ func (r *Reconciler) Poke() {
 	select {
 	case r.poke <- struct{}{}:
 	default:
+	}
+}
+
+// SetEnforced says whether the kernel acts by the verdicts, which it must have
+// been told before, or lets every connect pass, as in audit mode. Until it is
+// called nothing is known to be enforced, and no socket is destroyed.
+func (r *Reconciler) SetEnforced(enforced bool) {
+	if r.enforced.Swap(enforced) != enforced {
+		r.Poke()
 	}
 }
 
@@ -101,9 +114,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	check := time.NewTicker(checkInterval)
 	defer check.Stop()
 	guarding, stop := context.WithCancel(ctx)
-	guarded := make(chan struct{})
-	go func() { defer close(guarded); r.guard.run(guarding) }()
-	defer func() { stop(); <-guarded }() // whoever comes next writes the same maps
+	var beside sync.WaitGroup
+	beside.Go(func() { r.guard.run(guarding) })
+	beside.Go(func() { r.aborter.run(guarding) })
+	defer func() { stop(); beside.Wait() }() // whoever comes next writes the same maps
 	looked := r.guard.looked
 	soon := r.reconcile(true)
 	for {

@@ -43,6 +43,7 @@ func (r *Reconciler) reconcile(thorough bool) (soon time.Duration) {
 		}
 	}
 	r.forget(running)
+	r.aborter.forget(running)
 	r.noteRunning(running)
 	r.sandboxes.forgetOthers(now.cgroups)
 	r.drop(now.want)
@@ -109,6 +110,7 @@ func OwnEntry() workload.Entry { return workload.Entry{Verdict: workload.Pass, A
 func (r *round) visit(cg workload.PodCgroup) {
 	box := &sandbox{finder: &r.sandboxes, cgroup: cg.Path}
 	defer box.close()
+	defer func() { r.aborter.see(r.abortable(cg)) }()
 	delete(r.lacking, cg.UID)
 	pod, known := r.pods[cg.UID]
 	if !known {
@@ -183,6 +185,28 @@ func (r *round) decide(pod workload.Pod, cg workload.PodCgroup, at workload.Entr
 		}
 	}
 	return err
+}
+
+// abortable returns where a pod's sockets may not lead by the entries that this
+// agent has put in force.
+func (r *round) abortable(cg workload.PodCgroup) abortable {
+	now := abortable{PodCgroup: cg, closed: make(map[uint64]closedTo)}
+	note := func(id uint64) {
+		e := r.inForce[id]
+		if e == nil {
+			return
+		}
+		if now.closed[id] = 0; r.enforced.Load() {
+			now.closed[id] = closedBy(*e)
+		}
+	}
+	note(cg.CgroupID)
+	for _, c := range cg.Containers {
+		note(c.CgroupID)
+	}
+	own := r.inForce[cg.CgroupID]
+	now.shared = own != nil && own.Shared
+	return now
 }
 
 // leave leaves the entries of a pod as they are: none, or those of before.

@@ -33,6 +33,8 @@ type Estate struct {
 	Listeners []Listener
 	// Tokens are opaque here, and secret.
 	Tokens [][]byte
+	// Version is that of the hand-over by which Take got it; Offer ignores it.
+	Version int
 }
 
 // Close closes the listeners.

@@ -36,7 +36,7 @@ func take(ctx context.Context, stateDir string, speak versions) (_ *Lease, _ *Es
 	if err := send(c, message{Kind: hello, Version: speak.Lowest, Highest: speak.Highest}, nil); err != nil {
 		return nil, nil, err
 	}
-	h := heritage{lease: &Lease{path: path}, speak: speak}
+	h := heritage{lease: &Lease{path: path}, speak: speak, estate: Estate{Version: 1}} // unless another is agreed
 	defer func() {
 		if err != nil {
 			h.close()
@@ -127,7 +127,7 @@ func (h *heritage) add(m message, file *os.File) (done bool, err error) {
 		m.Listener.Listener = l
 		h.estate.Listeners = append(h.estate.Listeners, *m.Listener)
 	case m.Kind == agreed && m.Version >= h.speak.Lowest && m.Version <= h.speak.Highest:
-		// Nothing of what follows differs between the versions yet.
+		h.estate.Version = m.Version // nothing of what follows differs between the versions yet
 	case m.Kind == token:
 		h.estate.Tokens = append(h.estate.Tokens, m.Token)
 	case m.Kind == whole:

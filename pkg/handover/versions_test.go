@@ -52,6 +52,9 @@ func TestHandOverBetweenVersions(t *testing.T) {
 			if len(got.Listeners) != len(e.Listeners) || len(got.Tokens) != len(e.Tokens) {
 				t.Errorf("%d listeners, %d tokens came", len(got.Listeners), len(got.Tokens))
 			}
+			if want := tc.holder.common(tc.successor); got.Version != want {
+				t.Errorf("handed over in version %d, want %d", got.Version, want)
+			}
 		})
 	}
 }

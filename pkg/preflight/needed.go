@@ -10,7 +10,7 @@ type Capability struct {
 
 var (
 	capBPF        = Capability{"CAP_BPF", unix.CAP_BPF}                         // load programs, make maps
-	capNetAdmin   = Capability{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN}             // attach them; the node listener's address; the second line's table
+	capNetAdmin   = Capability{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN}             // attach them; the node listener's address; the second line's table; end connections
 	capReadSearch = Capability{"CAP_DAC_READ_SEARCH", unix.CAP_DAC_READ_SEARCH} // cgroups by id; tokens of pods
 	capPerfmon    = Capability{"CAP_PERFMON", unix.CAP_PERFMON}                 // the verifier is stricter without it
 	capSysAdmin   = Capability{"CAP_SYS_ADMIN", unix.CAP_SYS_ADMIN}             // enter pods' network namespaces; has BPF and PERFMON in it

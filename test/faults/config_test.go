@@ -22,7 +22,7 @@ func TestMalformedConfiguration(t *testing.T) {
 	r.see("then the unlabelled pod is denied")
 }
 
-const malformed = "apiVersion: " + config.APIVersion + "\nkind: " + config.Kind + "\nmode: auditt\n"
+const malformed = header + "mode: auditt\n"
 
 func TestMalformedConfigurationAtTheStart(t *testing.T) {
 	r := open(t, "malformed ConfigMap, and the agent starts again", "the last good one stays, a problem in status; then the new one is applied")

@@ -20,6 +20,7 @@ import (
 var (
 	program = flag.String("handover.agent", "", "path of the agent's program")
 	rounds  = flag.Int("handover.rounds", 20, "how often the agent is replaced")
+	rolls   = flag.Int("handover.rolls", 5, "how often it is replaced by one of another version, and back")
 )
 
 func TestMain(m *testing.M) {

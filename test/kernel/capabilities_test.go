@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +29,7 @@ type limited struct {
 	PodCgroup                   string
 	Own                         string // the process's own cgroup
 	NodeOnly                    bool
+	Until                       string // if not empty: work until this file is there
 }
 
 func init() { lab.Register("limited", actLimited) }
@@ -63,15 +66,58 @@ func withCapabilities(t *testing.T, nodeOnly bool, capabilities []preflight.Capa
 	// Another user's, as containers' processes are: that is what PTRACE is for.
 	p, err := n.StartPod(lab.PodOptions{User: 65534})
 	check(t, err)
+	return runLimited(t, limited{
+		CgroupRoot: n.CgroupRoot, Kubepods: n.Kubepods, BPFFS: n.BPFFS,
+		PodUID: p.UID, PodCgroup: p.Cgroup, Own: lab.OwnCgroup(), NodeOnly: nodeOnly,
+	}, capabilities)
+}
+
+// Those that are needed suffice to end the connections of a pod that is closed
+// off.
+func TestNeededCapabilitiesEndConnections(t *testing.T) {
+	for name, tc := range map[string]struct {
+		nodeOnly bool // for a pod on the node's network then
+		needed   []preflight.Capability
+	}{
+		"pod delivery":  {false, preflight.NeededForPodDelivery()},
+		"node delivery": {true, preflight.NeededForNodeDelivery()},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := lab.NewNode(t.TempDir())
+			check(t, err)
+			defer func() { check(t, l.Close()) }()
+			defer removeLine(t)
+			n := &node{Node: l}
+			n.serve(t, imds, answerAsIMDS)
+			p, err := l.StartPod(lab.PodOptions{User: 65534, HostNetwork: tc.nodeOnly})
+			check(t, err)
+			until := filepath.Join(t.TempDir(), "until")
+			end := n.linger(t, p, p.Container, lingering{Until: until})
+			done := make(chan error, 1)
+			go func() {
+				done <- runLimited(t, limited{
+					CgroupRoot: l.CgroupRoot, Kubepods: l.Kubepods, BPFFS: l.BPFFS, Until: until,
+					PodUID: p.UID, PodCgroup: p.Cgroup, Own: lab.OwnCgroup(), NodeOnly: tc.nodeOnly,
+				}, tc.needed)
+			}()
+			wantAborted(t, "a connection", end)
+			check(t, os.WriteFile(until, nil, 0o600))
+			check(t, <-done)
+		})
+	}
+}
+
+// runLimited runs the agent's privileged work with the capabilities.
+func runLimited(t *testing.T, in limited, capabilities []preflight.Capability) error {
+	t.Helper()
 	bounding := []string{"-all"}
 	for _, c := range capabilities {
 		bounding = append(bounding, fmt.Sprintf("+cap_%d", c.Number))
 	}
-	input, err := json.Marshal(limited{
-		CgroupRoot: n.CgroupRoot, Kubepods: n.Kubepods, BPFFS: n.BPFFS,
-		PodUID: p.UID, PodCgroup: p.Cgroup, Own: lab.OwnCgroup(), NodeOnly: nodeOnly,
-	})
-	check(t, err)
+	input, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "setpriv", "--bounding-set", strings.Join(bounding, ","), "--", lab.Program())
@@ -124,7 +170,11 @@ func actLimited(in limited) (struct{}, error) {
 // steerLimited waits until the pod is steered, and to a listener of its own
 // unless delivery is to the node.
 func steerLimited(in limited, id uint64, hooks *intercept.Hooks, tree *cgroups.Tree) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	within := 3 * time.Second
+	if in.Until != "" {
+		within = 15 * time.Second
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), within)
 	defer cancel()
 	pods := newPodList()
 	pods.set(workload.Pod{UID: in.PodUID, Decision: steer})
@@ -146,7 +196,14 @@ func steerLimited(in limited, id uint64, hooks *intercept.Hooks, tree *cgroups.T
 	}
 	go tree.Run(ctx)
 	<-tree.Ready()
+	reconciler.SetEnforced(true)
 	go reconciler.Run(ctx)
+	for in.Until != "" && ctx.Err() == nil {
+		if exists(in.Until) {
+			return wrong
+		}
+		time.Sleep(time.Millisecond)
+	}
 	for ctx.Err() == nil {
 		e, ok, err := hooks.Verdict(id)
 		if err != nil {

@@ -83,7 +83,7 @@ func (a *Agent) start(s *Scene, kubeconfig string, o Options) error {
 		}
 	}
 	a.process.Args = append(a.process.Args, o.Flags...)
-	a.process.Env = []string{"SSL_CERT_FILE=" + s.CA}
+	a.process.Env = append([]string{"SSL_CERT_FILE=" + s.CA}, o.Env...)
 	a.process.Stderr = &a.Log
 	a.started = time.Now()
 	if err := a.process.Start(); err != nil {

@@ -46,6 +46,8 @@ type Options struct {
 	Booted, Unattended func(*Scene) error
 	// Flags are further ones of the agent.
 	Flags []string
+	// Env is the agent's environment, besides what the scene needs.
+	Env []string
 	// Unready has Open return without waiting for the agent to be ready.
 	Unready bool
 }
@@ -154,19 +156,28 @@ func (s *Scene) Restart(ctx context.Context) error {
 }
 
 // StartBeside starts a further agent, for the caller to end.
-func (s *Scene) StartBeside() (*Agent, error) {
+func (s *Scene) StartBeside() (*Agent, error) { return s.StartBesideAs(s.Agent.path) }
+
+// StartBesideAs is StartBeside of another program.
+func (s *Scene) StartBesideAs(program string) (*Agent, error) {
 	s.agents++
 	next := s.Agent.successor(s.agents)
+	next.path = program
 	return next, next.start(s, s.kubeconfig(), s.options)
 }
 
 // Upgrade starts another process of the agent beside the one that runs, waits
 // until it is ready, and has the first one end: what a DaemonSet does that
 // surges.
-func (s *Scene) Upgrade(ctx context.Context) error {
+func (s *Scene) Upgrade(ctx context.Context) error { return s.UpgradeTo(ctx, s.Agent.path) }
+
+// UpgradeTo is Upgrade to another program, which is the agent's from then on.
+func (s *Scene) UpgradeTo(ctx context.Context, program string) error {
 	former := s.Agent
 	s.agents++
-	next, err := s.run(ctx, former.successor(s.agents))
+	successor := former.successor(s.agents)
+	successor.path = program
+	next, err := s.run(ctx, successor)
 	if next != nil {
 		s.Agent = next
 	}

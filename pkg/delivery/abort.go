@@ -1,0 +1,224 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
+)
+
+// lookTwice is how long after a pod was closed off its sockets are looked at
+// once more: a connect() that had passed the hook by then may not have been in
+// the kernel's table yet.
+const lookTwice = time.Second
+
+// closedTo is where a cgroup's sockets may not lead, a bit each.
+type closedTo uint8
+
+const (
+	closedToIMDS closedTo = 1 << iota
+	closedToWireServer
+)
+
+func closedBy(e workload.Entry) (c closedTo) {
+	if e.Verdict != workload.Pass {
+		c |= closedToIMDS
+	}
+	if e.DenyWireServer {
+		c |= closedToWireServer
+	}
+	return c
+}
+
+// aborter destroys the sockets of pods that lead to where the pod may not go any
+// more. Their packets are dropped as it is; with the socket destroyed the
+// application sees an error at once, and not after minutes of silence. It works
+// beside the Reconciler.
+type aborter struct {
+	*Options
+	sandboxes *sandboxFinder
+	// destroy is destroySockets but in tests.
+	destroy func(ns *namespace, closed func(cgroupID uint64) closedTo) (int, error)
+	poke    chan struct{}
+	seen    map[string]abortable // by pod UID; the Reconciler's alone
+
+	mu   sync.Mutex
+	jobs map[string]*abortJob // by pod UID
+}
+
+// abortable is where a pod's sockets may not lead.
+type abortable struct {
+	workload.PodCgroup
+	closed map[uint64]closedTo // by cgroup, of those that have an entry
+	shared bool                // some container passes
+}
+
+// abortJob is a pod whose sockets are to be looked at.
+type abortJob struct {
+	abortable
+	due   time.Time
+	again bool // once more after that
+}
+
+func newAborter(o *Options, sandboxes *sandboxFinder) *aborter {
+	return &aborter{
+		Options: o, sandboxes: sandboxes, destroy: destroySockets, poke: make(chan struct{}, 1),
+		seen: make(map[string]abortable), jobs: make(map[string]*abortJob),
+	}
+}
+
+// see has a pod's sockets looked at if the pod, or one of its containers, is
+// closed off where it was not before.
+func (a *aborter) see(now abortable) {
+	before := a.seen[now.UID]
+	a.seen[now.UID] = now
+	newly, passed := false, false
+	for id, c := range now.closed {
+		was, known := before.closed[id]
+		if c&^was != 0 {
+			newly = true
+			passed = passed || known
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	job := a.jobs[now.UID]
+	switch {
+	case newly:
+		a.jobs[now.UID] = &abortJob{abortable: now, due: time.Now(), again: passed}
+		a.wake()
+	case job != nil:
+		job.abortable = now
+	}
+}
+
+func (a *aborter) wake() {
+	select {
+	case a.poke <- struct{}{}:
+	default:
+	}
+}
+
+// forget drops what is kept of pods that no longer run.
+func (a *aborter) forget(running map[string]bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for uid := range a.seen {
+		if !running[uid] {
+			delete(a.seen, uid)
+			delete(a.jobs, uid)
+		}
+	}
+}
+
+// run works until ctx ends, or this kernel turns out to destroy no sockets.
+func (a *aborter) run(ctx context.Context) {
+	var soon time.Duration
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.poke:
+		case <-after(soon):
+		}
+		var err error
+		if soon, err = a.work(time.Now()); err != nil {
+			a.Log.Warn("connections that a pod has to where it may not go end by their own timeouts", "err", err)
+			return
+		}
+	}
+}
+
+// work does what is due, and returns how soon to work again; 0: nothing is left.
+// The only error is errNoDestroy.
+func (a *aborter) work(now time.Time) (soon time.Duration, err error) {
+	for _, job := range a.take(now) {
+		n, err := a.abort(job.abortable)
+		if errors.Is(err, errNoDestroy) {
+			return 0, err
+		}
+		if n > 0 {
+			a.Log.Info("connections ended that led to where the pod may not go", "pod_uid", job.UID, "count", n)
+		}
+		if err != nil {
+			a.Log.Warn("a pod's connections could not be looked at; trying again", "pod_uid", job.UID, "err", err)
+			a.later(job, now.Add(checkInterval))
+		} else if job.again {
+			job.again = false
+			a.later(job, now.Add(lookTwice))
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, job := range a.jobs {
+		soon = earlier(soon, max(time.Until(job.due), 1))
+	}
+	return soon, nil
+}
+
+// take returns the jobs that are due, which are not kept any more.
+func (a *aborter) take(now time.Time) (due []*abortJob) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for uid, job := range a.jobs {
+		if !job.due.After(now) {
+			due = append(due, job)
+			delete(a.jobs, uid)
+		}
+	}
+	return due
+}
+
+// later does a job again, unless there is a newer one.
+func (a *aborter) later(job *abortJob, due time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.jobs[job.UID] == nil {
+		job.due = due
+		a.jobs[job.UID] = job
+	}
+}
+
+// abort destroys what sockets a pod has that lead to where it may not go, and
+// returns how many. A pod without a namespace of its own, or whose namespace may
+// not be entered, has them in the node's, where only its own are looked at.
+func (a *aborter) abort(pod abortable) (int, error) {
+	elsewhere := closedTo(0)
+	var ns *namespace // the node's
+	if !a.NodeOnly {
+		own, err := a.sandboxes.open(pod.Path)
+		switch {
+		case err == nil:
+			defer own.close()
+			ns = own
+			// What others have there, as the agent that connects on behalf of a
+			// held pod, is the pod's too.
+			if !pod.shared {
+				elsewhere = pod.closed[pod.CgroupID]
+			}
+		case !errors.Is(err, errNoSandbox):
+			return 0, fmt.Errorf("open the pod's network namespace: %w", err)
+		}
+	}
+	return a.destroy(ns, func(cgroupID uint64) closedTo {
+		ref, err := a.Cgroups.Resolve(cgroupID)
+		if err != nil || ref.PodUID != pod.UID {
+			return elsewhere
+		}
+		return pod.closedTo(ref.ContainerID)
+	})
+}
+
+// closedTo returns where a container's sockets may not lead, as the kernel looks
+// that up: the deepest entry decides.
+func (p abortable) closedTo(containerID string) closedTo {
+	for _, c := range p.Containers {
+		if closed, ok := p.closed[c.CgroupID]; ok && c.ContainerID == containerID {
+			return closed
+		}
+	}
+	return p.closed[p.CgroupID]
+}

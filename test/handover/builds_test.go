@@ -1,0 +1,44 @@
+package handover
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/sidestep-agent/sidestep/test/overlay"
+)
+
+const (
+	versionsGo = "pkg/handover/message.go"
+	holderGo   = "pkg/handover/holder.go"
+)
+
+// raised is a program whose hand-over has one version more.
+var raised = []overlay.Edit{{
+	File: versionsGo, Old: "var spoken = versions{Lowest: 1, Highest: 1}", New: "var spoken = versions{Lowest: 1, Highest: 2}",
+}}
+
+// stopping is a program that stops at the worst moment of handing over: the
+// successor has said that it has all, and has not heard that it may serve.
+var stopping = []overlay.Edit{{
+	File: holderGo, Old: "// The one point at which the lease passes:",
+	New: "_ = syscall.Kill(syscall.Getpid(), syscall.SIGSTOP)\n\t// The one point at which the lease passes:",
+}}
+
+// build returns the path of the agent's program with changed sources.
+func build(t *testing.T, edits []overlay.Edit) string {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "agent")
+	t.Chdir("../..")
+	changed, err := overlay.Write(t.Context(), filepath.Join(dir, "changed"), edits)
+	check(t, err)
+	// With the flags of `make build`, so that most of it is in Go's cache.
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-overlay", changed, "-o", program, "./cmd/agent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build with changed sources: %v\n%s", err, out)
+	}
+	return program
+}
