@@ -1,6 +1,8 @@
 package main
 
 import (
+	"net/netip"
+
 	"github.com/spf13/cobra"
 
 	"github.com/sidestep-agent/sidestep/pkg/cgroups"
@@ -12,6 +14,7 @@ import (
 func newCheck(env environment) *cobra.Command {
 	var host hostFlags
 	var delivery, secondLine string
+	var listen ipv4Endpoint
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Tell whether this node can run the agent, and what to fix if not",
@@ -20,16 +23,17 @@ func newCheck(env environment) *cobra.Command {
 			if err := fromEnvironment(cmd.Flags(), env.getenv); err != nil {
 				return err
 			}
-			return check(env, host, delivery, secondLine)
+			return check(env, host, listen, delivery, secondLine)
 		},
 	}
 	host.add(cmd.Flags())
+	addListen(cmd.Flags(), &listen)
 	addDelivery(cmd.Flags(), &delivery)
 	addSecondLine(cmd.Flags(), &secondLine)
 	return cmd
 }
 
-func check(env environment, host hostFlags, delivery, secondLine string) error {
+func check(env environment, host hostFlags, listen ipv4Endpoint, delivery, secondLine string) error {
 	proc, needed, tryLine := host.proc, preflight.NeededForPodDelivery(), routeguard.Try
 	if secondLine == lineOff {
 		tryLine = nil
@@ -41,6 +45,7 @@ func check(env environment, host hostFlags, delivery, secondLine string) error {
 		CgroupRoot: host.cgroupRoot, KubepodsCgroup: host.kubepodsCgroup, BPFFS: host.bpffs,
 		Proc: proc, Sys: "/sys", KubeletDir: host.kubeletDir,
 		Capabilities:  needed,
+		Listen:        netip.AddrPort(listen),
 		TrySecondLine: tryLine,
 		FindKubepods:  cgroups.Find, LoadPrograms: intercept.TryLoad, CheckPlace: intercept.CheckPlace,
 	})

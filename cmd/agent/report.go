@@ -61,7 +61,7 @@ func (a *agent) addPods(r *status.Report) {
 		pod := status.Pod{
 			Namespace: p.Namespace, Name: p.Name, UID: p.UID, ServiceAccount: p.ServiceAccount,
 			ClientID: w.ClientID, Verdict: p.Decision.Verdict.String(), Reason: p.Decision.Reason,
-			Listener: listeners[p.UID], CgroupID: cgroupIDs[p.UID], Containers: containersOf(p),
+			Listener: listeners[p.UID], CgroupID: cgroupIDs[p.UID], Containers: containersOf(p), Token: a.lastAnswer(p.UID),
 		}
 		if p.Steered() {
 			pod.Access = p.Decision.Access.String()
@@ -120,14 +120,27 @@ func (a *agent) addServiceAccounts(r *status.Report) {
 		account := status.ServiceAccount{
 			Namespace: p.Namespace, Name: p.ServiceAccount, ClientID: w.ClientID,
 			TenantID:     cmp.Or(w.TenantID, a.options.tenantID),
-			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: lastError(e), Fix: e.Fix,
+			LastExchange: e.At, ExpiresOn: e.ExpiresOn, LastError: lastError(e.Outcome), Fix: e.Fix,
 		}
 		r.ServiceAccounts = append(r.ServiceAccounts, account)
 	}
 }
 
+// lastAnswer returns how the pod's last request was answered; nil: it made none.
+func (a *agent) lastAnswer(podUID string) *status.Answer {
+	last, ok := a.tokens.LastAnswer(podUID)
+	if !ok {
+		return nil
+	}
+	return &status.Answer{
+		At: last.At, ExpiresOn: last.ExpiresOn, Error: lastError(last.Outcome), Fix: last.Fix,
+		// What was refused without asking Entra is described by the agent itself.
+		Explained: last.Meaning != "" || last.Kind == workload.InvalidResource || last.Kind == workload.IdentityNotFound,
+	}
+}
+
 // lastError returns the error in plain words where they are known.
-func lastError(e tokens.Exchange) string {
+func lastError(e tokens.Outcome) string {
 	if e.Meaning != "" {
 		return e.ErrorCode + ": " + e.Meaning
 	}

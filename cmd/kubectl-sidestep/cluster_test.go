@@ -43,7 +43,8 @@ func newScene() *scene {
 		reports: map[string]status.Report{"agent-1": {
 			Version: "v1", Node: "node-1", Mode: "enforce", Delivery: "pod", Guard: "full", Ready: true,
 			Pods: []status.Pod{{Namespace: "shop", Name: "web-1", ServiceAccount: "web", ClientID: "client-1",
-				Verdict: "steer", Access: "identity", Reason: "label", Listener: 28000, CgroupID: 7}},
+				Verdict: "steer", Access: "identity", Reason: "label", Listener: 28000, CgroupID: 7,
+				Token: &status.Answer{At: asked, ExpiresOn: asked.Add(time.Hour)}}},
 			ServiceAccounts: []status.ServiceAccount{{Namespace: "shop", Name: "web", ClientID: "client-1", TenantID: "tenant-1",
 				LastExchange: asked, ExpiresOn: asked.Add(time.Hour)}},
 		}},

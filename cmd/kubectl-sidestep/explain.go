@@ -29,8 +29,8 @@ func newExplain(t *target, out io.Writer) *cobra.Command {
 		Use:   "explain POD",
 		Short: "Follow a pod from its label to its token: each link ok, or with its fix",
 		Long: "Follow a pod from its label to its token: each link ok, or with its fix.\n\n" +
-			"The exit status is 1 if a link is broken. What is said of the exchange is the last that the\n" +
-			"agent of the node made for the pod's service account: have the application ask first.",
+			"The exit status is 1 if a link is broken. What is said of the exchange is how the pod's own\n" +
+			"last request for a token was answered: have the application ask first.",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, namespace, err := t.open()

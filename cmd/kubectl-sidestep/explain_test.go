@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
 	corev1 "k8s.io/api/core/v1"
@@ -22,11 +23,17 @@ type (
 	accountOf = *status.ServiceAccount
 )
 
-// said has the last exchange fail with a code of Entra's.
-func said(code string) func(*scene) {
+// answered has the pod's last request fail.
+func answered(a status.Answer) func(*scene) {
 	return func(s *scene) {
-		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Fix = code+": in plain words", "az fix" })
+		a.At = time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
+		s.change(func(_ reportOf, p podOf, _ accountOf) { p.Token = &a })
 	}
+}
+
+// said has it fail with a code of Entra's.
+func said(code string) func(*scene) {
+	return answered(status.Answer{Error: code + ": in plain words", Explained: true, Fix: "az fix"})
 }
 
 func verdict(verdict, access, reason string) func(reportOf, podOf, accountOf) {
@@ -90,8 +97,20 @@ var breakages = map[string]breakage{
 	"no service account": {func(s *scene) { s.account = nil }, "client id", "does not exist", "create serviceaccount web"},
 	"no tenant": {func(s *scene) { s.change(func(_ reportOf, _ podOf, a accountOf) { a.TenantID = "" }) },
 		"tenant", "no tenant", "annotate"},
-	"wrong tenant":    {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az fix"},
-	"no federation":   {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az fix"},
+	"wrong tenant":  {said("AADSTS700016"), "exchange", "AADSTS700016: in plain words", "az fix"},
+	"no federation": {said("AADSTS700213"), "exchange", "AADSTS700213: in plain words", "az fix"},
+	"a scope for a resource": {answered(status.Answer{
+		Error: "AADSTS500011: the application asks for the scope x/.default where a resource belongs: it must ask for x", Explained: true,
+	}), "exchange", "it must ask for x", ""},
+	"nothing is known of the cause": {answered(status.Answer{Error: "AADSTS123456: Entra's words"}), "exchange", "Entra's words", "logs agent-1"},
+	"another pod of the account failed": {func(s *scene) {
+		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastError, a.Fix = "AADSTS500011: not ours", "az fix" })
+	}, "", "", ""},
+	"another pod of the account failed, and this one has not asked": {func(s *scene) {
+		s.change(func(_ reportOf, p podOf, a accountOf) {
+			p.Token, a.LastError, a.Fix = nil, "AADSTS500011: not ours", "az fix"
+		})
+	}, "", "", ""},
 	"skip-containers": {func(s *scene) { s.skipContainers("steer") }, "", "", ""},
 	"skip-containers that skip all": {func(s *scene) { s.skipContainers("pass") },
 		"rules", "by container: app: pass by label; proxy: pass by skip-containers", "edit configmap"},
@@ -105,11 +124,11 @@ var breakages = map[string]breakage{
 	}, "listener", "no listener", "logs agent-1"},
 	"requests go to a proxy": {func(s *scene) {
 		s.environment("HTTP_PROXY", "http://proxy:3128", "NO_PROXY", ".svc,10.0.0.0/8")
-		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastExchange, a.ExpiresOn = time.Time{}, time.Time{} })
+		s.change(func(_ reportOf, p podOf, _ accountOf) { p.Token = nil })
 	}, "traffic", "HTTP_PROXY is set for container app", "set env deployment/web --containers=app NO_PROXY=.svc,10.0.0.0/8,169.254.169.254"},
 	"requests go to a proxy, in small letters": {func(s *scene) {
 		s.environment("http_proxy", "proxy:3128")
-		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastExchange, a.ExpiresOn = time.Time{}, time.Time{} })
+		s.change(func(_ reportOf, p podOf, _ accountOf) { p.Token = nil })
 	}, "traffic", "HTTP_PROXY is set", "NO_PROXY=169.254.169.254"},
 	"a proxy, and a token all the same": {func(s *scene) { s.environment("HTTP_PROXY", "http://proxy:3128") }, "", "", ""},
 	"a proxy for others":                {func(s *scene) { s.environment("HTTP_PROXY", "http://proxy:3128", "no_proxy", "169.254.0.0/16") }, "", "", ""},
@@ -127,7 +146,7 @@ var breakages = map[string]breakage{
 	"only the API server's token": {func(s *scene) { s.pod.Spec.Volumes = []corev1.Volume{tokenVolume("")} },
 		"assertion", "no volume", "rollout restart deployment web"},
 	"nobody asked": {func(s *scene) {
-		s.change(func(_ reportOf, _ podOf, a accountOf) { a.LastExchange, a.ExpiresOn = time.Time{}, time.Time{} })
+		s.change(func(_ reportOf, p podOf, _ accountOf) { p.Token = nil })
 	}, "", "", ""},
 	"agent not ready": {func(s *scene) {
 		s.change(func(r reportOf, _ podOf, _ accountOf) {
@@ -166,10 +185,47 @@ func TestExplainNamesTheBrokenLink(t *testing.T) {
 			if strings.Join(names, ",") != tc.links {
 				t.Fatalf("broken: %+v, want %q", broken, tc.links)
 			}
-			if len(broken) > 0 && (!strings.Contains(broken[0].Detail, tc.detail) || !strings.Contains(broken[0].Fix, tc.fix)) {
+			if len(broken) > 0 && (!strings.Contains(broken[0].Detail, tc.detail) || !strings.Contains(broken[0].Fix, tc.fix) || tc.fix == "" && broken[0].Fix != "") {
 				t.Errorf("%+v, want %q and %q", broken[0], tc.detail, tc.fix)
 			}
 		})
+	}
+}
+
+// One pod's bad request blames no other pod of the service account, though it is
+// named; whose it was is never said of the pod that did not make it.
+func TestExplainSaysWhatThePodWasAnswered(t *testing.T) {
+	failed := time.Date(2026, 3, 1, 9, 30, 0, 0, time.UTC)
+	const note = "; the last exchange of its service account failed, for another pod or ahead of time: AADSTS500011: not ours (2026-03-01T09:30:00Z)"
+	const got = "token at 2026-03-01T09:00:00Z, good until 2026-03-01T10:00:00Z"
+	for name, tc := range map[string]struct {
+		change func(reportOf, podOf, accountOf)
+		want   link
+	}{
+		"nobody failed": {func(reportOf, podOf, accountOf) {}, link{State: ok, Detail: got}},
+		"another pod failed later": {func(_ reportOf, _ podOf, a accountOf) {
+			a.LastError, a.LastExchange, a.Fix = "AADSTS500011: not ours", failed, "az fix"
+		}, link{State: ok, Detail: got + note}},
+		"another pod failed before": {func(_ reportOf, p podOf, a accountOf) {
+			a.LastError, a.LastExchange = "AADSTS500011: not ours", failed.Add(-time.Hour)
+		}, link{State: ok, Detail: got}},
+		"another pod failed, and this one has not asked": {func(_ reportOf, p podOf, a accountOf) {
+			p.Token, a.LastError, a.LastExchange, a.Fix = nil, "AADSTS500011: not ours", failed, "az fix"
+		}, link{State: unknown, Detail: "the pod has not asked this agent for a token yet" + note}},
+		"this pod failed, and another got a token later": {func(_ reportOf, p podOf, a accountOf) {
+			p.Token = &status.Answer{At: failed, Error: "AADSTS500011: ours", Explained: true}
+			a.LastExchange, a.ExpiresOn = failed.Add(time.Hour), failed.Add(2*time.Hour)
+		}, link{State: broken, Detail: "AADSTS500011: ours (2026-03-01T09:30:00Z)"}},
+	} {
+		s := newScene()
+		s.change(tc.change)
+		f, err := s.cluster().gather(t.Context(), "shop", "web-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tc.want, judgeExchange(f)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
 	}
 }
 
@@ -190,9 +246,7 @@ func TestExplainNamesNestedContainers(t *testing.T) {
 
 func TestExplainPrints(t *testing.T) {
 	s := newScene()
-	s.change(func(_ *status.Report, _ *status.Pod, a *status.ServiceAccount) {
-		a.LastError, a.Fix = "AADSTS1: a\x1b[31mtrick", "az it"
-	})
+	answered(status.Answer{Error: "AADSTS1: a\x1b[31mtrick", Explained: true, Fix: "az it"})(s)
 	var table, text bytes.Buffer
 	if err := explain(t.Context(), s.cluster(), &table, "shop", "web-1", "table"); !errors.Is(err, errBroken) {
 		t.Error(err)

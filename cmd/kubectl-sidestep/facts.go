@@ -23,8 +23,8 @@ type facts struct {
 	agent          string // its pod; empty if agentErr is not nil
 	agentErr       error
 	report         status.Report
-	seen           *status.Pod // the pod in the report; nil: it is not there
-	exchange       status.ServiceAccount
+	seen           *status.Pod           // the pod in the report; nil: it is not there
+	exchange       status.ServiceAccount // the last of any pod of the service account
 }
 
 // gather asks for everything once. That the agent does not answer is a fact,
@@ -48,6 +48,15 @@ func (c *cluster) gather(ctx context.Context, namespace, name string) (*facts, e
 	f.agent, f.report, f.agentErr = c.agentOf(ctx, pod.Spec.NodeName)
 	f.find()
 	return f, nil
+}
+
+// token returns how the pod's last request for a token was answered; nil: it has
+// made none.
+func (f *facts) token() *status.Answer {
+	if f.seen == nil {
+		return nil
+	}
+	return f.seen.Token
 }
 
 // find looks the pod and its service account up in the report.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -103,17 +102,33 @@ func (f *facts) annotate(name, value string) string {
 		commands.Word(f.pod.Spec.ServiceAccountName), name, commands.Word(value))
 }
 
+// judgeExchange goes by what the pod itself was answered: another pod of its
+// service account may ask for something else.
 func judgeExchange(f *facts) link {
-	e := f.exchange
+	a := f.token()
 	switch {
 	case f.agentErr != nil:
 		return link{State: unknown, Detail: "the agent does not answer"}
-	case e.LastError != "":
-		return link{State: broken, Detail: e.LastError + " (" + e.LastExchange.UTC().Format(time.RFC3339) + ")",
-			// Without a command the cause is none of the set-up: the agent's log says more.
-			Fix: cmp.Or(e.Fix, kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent)))}
-	case e.LastExchange.IsZero():
-		return link{State: unknown, Detail: "nobody has asked for a token of service account " + f.pod.Spec.ServiceAccountName + " on this node yet"}
+	case a == nil:
+		return link{State: unknown, Detail: "the pod has not asked this agent for a token yet" + f.othersFailure(time.Time{})}
+	case a.Error != "":
+		l := link{State: broken, Detail: a.Error + " (" + rfc3339(a.At) + ")", Fix: a.Fix}
+		if l.Fix == "" && !a.Explained {
+			l.Fix = kubectl(f.agentNamespace, "logs %s", commands.Word(f.agent))
+		}
+		return l
 	}
-	return link{State: ok, Detail: "token at " + e.LastExchange.UTC().Format(time.RFC3339) + ", good until " + e.ExpiresOn.UTC().Format(time.RFC3339)}
+	return link{State: ok, Detail: "token at " + rfc3339(a.At) + ", good until " + rfc3339(a.ExpiresOn) + f.othersFailure(a.At)}
 }
+
+// othersFailure says that the last exchange of the service account failed, if
+// that was after the time: the pod itself was not refused.
+func (f *facts) othersFailure(after time.Time) string {
+	if f.exchange.LastError == "" || f.exchange.LastExchange.Before(after) {
+		return ""
+	}
+	return "; the last exchange of its service account failed, for another pod or ahead of time: " +
+		f.exchange.LastError + " (" + rfc3339(f.exchange.LastExchange) + ")"
+}
+
+func rfc3339(t time.Time) string { return t.UTC().Format(time.RFC3339) }

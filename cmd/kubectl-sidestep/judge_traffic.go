@@ -35,7 +35,7 @@ func judgeTraffic(f *facts) link {
 }
 
 // judgeProxied: whether the application goes by the variable is not known, but
-// where a token was issued it cannot be all of them.
+// where the pod got a token it cannot be all of them.
 func judgeProxied(f *facts, c *corev1.Container) link {
 	l := link{State: broken,
 		Detail: "HTTP_PROXY is set for container " + c.Name + " and NO_PROXY does not name 169.254.169.254: requests go to the proxy",
@@ -44,7 +44,7 @@ func judgeProxied(f *facts, c *corev1.Container) link {
 		l.Fix = kubectl(f.pod.Namespace, "set env %s/%s --containers=%s NO_PROXY=%s", f.owner.kind, commands.Word(f.owner.name),
 			commands.Word(c.Name), commands.Word(withIMDS(proxyVariables(c)["NO_PROXY"])))
 	}
-	if f.exchange.LastError == "" && !f.exchange.ExpiresOn.IsZero() {
+	if a := f.token(); a != nil && a.Error == "" {
 		l.State = unknown
 	}
 	return l

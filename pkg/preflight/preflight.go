@@ -3,6 +3,7 @@ package preflight
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"text/tabwriter"
 )
 
@@ -15,6 +16,8 @@ type Options struct {
 	Sys            string
 	KubeletDir     string
 	Capabilities   []Capability
+	// Listen is where the node listener is to be. The zero value: nobody asks.
+	Listen netip.AddrPort
 
 	FindKubepods func(cgroupRoot string) (string, error)
 	LoadPrograms func() error
@@ -54,7 +57,7 @@ func Run(o Options) []Result {
 	}
 	var results []Result
 	for _, check := range []func(Options) Result{
-		kernel, capabilities, appArmor, seLinux, cgroupV2, kubepods, handles, bpffs, programs, place, secondLine, kubeletDir, hostProc,
+		kernel, capabilities, appArmor, seLinux, cgroupV2, kubepods, handles, bpffs, programs, place, secondLine, port, kubeletDir, hostProc,
 	} {
 		results = append(results, check(o))
 	}

@@ -3,13 +3,29 @@ package preflight
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+)
+
+// Lines of /proc/net/tcp, as a little-endian machine has them.
+const (
+	tcpTable     = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+	agentsSocket = "   0: FCA9FEA9:0A13 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0\n"
+	anySocket    = "   1: 00000000:0A13 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4712 1 0000000000000000 100 0 0 10 0\n"
+	anySocket6   = "   1: 00000000000000000000000000000000:0A13 00000000000000000000000000000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4713 1\n"
+	// NMI 1.6.3 at the node's own address, and a connection that was made from
+	// the port.
+	hostSocket = "   2: 0A00000A:0A13 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 4714 1 0000000000000000 100 0 0 10 0\n" +
+		"   3: 00000000:0A13 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 4715 1 0000000000000000 100 0 0 10 0\n"
 )
 
 // node is a machine that can run the agent.
@@ -27,12 +43,13 @@ func newNode(t *testing.T) *node {
 	n.link(t, "42", "proc/self")
 	n.link(t, "../self.status", "proc/42/status")
 	n.link(t, "net:[4026531840]", "proc/1/ns/net")
+	n.write(t, "proc/42/net/tcp", tcpTable+agentsSocket+hostSocket)
 	n.mkdir(t, "cgroup/kubepods.slice")
 	n.mkdir(t, "bpf")
 	n.mkdir(t, "kubelet/pods")
 	n.options = Options{
 		CgroupRoot: n.path("cgroup"), BPFFS: n.path("bpf"), Proc: n.path("proc"), Sys: n.path("sys"),
-		KubeletDir: n.path("kubelet"),
+		KubeletDir: n.path("kubelet"), Listen: netip.MustParseAddrPort("169.254.169.252:2579"),
 		Capabilities: []Capability{
 			{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN},
 			{"CAP_PERFMON", unix.CAP_PERFMON},
@@ -102,7 +119,7 @@ func TestRunOnANodeThatCanRunIt(t *testing.T) {
 	}
 	want := []string{
 		"kernel", "capabilities", "AppArmor", "SELinux", "cgroup v2", "kubepods", "cgroup handles",
-		"BPF filesystem", "programs", "place", "second line", "kubelet directory", "host processes",
+		"BPF filesystem", "programs", "place", "second line", "listener port", "kubelet directory", "host processes",
 	}
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
@@ -157,7 +174,17 @@ func TestFailures(t *testing.T) {
 		"no kubelet dir":      {func(t *testing.T, n *node) { n.remove(t, "kubelet/pods") }, "kubelet directory", "kubelet/pods", "--kubelet-dir"},
 		"own PID namespace":   {func(t *testing.T, n *node) { n.link(t, "1", "proc/self") }, "host processes", "number 1", "hostPID: true"},
 		"namespaces not seen": {func(t *testing.T, n *node) { n.remove(t, "proc/1/ns/net") }, "host processes", "1/ns/net", "SYS_PTRACE"},
-		"no proc":             {func(t *testing.T, n *node) { n.remove(t, "proc") }, "host processes", "proc/self", "--proc"},
+		"early NMI": {func(t *testing.T, n *node) {
+			n.write(t, "proc/42/net/tcp", tcpTable+anySocket)
+			n.write(t, "proc/77/comm", "nmi\n")
+			n.mkdir(t, "proc/77/fd")
+			n.link(t, "socket:[4712]", "proc/77/fd/3")
+		}, "listener port", "169.254.169.252:2579 is taken: 0.0.0.0:2579 by nmi (process 77)", "1.6.3 or later"},
+		"port taken over IPv6": {func(t *testing.T, n *node) { n.write(t, "proc/42/net/tcp6", tcpTable+anySocket6) },
+			"listener port", "[::]:2579 by a process that cannot be seen from here", "--listen"},
+		"no list of listeners":     {func(t *testing.T, n *node) { n.remove(t, "proc/42/net/tcp") }, "listener port", "cannot be read", "--proc"},
+		"listeners not understood": {func(t *testing.T, n *node) { n.write(t, "proc/42/net/tcp", tcpTable+"0: 00:0A13 x 0A 0 0 0 0 0 1\n") }, "listener port", `"00:0A13" is no address`, "--proc"},
+		"no proc":                  {func(t *testing.T, n *node) { n.remove(t, "proc") }, "host processes", "proc/self", "--proc"},
 	}
 	for name, tc := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -202,6 +229,38 @@ func TestSecondLineThatIsNotAskedFor(t *testing.T) {
 	n.options.TrySecondLine = nil
 	if r := result(t, Run(n.options), "second line"); !r.OK || r.Detail != "not asked for" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// NMI may run beside the agent; of which version it is, its process does not
+// say.
+func TestNMIBesideTheAgent(t *testing.T) {
+	n := newNode(t)
+	n.write(t, "proc/77/comm", "nmi\n")
+	if r := result(t, Run(n.options), "listener port"); !r.OK || !strings.Contains(r.Detail, "NMI runs (process 77)") || !strings.Contains(r.Detail, "1.6.3") {
+		t.Errorf("%+v", r)
+	}
+	n.options.Listen = netip.AddrPort{}
+	if r := result(t, Run(n.options), "listener port"); !r.OK || r.Detail != "not asked for" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// The kernel's own table, and a socket of this process in it.
+func TestListenersOfThisProcess(t *testing.T) {
+	l, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	at := netip.AddrPortFrom(netip.MustParseAddr("169.254.169.252"), uint16(l.Addr().(*net.TCPAddr).Port))
+	name, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("0.0.0.0:%d by %s (process %d)", at.Port(), bytes.TrimSpace(name), os.Getpid())
+	if got, err := listenersAt("/proc", at); err != nil || !slices.Equal(got, []string{want}) {
+		t.Errorf("%q, %v, want %q", got, err, want)
 	}
 }
 

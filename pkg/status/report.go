@@ -57,6 +57,19 @@ type Pod struct {
 	// Containers are those of a pod whose containers differ (skip-containers);
 	// Verdict is then that of containers which are not known yet.
 	Containers []Container `json:"containers,omitempty"`
+	// Token is how the pod's last request for a token was answered; nil: it has
+	// made none of this agent.
+	Token *Answer `json:"token,omitempty"`
+}
+
+// Answer is how a request for a token was answered.
+type Answer struct {
+	At        time.Time `json:"at"`
+	ExpiresOn time.Time `json:"expiresOn,omitzero"` // of the token
+	Error     string    `json:"error,omitempty"`    // empty: there is a token
+	// Explained: the error names the cause, and the agent's log adds nothing.
+	Explained bool   `json:"explained,omitempty"`
+	Fix       string `json:"fix,omitempty"` // a shell command that fixes it
 }
 
 // Container is one container with what was decided on it.

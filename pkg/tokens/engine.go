@@ -76,20 +76,18 @@ func New(o Options) (*Engine, error) {
 func (e *Engine) Token(ctx context.Context, w workload.Workload, r workload.TokenRequest) (workload.Token, error) {
 	t, err := e.defaults.target(w, r)
 	if err != nil {
-		e.reporter.notify(w, r, err)
+		e.reporter.failed(w, r, err)
 		return workload.Token{}, err
 	}
 	k := key{account: w.ServiceAccountUID, target: t}
 	issued, how, err := e.obtain(ctx, k, w, r)
 	e.reporter.answered(how)
 	if err != nil {
-		e.reporter.notify(w, r, err)
+		e.reporter.failed(w, r, err)
 		return workload.Token{}, err
 	}
 	token, first := e.cache.serve(issued, w)
-	if first {
-		e.reporter.issued(ctx, w, t, token)
-	}
+	e.reporter.served(ctx, w, t, token, first)
 	return token, nil
 }
 
@@ -109,9 +107,7 @@ func (e *Engine) Cached(w workload.Workload, r workload.TokenRequest) (workload.
 		return workload.Token{}, false
 	}
 	e.reporter.metrics.hits.Inc()
-	if first {
-		e.reporter.issued(context.Background(), w, t, token)
-	}
+	e.reporter.served(context.Background(), w, t, token, first)
 	return token, true
 }
 
@@ -167,6 +163,10 @@ func (e *Engine) Forget(serviceAccountUID string) {
 // Exchanges returns the last exchange of each service account, by namespace and
 // name. There is no token in it.
 func (e *Engine) Exchanges() []Exchange { return e.reporter.status.all() }
+
+// LastAnswer returns how the pod's last request for a token was answered, or
+// false if it has made none. There is no token in it.
+func (e *Engine) LastAnswer(podUID string) (Answer, bool) { return e.reporter.status.answer(podUID) }
 
 // Circuits returns whom Entra does not answer for at the moment.
 func (e *Engine) Circuits() []Circuit { return e.cache.openCircuits() }

@@ -98,6 +98,22 @@ func (r *reporter) sent(took time.Duration, failed *workload.TokenError) {
 	r.metrics.duration.WithLabelValues(resultLabel(failed)).Observe(took.Seconds())
 }
 
+// served notes that the pod got the token. first: it is the pod's first time
+// for this one, which is written to the audit.
+func (r *reporter) served(ctx context.Context, w workload.Workload, t target, token workload.Token, first bool) {
+	r.status.served(w, token, first, r.clocks.Now().Date)
+	if first {
+		r.issued(ctx, w, t, token)
+	}
+}
+
+// failed notes that a request failed, and notifies the pod's owner if that is
+// theirs to fix.
+func (r *reporter) failed(w workload.Workload, asked workload.TokenRequest, err error) {
+	r.status.failed(w, err, r.clocks.Now().Date)
+	r.notify(w, asked, err)
+}
+
 // issued writes to the audit that the pod got the token, for the first time.
 func (r *reporter) issued(ctx context.Context, w workload.Workload, t target, token workload.Token) {
 	r.audit.LogAttrs(ctx, slog.LevelInfo, "token issued",

@@ -69,13 +69,64 @@ func TestExchangesShowTheLastExchangeOfEachAccount(t *testing.T) {
 
 		at := b.clock.Now()
 		want := []Exchange{
-			{Namespace: "shop", ServiceAccount: "cart", At: at, ErrorCode: "AADSTS700016", Error: "AADSTS700016: gone"},
-			{Namespace: "shop", ServiceAccount: "till", At: at, ExpiresOn: till.ExpiresOn},
+			{Namespace: "shop", ServiceAccount: "cart", Outcome: Outcome{At: at, ErrorCode: "AADSTS700016", Error: "AADSTS700016: gone"}},
+			{Namespace: "shop", ServiceAccount: "till", Outcome: Outcome{At: at, ExpiresOn: till.ExpiresOn}},
 		}
-		if diff := cmp.Diff(want, b.engine.Exchanges(), cmpopts.EquateApproxTime(0), cmpopts.IgnoreFields(Exchange{}, "Meaning", "Fix")); diff != "" {
+		if diff := cmp.Diff(want, b.engine.Exchanges(), cmpopts.EquateApproxTime(0), cmpopts.IgnoreFields(Outcome{}, "Meaning", "Fix")); diff != "" {
 			t.Errorf("Exchanges (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// Pods of one service account are told apart: a bad request of one is not the
+// other's, and an answer from the cache ends its pod's failure.
+func TestLastAnswerIsThePodsOwn(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		good, bad, silent := b.pod("shop", "cart", "good"), b.pod("shop", "cart", "bad"), b.pod("shop", "cart", "silent")
+		token := b.mustToken(good, workload.TokenRequest{Resource: vault})
+		b.entra.set(func(f *fakeEntra) {
+			f.refuse = refusing(400, 500011, "invalid_resource", "AADSTS500011: no such resource")
+		})
+		_, _ = b.token(bad, workload.TokenRequest{Resource: vault + "/.default"})
+		at := b.clock.Now()
+		got := Outcome{At: at, ExpiresOn: token.ExpiresOn}
+		refused := Outcome{
+			At: at, ErrorCode: "AADSTS500011", Error: "AADSTS500011: no such resource",
+			Meaning: "the application asks for the scope " + vault + "/.default where a resource belongs: it must ask for " + vault,
+		}
+		wantAnswer(t, b, good, &Answer{Outcome: got})
+		wantAnswer(t, b, bad, &Answer{Kind: workload.InvalidResource, Outcome: refused})
+		wantAnswer(t, b, silent, nil)
+
+		if _, ok := b.engine.Cached(bad, workload.TokenRequest{Resource: vault}); !ok {
+			t.Fatal("the other pod's token is not served")
+		}
+		wantAnswer(t, b, bad, &Answer{Outcome: got})
+		_, _ = b.token(bad, workload.TokenRequest{Resource: vault, ObjectID: "unmapped"})
+		unmapped, _ := b.engine.LastAnswer(bad.PodUID)
+		if unmapped.Kind != workload.IdentityNotFound || !unmapped.ExpiresOn.IsZero() {
+			t.Errorf("an identity that is not mapped: %+v", unmapped)
+		}
+		if _, ok := b.engine.Cached(bad, workload.TokenRequest{Resource: vault}); !ok { // not the first time
+			t.Fatal("the pod's token is not served")
+		}
+		wantAnswer(t, b, bad, &Answer{Outcome: got})
+
+		b.engine.Forget(good.ServiceAccountUID)
+		wantAnswer(t, b, good, nil)
+		wantAnswer(t, b, bad, nil)
+	})
+}
+
+func wantAnswer(t *testing.T, b *bench, w workload.Workload, want *Answer) {
+	t.Helper()
+	var got *Answer
+	if a, ok := b.engine.LastAnswer(w.PodUID); ok {
+		got = &a
+	}
+	if diff := cmp.Diff(want, got, cmpopts.EquateApproxTime(0)); diff != "" {
+		t.Errorf("last answer to %s (-want +got):\n%s", w.PodName, diff)
+	}
 }
 
 // Neither a token nor an assertion shows anywhere but in the answer, even when

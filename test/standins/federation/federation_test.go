@@ -69,6 +69,26 @@ func TestCredentialsGetTheirDefaults(t *testing.T) {
 	}
 }
 
+// What clients ask for is there in every tenant; what somebody would have to
+// install is there only if the file says so.
+func TestResourcesOfEveryTenant(t *testing.T) {
+	f, err := Parse([]byte(strings.Replace(head, "https://vault.azure.net", "api://shop", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for resource, want := range map[string]bool{
+		"https://vault.azure.net": true, "https://storage.azure.com/": true, "https://management.core.windows.net/": true,
+		"6dae42f8-4368-4678-94ff-3960e28e3630": true, "https://shop.blob.core.windows.net": true, "https://shop.dfs.core.windows.net/": true,
+		"api://shop": true, "api://other": false, "https://nothing.test": false, "": false,
+		"http://shop.blob.core.windows.net": false, "https://.blob.core.windows.net": false, "https://a.b.blob.core.windows.net": false,
+		"https://storage.azure.com//": false, "https://storage.azure.com/.default": false,
+	} {
+		if got := f.HasResource(resource); got != want {
+			t.Errorf("%q: %t, want %t", resource, got, want)
+		}
+	}
+}
+
 func TestFileIsRereadWhenItChanges(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "federation.yaml")
 	write := func(text string) {

@@ -18,7 +18,7 @@ type File struct {
 	// for each credential that does not name its own.
 	Issuer       string       `json:"issuer"`
 	Tenants      []string     `json:"tenants"`
-	Resources    []string     `json:"resources"` // what tokens can be had for, with no slash at the end
+	Resources    []string     `json:"resources"` // what tokens can be had for besides Microsoft's own resources, with no slash at the end
 	NodeIdentity NodeIdentity `json:"nodeIdentity"`
 	Identities   []Identity   `json:"identities"`
 	Vaults       []Vault      `json:"vaults"`
@@ -114,13 +114,6 @@ func (f File) withDefaults(c Credential) Credential {
 // HasTenant reports whether there is a tenant by that id, in any case.
 func (f File) HasTenant(id string) bool {
 	return slices.ContainsFunc(f.Tenants, func(t string) bool { return strings.EqualFold(t, id) })
-}
-
-// HasResource reports whether tokens can be had for the resource. A slash at
-// its end does not matter, as with Entra, which puts it into the token's
-// audience as it was asked for.
-func (f File) HasResource(resource string) bool {
-	return slices.Contains(f.Resources, strings.TrimSuffix(resource, "/"))
 }
 
 // Identity returns the identity of a client in a tenant.
