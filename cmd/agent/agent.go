@@ -57,7 +57,7 @@ type agent struct {
 	attached   chan struct{} // closed once the programs are in force
 	attachOnce sync.Once
 
-	lease     *handover.Lease // nil: another agent's, or given away
+	lock      *handover.Lock // nil: another agent's, or given away
 	metrics   atomic.Pointer[net.Listener]
 	announced bool          // `agent status` asks this agent
 	tookOver  chan struct{} // closed once listeners may be this agent's
@@ -251,7 +251,7 @@ func (a *agent) ready() error {
 
 func (a *agent) close() {
 	if err := a.release(); err != nil {
-		a.log.Warn("cannot release the lease", "err", err)
+		a.log.Warn("cannot release the lock", "err", err)
 	}
 	if a.hooks != nil {
 		if err := a.hooks.Close(); err != nil {

@@ -42,7 +42,7 @@ func (a *agent) keepBootConfig(ctx context.Context) error {
 }
 
 func (a *agent) writeBootConfig() error {
-	c := a.settings.inForce()
+	c := a.settings.active()
 	if c.AllHeld {
 		return nil // the last boot's word is better than none
 	}

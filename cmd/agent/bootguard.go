@@ -77,7 +77,7 @@ func attachGuard(o guardOptions, log *slog.Logger) (err error) {
 	if err := o.findKubepods(); err != nil {
 		return err
 	}
-	lease, err := handover.Acquire(o.files.StateDir)
+	lock, err := handover.Acquire(o.files.StateDir)
 	if errors.Is(err, handover.ErrHeld) {
 		log.Info("an agent runs on this node; nothing to do")
 		return nil
@@ -85,7 +85,7 @@ func attachGuard(o guardOptions, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lease.Release()) }()
+	defer func() { err = errors.Join(err, lock.Release()) }()
 	c, err := config.Load(o.files.Config)
 	if err != nil {
 		log.Warn("without a configuration all pods are held but those on the node's network", "err", err)

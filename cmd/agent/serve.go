@@ -52,9 +52,9 @@ func (a *agent) serve(ctx, life context.Context) error {
 	return a.retire(ctx, life, successor)
 }
 
-// hold does the lease's work until an agent has taken over, which is returned,
-// or until ctx ends, the steered pods with it or --drain-timeout, and all
-// clients have been told.
+// hold does the work of the lock's holder until an agent has taken over, which
+// is returned. Once ctx has ended it serves on until no steered pod runs or
+// --drain-timeout is over, and until all clients have been told to leave.
 func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 	until, cancel := context.WithCancel(life)
 	defer cancel()
@@ -70,7 +70,7 @@ func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 		if err != nil || successor == nil {
 			return nil, err
 		}
-		err = successor.Offer(a.estate())
+		err = successor.Offer(a.handoverState())
 		if err == nil {
 			return successor, nil
 		}
@@ -80,14 +80,14 @@ func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 	return nil, nil
 }
 
-// write keeps the kernel's maps until another agent asks for the lease, which
+// write keeps the kernel's maps until another agent asks for the lock, which
 // is returned, or until ends.
 func (a *agent) write(until context.Context) (*handover.Successor, error) {
 	until, stop := context.WithCancel(until)
 	defer stop()
 	group, until := errgroup.WithContext(until)
 	start(until, group, a.writers())
-	successor, err := a.lease.Successor(until, a.log)
+	successor, err := a.lock.Successor(until, a.log)
 	if until.Err() != nil {
 		err = nil // the tasks say why
 	}
@@ -107,7 +107,7 @@ func (a *agent) retire(ctx, life context.Context, successor *handover.Successor)
 	close(a.retired)
 	a.broker.Drain()
 	err := successor.Release()
-	a.lease = nil
+	a.lock = nil
 	if err != nil {
 		a.log.Warn("the successor may not have heard that it has taken over", "err", err)
 	}
@@ -124,13 +124,13 @@ func (a *agent) retire(ctx, life context.Context, successor *handover.Successor)
 	return nil
 }
 
-// release gives up the lease, if this agent has it.
+// release gives up the lock, if this agent has it.
 func (a *agent) release() error {
-	if a.lease == nil {
+	if a.lock == nil {
 		return nil
 	}
-	err := a.lease.Release()
-	a.lease = nil
+	err := a.lock.Release()
+	a.lock = nil
 	return err
 }
 
@@ -141,7 +141,7 @@ const outliveTick = time.Second
 // until ends: on a node that is drained pods may need a token for their last
 // words, and the agent may have been told to end with them.
 func (a *agent) outlive(until context.Context) {
-	if a.settings.inForce().Mode == config.ModeAudit {
+	if a.settings.active().Mode == config.ModeAudit {
 		return // they are not served by this agent
 	}
 	deadline := time.NewTimer(a.options.drainTimeout)

@@ -113,8 +113,8 @@ func (s *settings) detach() error {
 	return s.agent.hooks.Detach()
 }
 
-// inForce returns the configuration in force.
-func (s *settings) inForce() *config.AgentConfiguration {
+// active returns the active configuration.
+func (s *settings) active() *config.AgentConfiguration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.config

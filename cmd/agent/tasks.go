@@ -58,7 +58,7 @@ func (a *agent) run(ctx context.Context) error {
 	return tasks.Wait()
 }
 
-// writers are the tasks of the agent that holds the lease.
+// writers are the tasks of the agent that holds the lock.
 func (a *agent) writers() map[string]taskFunc {
 	return map[string]taskFunc{
 		"announcement": a.keepAnnouncing,
@@ -106,7 +106,7 @@ func (a *agent) attach(ctx context.Context) error {
 	attachedAt, due := uint64(0), false
 	for {
 		if id := a.tree.KubepodsID(); id != 0 && (id != attachedAt || due) {
-			if err := a.settings.attach(id); err != nil && !a.wereInForce() {
+			if err := a.settings.attach(id); err != nil && !a.wereAttached() {
 				return err
 			}
 			a.attachOnce.Do(func() { close(a.attached) })
@@ -123,9 +123,9 @@ func (a *agent) attach(ctx context.Context) error {
 	}
 }
 
-// wereInForce reports whether this agent has had the programs in force: then it
+// wereAttached reports whether this agent has had the programs in force: then it
 // serves pods, and tries again rather than end.
-func (a *agent) wereInForce() bool {
+func (a *agent) wereAttached() bool {
 	select {
 	case <-a.attached:
 		return true

@@ -68,7 +68,7 @@ func (t *theatre) alive(ctx context.Context) (err error) {
 		if err := t.stage.Agent.Configure(act.policy); err != nil {
 			return err
 		}
-		if err := t.stage.Agent.WaitInForce(ctx, t.pods.unlabelled.Pod.UID, act.policy); err != nil {
+		if err := t.stage.Agent.WaitApplied(ctx, t.pods.unlabelled.Pod.UID, act.policy); err != nil {
 			return err
 		}
 		if err := t.ask(ctx, act); err != nil {

@@ -160,11 +160,11 @@ func orphanEntry() workload.Entry {
 // wasDecided reports whether this agent, or an earlier one, had an entry for
 // the pod or for one of its containers.
 func (r *round) wasDecided(cg workload.PodCgroup) bool {
-	if _, ok := r.inForce[cg.CgroupID]; ok {
+	if _, ok := r.applied[cg.CgroupID]; ok {
 		return true
 	}
 	return slices.ContainsFunc(cg.Containers, func(c workload.ContainerCgroup) bool {
-		_, ok := r.inForce[c.CgroupID]
+		_, ok := r.applied[c.CgroupID]
 		return ok
 	})
 }
@@ -188,7 +188,7 @@ func (r *round) decide(pod workload.Pod, cg workload.PodCgroup, at workload.Entr
 // leave leaves the entries of a pod as they are: none, or those of before.
 func (r *round) leave(cg workload.PodCgroup) {
 	for _, c := range append([]workload.ContainerCgroup{{CgroupID: cg.CgroupID}}, cg.Containers...) {
-		if e, ok := r.inForce[c.CgroupID]; ok {
+		if e, ok := r.applied[c.CgroupID]; ok {
 			r.want[c.CgroupID] = workload.Entry{}
 			if e != nil {
 				r.want[c.CgroupID] = *e

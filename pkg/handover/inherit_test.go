@@ -28,11 +28,11 @@ func TestInheritedSocketIsNeverBlocking(t *testing.T) {
 		if flags&unix.O_NONBLOCK == 0 {
 			t.Fatal("Fd() of what was received makes the socket blocking")
 		}
-		var h heritage
+		var h received
 		if _, err := h.add(m, file); err != nil {
 			t.Fatal(err)
 		}
-		check(t, h.estate.Close())
+		check(t, h.state.Close())
 	}
 	if looks, blocking := seen(); blocking > 0 || looks < 200 {
 		t.Errorf("seen in blocking mode %d times of %d", blocking, looks)

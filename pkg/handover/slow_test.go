@@ -17,16 +17,16 @@ func short(t *testing.T) {
 
 // told returns the holder's end of a hand-over once all has been sent and the
 // successor has said that it has it, and what Take then returns.
-func told(ctx context.Context, t *testing.T, l *Lease) (*Successor, <-chan taking) {
+func told(ctx context.Context, t *testing.T, l *Lock) (*Successor, <-chan taking) {
 	t.Helper()
 	done := make(chan taking, 1)
 	go func() {
-		lease, estate, err := Take(ctx, filepath.Dir(l.path))
-		done <- taking{lease, estate, err}
+		lock, state, err := Take(ctx, filepath.Dir(l.path))
+		done <- taking{lock, state, err}
 	}()
 	s, err := l.Successor(t.Context(), quiet)
 	check(t, err)
-	check(t, send(s.conn, message{Kind: lock}, l.lock))
+	check(t, send(s.conn, message{Kind: lock}, l.file))
 	check(t, send(s.conn, message{Kind: socket}, l.socket))
 	check(t, send(s.conn, message{Kind: whole}, nil))
 	check(t, expect(s.conn, taken))
@@ -34,9 +34,9 @@ func told(ctx context.Context, t *testing.T, l *Lease) (*Successor, <-chan takin
 }
 
 type taking struct {
-	lease  *Lease
-	estate *Estate
-	err    error
+	lock  *Lock
+	state *State
+	err   error
 }
 
 // A holder that has no processor for longer than a step may take has decided to
@@ -53,10 +53,10 @@ func TestASlowHolderIsWaitedFor(t *testing.T) {
 	check(t, send(s.conn, message{Kind: yours}, nil))
 	got := <-done
 	check(t, errors.Join(got.err, s.Release()))
-	check(t, got.lease.Release())
+	check(t, got.lock.Release())
 }
 
-// A successor that was told to end while it waits either has the lease or has
+// A successor that was told to end while it waits either has the lock or has
 // left it: what the holder says later, it cannot send.
 func TestASuccessorThatEndsWhileItWaits(t *testing.T) {
 	dir := stateDir(t)
@@ -65,10 +65,10 @@ func TestASuccessorThatEndsWhileItWaits(t *testing.T) {
 	s, done := told(ctx, t, l)
 	cancel()
 	if got := <-done; got.err == nil {
-		t.Fatal("Take = nil, and nobody gave the lease")
+		t.Fatal("Take = nil, and nobody gave the lock")
 	}
 	if err := send(s.conn, message{Kind: yours}, nil); err == nil {
-		t.Error("the holder believes that the lease has passed")
+		t.Error("the holder believes that the lock has passed")
 	}
 	check(t, s.Close())
 	if _, err := Acquire(dir); !errors.Is(err, ErrHeld) {
@@ -81,7 +81,7 @@ func TestASuccessorThatEndsWhileItWaits(t *testing.T) {
 // its listeners until it is heard.
 func TestASuccessorThatHasGivenUp(t *testing.T) {
 	dir := stateDir(t)
-	l, e := acquire(t, dir), estate(t)
+	l, e := acquire(t, dir), state(t)
 	offered := make(chan error, 1)
 	go func() {
 		s, err := l.Successor(t.Context(), quiet)

@@ -178,7 +178,7 @@ func TestImportedAccountWithoutPodsEnds(t *testing.T) {
 	})
 }
 
-func TestImportUsesTheConfigurationInForce(t *testing.T) {
+func TestImportUsesTheActiveConfiguration(t *testing.T) {
 	exported := stateOf(t, config.Default(), newTestPod("shop", "a", "u1", ""), newTestPod("kube-system", "b", "u2", "", aks))
 	c := startDown(t, unlabeled(config.UnlabeledDeny))
 	c.mustImport(t, exported)

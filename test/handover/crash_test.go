@@ -13,7 +13,7 @@ import (
 )
 
 // A successor that is killed at some moment of the hand-over leaves either the
-// old agent serving, as if nothing had been, or a lease that is free: then the
+// old agent serving, as if nothing had been, or a lock that is free: then the
 // old one ends by itself, and the next one starts as on a fresh node.
 func TestSuccessorKilled(t *testing.T) {
 	s, all := open(t)

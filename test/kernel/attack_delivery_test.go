@@ -63,7 +63,7 @@ func deletesItself(t *testing.T, o lab.PodOptions) string {
 	n.changedFrom(t, p.Cgroup, workload.Steer)
 	var all []string
 	for range 3 {
-		n.delivery.Poke()
+		n.delivery.Trigger()
 		all = append(all, seenBy(p, dialFrom(t, p, dialing{To: imds})))
 	}
 	return worst(held, all...)

@@ -19,7 +19,7 @@ const (
 
 	notGuarded    = "reaches it, and is reported"
 	notSaid       = "REACHES IT, NOT REPORTED"
-	laterLinkWait = 4 * time.Second // less than until the next thorough look without a poke
+	laterLinkWait = 4 * time.Second // less than until the next thorough look without a trigger
 )
 
 // linkAttacks send over links that their pod did not have when it started.

@@ -151,7 +151,7 @@ func (n *node) start(t *testing.T, o options) {
 	run(n.delivery.Run)
 	run(func(ctx context.Context) error { return at.Run(ctx, n.answer) })
 	run(func(ctx context.Context) error {
-		return n.hooks.WatchUnknowns(ctx, func(uint64) { n.delivery.Poke() })
+		return n.hooks.WatchUnknowns(ctx, func(uint64) { n.delivery.Trigger() })
 	})
 	n.stop = func() {
 		cancel()

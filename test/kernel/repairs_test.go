@@ -190,7 +190,7 @@ func TestLinkGuardRepaired(t *testing.T) {
 			} else {
 				tc.take(t, n, pin)
 			}
-			n.delivery.Poke()
+			n.delivery.Trigger()
 			eventually(t, "it is repaired", func() bool { return cmp.Equal(tc.want, n.repaired(t)) })
 		})
 	}

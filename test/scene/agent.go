@@ -165,9 +165,9 @@ func (a *Agent) WriteConfig(text string) error {
 	return os.Rename(next, a.config)
 }
 
-// WaitInForce waits until the agent reports that the configuration's word on
+// WaitApplied waits until the agent reports that the configuration's word on
 // unlabelled pods decides about the pod, and that the kernel acts by it.
-func (a *Agent) WaitInForce(ctx context.Context, podUID string, unlabeled config.Unlabeled) error {
+func (a *Agent) WaitApplied(ctx context.Context, podUID string, unlabeled config.Unlabeled) error {
 	want := "unlabeled: " + string(unlabeled)
 	return a.await(ctx, want+" is in force", func() (bool, error) {
 		report, err := a.Status(ctx)
