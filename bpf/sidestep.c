@@ -316,7 +316,7 @@ static __always_inline void on_syn(struct bpf_sock_ops *ctx, struct claim *claim
 }
 
 /* The client has its SYN-ACK. If that was not the agent's, nothing that is
- * sent will arrive: the application is told so soon. */
+ * sent will arrive: the application learns it soon. */
 static __always_inline void on_established(struct bpf_sock_ops *ctx, struct claim *claim)
 {
 	int timeout = IMPOSTOR_TIMEOUT_MS;

@@ -54,7 +54,7 @@ type agent struct {
 	traces   *tracing.Tracing // nil: none are made
 	settings *settings
 
-	attached   chan struct{} // closed once the programs are in force
+	attached   chan struct{} // closed once the programs are attached
 	attachOnce sync.Once
 
 	lock      *handover.Lock // nil: another agent's, or given away
@@ -63,7 +63,7 @@ type agent struct {
 	tookOver  chan struct{} // closed once listeners may be this agent's
 	retired   chan struct{} // closed once a successor serves
 
-	rootCgroup sync.Once // the log has been told of it
+	rootCgroup sync.Once // it has been logged
 
 	bootProblem atomic.Pointer[string] // why the boot guard's configuration is not kept
 }

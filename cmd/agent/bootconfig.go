@@ -65,7 +65,7 @@ func (a *agent) bootGuard() (says string, problems []string) {
 	}
 	if state != bootguard.Absent && a.options.bootConfig == "" {
 		problems = append(problems, "a boot guard is installed whose configuration nobody keeps: "+
-			"install it anew (manifests/overlays/boot-guard) or remove it (manifests/uninstall-boot-guard)")
+			"install it again (manifests/overlays/boot-guard) or remove it (manifests/uninstall-boot-guard)")
 	}
 	switch {
 	case state == bootguard.Held:

@@ -33,7 +33,7 @@ func newBootGuard(env environment) *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	parent.AddCommand(
-		newGuardCommand(env, "attach", "Put the programs in force before there are pods (for the unit that install writes)",
+		newGuardCommand(env, "attach", "Attach the programs before there are pods (for the unit that install writes)",
 			(*guardOptions).addKernel, attachGuard),
 		newGuardCommand(env, "install", "Have this node do so from its next boot on (for the DaemonSet's init container)",
 			(*guardOptions).addInstall, installGuard),

@@ -12,15 +12,15 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// linger is how long an agent that was told to end goes on serving, while
-// clients keep connections open that they have not been told to leave. With
+// linger is how long an agent that was asked to stop goes on serving, while
+// clients keep connections open that they have not been asked to leave. With
 // the 25 s that requests then have it is below the pod's grace period
 // (manifests/base/daemonset.yaml). An idle connection is closed untold after
 // that time only.
 const linger = 30 * time.Second
 
 // errSuccessorGone ends an agent that has handed over to one that has ended
-// since: whoever starts it anew has it serve again.
+// since: whoever restarts it has it serve again.
 var errSuccessorGone = errors.New("the agent that took over has ended")
 
 // serve serves pods until ctx ends and their clients know, or a successor does
@@ -54,7 +54,7 @@ func (a *agent) serve(ctx, life context.Context) error {
 
 // hold does the work of the lock's holder until an agent has taken over, which
 // is returned. Once ctx has ended it serves on until no steered pod runs or
-// --drain-timeout is over, and until all clients have been told to leave.
+// --drain-timeout is over, and until all clients have been asked to leave.
 func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 	until, cancel := context.WithCancel(life)
 	defer cancel()
@@ -101,7 +101,7 @@ func (a *agent) write(until context.Context) (*handover.Successor, error) {
 }
 
 // retire lets go of what the successor has, and waits until this agent's own
-// connections have ended and it is told to end. It stays until then: a program
+// connections have ended and it is asked to stop. It stays until then: a program
 // that ends in a pod is started again.
 func (a *agent) retire(ctx, life context.Context, successor *handover.Successor) error {
 	close(a.retired)
@@ -139,7 +139,7 @@ const outliveTick = time.Second
 
 // outlive waits until no steered pod runs any more, --drain-timeout is over or
 // until ends: on a node that is drained pods may need a token for their last
-// words, and the agent may have been told to end with them.
+// words, and the agent may have been asked to stop with them.
 func (a *agent) outlive(until context.Context) {
 	if a.settings.active().Mode == config.ModeAudit {
 		return // they are not served by this agent
@@ -148,12 +148,12 @@ func (a *agent) outlive(until context.Context) {
 	defer deadline.Stop()
 	tick := time.NewTicker(outliveTick)
 	defer tick.Stop()
-	for told := false; ; told = true {
+	for logged := false; ; logged = true {
 		n := steeredRunning(a.pods.Pods(), a.tree.Snapshot())
 		if n == 0 || a.options.drainTimeout == 0 {
 			return
 		}
-		if !told {
+		if !logged {
 			a.log.Info("serving on while steered pods run", "pods", n, "at_most", a.options.drainTimeout.String())
 		}
 		select {

@@ -26,7 +26,7 @@ func (a asked) which() string {
 }
 
 // socket returns the families that the kernel counted; where there is nobody
-// to tell of its counters, the one that the client was told to use.
+// to tell of its counters, the one that the client was asked to use.
 func (a asked) socket() string {
 	seen := map[string]bool{}
 	var families []string

@@ -17,7 +17,7 @@ const (
 )
 
 // known has the cgroups that were resolved. Where a cgroup lies never changes,
-// since cgroup v2 renames none, so all that is to be asked anew is whether it
+// since cgroup v2 renames none, so all that is to be asked again is whether it
 // still exists: one read of a file in it that is kept open, which fails from
 // its removal on.
 type known struct {

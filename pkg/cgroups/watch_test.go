@@ -203,14 +203,14 @@ func TestSubscribeCoalesces(t *testing.T) {
 	tree.drop("c")
 	select {
 	case <-changed:
-		t.Error("told although nothing changed")
+		t.Error("notified although nothing changed")
 	default:
 	}
 	unsubscribe()
 	tree.drop("a")
 	select {
 	case <-changed:
-		t.Error("told after the subscription ended")
+		t.Error("notified after the subscription ended")
 	default:
 	}
 }

@@ -54,7 +54,7 @@ func AdoptNode(kernel Kernel, l net.Listener, log *slog.Logger) (*Node, error) {
 // adoptListener reads from the socket whose namespace it is of. The agent's
 // tag is kept with the socket, whoever has it open; but it is of the former
 // agent's map, and this one's is another where the BPF filesystem was mounted
-// anew in between.
+// again in between.
 func adoptListener(kernel Kernel, tcp net.Listener) (*listener, error) {
 	from, ok := tcp.(*net.TCPListener)
 	if !ok {

@@ -37,7 +37,7 @@ func TestListenersAreAdopted(t *testing.T) {
 	n.cgroups = n.cgroups[:1]
 	after.reconcile(true)
 	if k.tagged != 4 || k.verdicts[1] != entry {
-		t.Errorf("%d listeners tagged and %+v in force, want 4 and %+v", k.tagged, k.verdicts[1], entry)
+		t.Errorf("%d listeners tagged and %+v applied, want 4 and %+v", k.tagged, k.verdicts[1], entry)
 	}
 	if _, ok := after.Listeners()["ends"]; ok {
 		t.Error("the listener of a pod that ended is kept")

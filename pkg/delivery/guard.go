@@ -124,7 +124,7 @@ func (g *guard) notice(e linkEvent) {
 }
 
 // look brings the guarded links to what is wanted; a thorough one looks at the
-// namespace of every pod, and at the guards that should be in force. It returns
+// namespace of every pod, and at the guards that should be attached. It returns
 // how soon to look again; 0: nothing is waited for.
 func (g *guard) look() (soon time.Duration) {
 	g.mu.Lock()
@@ -143,7 +143,7 @@ func (g *guard) look() (soon time.Duration) {
 		g.drop(found.links)
 	}
 	var again time.Duration
-	if !found.exhausted { // else the line goes by what it was told last
+	if !found.exhausted { // else the line goes by what it got last
 		again = g.tellLine(wanted, found.let)
 	}
 	g.tell(found.problems)
@@ -328,7 +328,7 @@ func (g *guard) forget(present map[string]bool) {
 }
 
 // write has the links guarded, each on behalf of its pod, and notes what went
-// wrong by pod. Where a guard should be in force it is looked at only if
+// wrong by pod. Where a guard should be attached it is looked at only if
 // thorough.
 func (g *guard) write(want map[int]workload.PodCgroup, thorough bool, problems map[string]error) {
 	for ifindex, pod := range want {

@@ -58,7 +58,7 @@ func TestLineBeforeTheVerdict(t *testing.T) {
 	select {
 	case <-r.guard.news:
 	default:
-		t.Error("nobody is told that the line lets more through")
+		t.Error("it is not reported that the line lets more through")
 	}
 	r.reconcile(false)
 	wantVerdict(t, k, 1, workload.Pass)

@@ -141,7 +141,7 @@ func after(d time.Duration) <-chan time.Time {
 	return time.After(d)
 }
 
-// adopt takes over what an earlier agent left in force, so that what belongs
+// adopt takes over what an earlier agent left applied, so that what belongs
 // to pods that ended meanwhile is removed.
 func (r *Reconciler) adopt() error {
 	decided, err := r.Kernel.Decided()
@@ -161,7 +161,7 @@ func (r *Reconciler) adopt() error {
 	return nil
 }
 
-// set puts an entry in force unless it is.
+// set applies an entry unless it is applied already.
 func (r *Reconciler) set(id uint64, want workload.Entry) error {
 	if now := r.applied[id]; now != nil && *now == want {
 		return nil

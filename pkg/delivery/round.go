@@ -64,7 +64,7 @@ func (r *Reconciler) lookAgain() (soon time.Duration) {
 	return now.end()
 }
 
-// end says whether all is in force, and returns how soon to look again.
+// end says whether everything is applied, and returns how soon to look again.
 func (r *round) end() (soon time.Duration) {
 	if len(r.lacking) == 0 && closed(r.guard.looked) {
 		closeOnce(r.ready)
@@ -101,7 +101,7 @@ func sends(pod workload.Pod) workload.PodLink {
 	return workload.PodLink{IMDS: pod.PassesAny(), WireServer: !pod.Decision.DenyWireServer}
 }
 
-// OwnEntry returns what must be in force for the agent's own pod before the
+// OwnEntry returns what must be applied for the agent's own pod before the
 // node listener is opened.
 func OwnEntry() workload.Entry { return workload.Entry{Verdict: workload.Pass, Agent: true} }
 
@@ -169,7 +169,7 @@ func (r *round) wasDecided(cg workload.PodCgroup) bool {
 	})
 }
 
-// decide puts the entries of one pod in force: its own, and those of containers
+// decide applies the entries of one pod: its own, and those of containers
 // that differ.
 func (r *round) decide(pod workload.Pod, cg workload.PodCgroup, at workload.Entry) error {
 	own := resolve(pod.Decision, at)

@@ -60,7 +60,7 @@ func (l *Lock) Successor(ctx context.Context, log *slog.Logger) (*Successor, err
 }
 
 // greet checks who asks, and returns the version in which to talk. An agent
-// that speaks none of these is told which they are.
+// that speaks none of these gets an error that names them.
 func greet(c *net.UnixConn, speak versions) (version int, err error) {
 	if err := checkPeer(c); err != nil {
 		return 0, err

@@ -15,9 +15,9 @@ func short(t *testing.T) {
 	t.Cleanup(func() { stepTimeout.Store(former) })
 }
 
-// told returns the holder's end of a hand-over once all has been sent and the
-// successor has said that it has it, and what Take then returns.
-func told(ctx context.Context, t *testing.T, l *Lock) (*Successor, <-chan taking) {
+// offered returns the holder's end of a hand-over, once all has been sent and
+// the successor has confirmed it, and what Take then returns.
+func offered(ctx context.Context, t *testing.T, l *Lock) (*Successor, <-chan taking) {
 	t.Helper()
 	done := make(chan taking, 1)
 	go func() {
@@ -44,7 +44,7 @@ type taking struct {
 func TestASlowHolderIsWaitedFor(t *testing.T) {
 	short(t)
 	l := acquire(t, stateDir(t))
-	s, done := told(t.Context(), t, l)
+	s, done := offered(t.Context(), t, l)
 	select {
 	case got := <-done:
 		t.Fatalf("given up: %v", got.err)
@@ -56,13 +56,13 @@ func TestASlowHolderIsWaitedFor(t *testing.T) {
 	check(t, got.lock.Release())
 }
 
-// A successor that was told to end while it waits either has the lock or has
+// A successor that was asked to stop while it waits either has the lock or has
 // left it: what the holder says later, it cannot send.
 func TestASuccessorThatEndsWhileItWaits(t *testing.T) {
 	dir := stateDir(t)
 	l := acquire(t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
-	s, done := told(ctx, t, l)
+	s, done := offered(ctx, t, l)
 	cancel()
 	if got := <-done; got.err == nil {
 		t.Fatal("Take = nil, and nobody gave the lock")

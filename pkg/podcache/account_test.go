@@ -60,7 +60,7 @@ func TestServiceAccountUsedAgainIsKept(t *testing.T) {
 	c.api.put(newTestPod("shop", "cart-2", "u2", "cart"))
 	eventually(t, "the next pod", func() bool { return len(c.Pods()) == 1 })
 	if !c.workload("u2").ServiceAccountSeen {
-		t.Error("the account was asked for anew")
+		t.Error("the account was asked for again")
 	}
 	c.fake.Step(2 * linger)
 	c.api.put(newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c"))

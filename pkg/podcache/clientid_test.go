@@ -14,7 +14,7 @@ func container(name string, env ...corev1.EnvVar) corev1.Container {
 }
 
 // A container's own AZURE_CLIENT_ID is its default identity, and never another
-// container's; what cannot be told is named.
+// container's; what cannot be determined is named.
 func TestClientIDIsTheCallersOwn(t *testing.T) {
 	set := func(value string) corev1.EnvVar { return corev1.EnvVar{Name: clientIDVariable, Value: value} }
 	from := corev1.EnvVar{Name: clientIDVariable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}

@@ -67,7 +67,7 @@ func (e *identityExceptions) exempting(pod *pod) string {
 // isAwaited reports whether an object that is not known yet may exempt pods.
 func (e *identityExceptions) isAwaited() bool { return e != nil && e.awaited }
 
-// isImported reports whether the API has not told yet what there is.
+// isImported reports whether the API has not listed yet what there is.
 func (e *identityExceptions) isImported() bool { return e != nil && e.imported }
 
 func (e *identityExceptions) set(namespace, name string, l podLabels) {

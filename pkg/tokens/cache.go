@@ -173,7 +173,7 @@ func (c *cache) store(k key, e *entry, now time.Time) {
 
 // finish ends a call with its result and keeps what may be kept; it reports
 // whether the service account was erased meanwhile. The caller closes done,
-// once it has told who is to know.
+// once it has notified those who wait.
 func (c *cache) finish(k key, p *call, r result) (forgotten bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

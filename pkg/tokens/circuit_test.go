@@ -186,7 +186,7 @@ func TestHalfOpenCircuitLetsOneThrough(t *testing.T) {
 	select {
 	case <-second.changed:
 	default:
-		t.Error("who waits for the probe was not told")
+		t.Error("who waits for the probe was not notified")
 	}
 	if probe, _ = c.admit(k, now); !probe.tenant {
 		t.Error("no other probe after one that was not sent")

@@ -213,7 +213,7 @@ func (r *reporter) panicked(k key, where string, cause any, stack []byte) {
 }
 
 // notify tells a pod's owner why a request failed, if that is his to fix and he
-// was not told of late.
+// was not notified of late.
 func (r *reporter) notify(w workload.Workload, asked workload.TokenRequest, err error) {
 	var failed *workload.TokenError
 	if r.owners == nil || !errors.As(err, &failed) || !ownersToFix(failed, asked) {

@@ -42,7 +42,7 @@ type Tracing struct {
 }
 
 // New returns what makes spans. Whether the collector can be reached is not
-// tried. The errors name the setting to mend. Run must be called, or spans are
+// tried. The errors name the setting to fix. Run must be called, or spans are
 // lost at the end.
 func New(o Options) (*Tracing, error) {
 	exporter, err := newExporter(o.Endpoint, o.Getenv)

@@ -217,7 +217,7 @@ func TestAnothersProgramAfterOurs(t *testing.T) {
 }
 
 func TestKubepodsMadeAnew(t *testing.T) {
-	r := open(t, "kubepods cgroup removed and made anew", "attached anew, counted")
+	r := open(t, "kubepods cgroup removed and recreated", "attached again, counted")
 	check(t, errors.Join(r.steered.Pod.Stop(), r.passing.Pod.Stop()))
 	check(t, errors.Join(os.Remove(filepath.Join(r.Node.Kubepods, "burstable")), os.Remove(r.Node.Kubepods)))
 	time.Sleep(100 * time.Millisecond) // for the agent to see that there is none

@@ -62,7 +62,7 @@ func TestHolderKilled(t *testing.T) {
 	}
 }
 
-// An agent that is told to end, with none to follow it, first tells its
+// An agent that is asked to stop, with none to follow it, first asks its
 // clients: none finds a connection broken that it has used.
 func TestEndWithoutASuccessor(t *testing.T) {
 	s, all := open(t)
@@ -76,8 +76,8 @@ func TestEndWithoutASuccessor(t *testing.T) {
 	})
 	check(t, agent.Wait())
 	sum := end()
-	if sum.Told == 0 {
-		t.Error("no client was told")
+	if sum.Closing == 0 {
+		t.Error("no client was asked to leave")
 	}
 	for _, note := range sum.Notes {
 		// Who comes when no agent is left is refused.

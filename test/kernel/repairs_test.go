@@ -77,7 +77,7 @@ func each(cause string, maps float64) map[string]float64 {
 	return all
 }
 
-// What others take away is put back by the next Attach, counted, and in force
+// What others take away is put back by the next Attach, counted, and active
 // beyond the agent. A pin that is gone takes nothing out of force meanwhile.
 func TestRepairs(t *testing.T) {
 	const maps = 11
@@ -152,7 +152,7 @@ func TestUnmountedBPFFS(t *testing.T) {
 	check(t, unix.Unmount(n.BPFFS, unix.MNT_DETACH))
 	for range 2 {
 		if err := n.hooks.Attach(n.Kubepods, true); !errors.Is(err, intercept.ErrNoBPFFS) || !strings.Contains(err.Error(), "mount -t bpf") {
-			t.Errorf("Attach = %v, want ErrNoBPFFS with what mends it", err)
+			t.Errorf("Attach = %v, want ErrNoBPFFS with its fix", err)
 		}
 		if got := dialFrom(t, p, dialing{To: imds}); got.Answer.UID != p.UID {
 			t.Errorf("%+v, want pod %s", got, p.UID)
