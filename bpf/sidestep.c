@@ -52,7 +52,7 @@ static __always_inline void count(enum outcome outcome, enum family family)
 }
 
 /* Whether the agent's own socket listens on addr:port in the caller's
- * namespace, so that nobody can sit in for it while it is away. */
+ * namespace, so that no other process can take its place while it is away. */
 static __always_inline bool agent_listens(struct bpf_sock_addr *ctx, __u32 addr, __u32 port)
 {
 	struct bpf_sock_tuple tuple = {

@@ -42,7 +42,7 @@ func (a *agent) attachFirst() error {
 	}
 	if configured != kubepods {
 		closed := a.options.settings(config.Held(), kubepods, netns)
-		closed.NoNodeListener = true // nobody listens there yet
+		closed.NoNodeListener = true // there is no listener yet
 		if closed.QoSIDs, err = cgroups.QoS(a.options.kubepodsCgroup); err != nil {
 			return err
 		}

@@ -64,7 +64,7 @@ func (a *agent) bootGuard() (says string, problems []string) {
 		problems = append(problems, *problem)
 	}
 	if state != bootguard.Absent && a.options.bootConfig == "" {
-		problems = append(problems, "a boot guard is installed whose configuration nobody keeps: "+
+		problems = append(problems, "a boot guard is installed and its configuration is not kept up to date: "+
 			"install it again (manifests/overlays/boot-guard) or remove it (manifests/uninstall-boot-guard)")
 	}
 	switch {

@@ -71,7 +71,7 @@ func addBootConfig(flags *pflag.FlagSet, path *string, otherwise string) {
 }
 
 // attachGuard attaches the programs with no verdict, so that every pod is
-// unknown to them, and nobody at the node listener's address. An agent that
+// unknown to them, and there is no listener at the node listener's address. An agent that
 // starts adopts all of it. Where one runs already there is nothing to do.
 func attachGuard(o guardOptions, log *slog.Logger) (err error) {
 	if err := o.findKubepods(); err != nil {

@@ -57,7 +57,7 @@ func (a *agent) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// awaitTurn waits until all is known that it takes to serve, or nobody serves.
+// awaitTurn waits until everything is known that it takes to serve, or no agent serves.
 // While somebody does, a snapshot is not good enough: he knows more than that.
 func (a *agent) awaitTurn(ctx context.Context) error {
 	until, come := context.WithCancel(ctx)

@@ -196,7 +196,7 @@ func TestSubscribeCoalesces(t *testing.T) {
 	<-changed
 	select {
 	case <-changed:
-		t.Error("two changes that nobody read are two values")
+		t.Error("two changes that were not read are two values")
 	default:
 	}
 	tree.put(workload.PodCgroup{Path: "b"})

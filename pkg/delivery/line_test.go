@@ -101,7 +101,7 @@ func TestLineLeavesAdoptedVerdicts(t *testing.T) {
 	wantVerdict(t, k, 1, workload.Pass)
 }
 
-// Nobody waits for a link that routing never sees.
+// A verdict does not wait for a link that routing never sees.
 func TestLineIsNotForPodsWithoutSuchLinks(t *testing.T) {
 	r, k, n, _ := newLined(t, nil)
 	r.reconcile(false)

@@ -26,7 +26,7 @@ const (
 // neighbours tells on which connections to the node another pod could read. On
 // a bridge, whoever has NET_RAW answers ARP requests for others' addresses and
 // gets what is sent to them; on a link with the pod alone at its other end
-// there is nobody to do so.
+// there is no one to read it.
 type neighbours struct {
 	log *slog.Logger
 

@@ -88,7 +88,7 @@ func ensureAddress(addr netip.Addr) error {
 func (n *Node) NetnsCookie() uint64 { return n.cookie }
 
 // Listening reports whether the Node has its listener. While it has none,
-// nobody may be steered there: who listens is somebody else.
+// no pod may be steered there: another process listens.
 func (n *Node) Listening() bool { return n.Listener() != nil }
 
 // Listener returns the node's listener, which stays the Node's; nil while it

@@ -152,7 +152,7 @@ func (r *round) orphan(cg workload.PodCgroup) {
 }
 
 // orphanEntry is what holds a pod without an object. That it may not reach the
-// wire server either costs nobody: it has no business left.
+// wire server either harms no pod: it has no use for it any more.
 func orphanEntry() workload.Entry {
 	return workload.Entry{Verdict: workload.Unknown, DenyWireServer: true}
 }

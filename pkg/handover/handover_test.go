@@ -91,7 +91,7 @@ func TestOneHolderAtATime(t *testing.T) {
 }
 
 // A connection that waits in a listener's queue is served by the successor,
-// and there is no moment at which the lock is nobody's.
+// and there is no moment at which the lock has no holder.
 func TestHandOver(t *testing.T) {
 	dir := stateDir(t)
 	e := state(t)
@@ -196,7 +196,7 @@ func TestHolderDies(t *testing.T) {
 			if len(say) < 4 && err == nil {
 				t.Fatal("Take = nil")
 			}
-			if len(say) == 4 { // all had come, and nobody else has it
+			if len(say) == 4 { // all had come, and no other process has it
 				check(t, errors.Join(err, lock.Release()))
 			}
 			check(t, acquire(t, dir).Release())

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The holder accepts at a listener while the successor takes it in: nobody ever
-// sees the socket that both have open in blocking mode, and neither would a
+// The holder accepts at a listener while the successor takes it in: neither
+// ever has the socket in blocking mode, and neither would a
 // Fd() of the successor's make it so.
 func TestInheritedSocketIsNeverBlocking(t *testing.T) {
 	shared, err := net.Listen("tcp4", "127.0.0.1:0")

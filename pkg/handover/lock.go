@@ -33,7 +33,7 @@ type Lock struct {
 	path   string
 }
 
-// Acquire takes the lock of the state directory if nobody holds it; else the
+// Acquire takes the lock of the state directory if it is free; else the
 // error is ErrHeld. The directory is made if it is missing. The caller
 // releases the lock, or has a Successor take it.
 func Acquire(stateDir string) (*Lock, error) {
@@ -102,7 +102,7 @@ func (l *Lock) forget() error { return errors.Join(l.socket.Close(), l.file.Clos
 // vacancyTick is how often Vacant looks.
 const vacancyTick = time.Second
 
-// Vacant waits until nobody holds the lock; it returns an error if ctx ends
+// Vacant waits until the lock is free; it returns an error if ctx ends
 // first. It does not take the lock.
 func Vacant(ctx context.Context, stateDir string) error {
 	tick := time.NewTicker(vacancyTick)

@@ -40,7 +40,7 @@ type taking struct {
 }
 
 // A holder that has no processor for longer than a step may take has decided to
-// let go: a successor that gives up meanwhile would leave listeners to nobody.
+// let go: a successor that gives up meanwhile would leave listeners without an owner.
 func TestASlowHolderIsWaitedFor(t *testing.T) {
 	short(t)
 	l := acquire(t, stateDir(t))
@@ -65,7 +65,7 @@ func TestASuccessorThatEndsWhileItWaits(t *testing.T) {
 	s, done := offered(ctx, t, l)
 	cancel()
 	if got := <-done; got.err == nil {
-		t.Fatal("Take = nil, and nobody gave the lock")
+		t.Fatal("Take = nil, and the lock was not given")
 	}
 	if err := send(s.conn, message{Kind: yours}, nil); err == nil {
 		t.Error("the holder believes that the lock has passed")
@@ -106,7 +106,7 @@ func TestASuccessorThatHasGivenUp(t *testing.T) {
 	check(t, c.CloseRead()) // it hears nothing any more
 	check(t, send(c, message{Kind: taken}, nil))
 	if err := <-offered; err == nil {
-		t.Error("the holder let go, and nobody has heard of it")
+		t.Error("the holder has released the lock, and the successor does not know")
 	}
 	check(t, l.Release())
 }

@@ -147,7 +147,7 @@ func (h *received) complete() error {
 	return nil
 }
 
-// outlive returns a new lock if the holder has died: nobody else has its
+// outlive returns a new lock if the holder has died: no other process has its
 // listeners then, and clients wait in their queues. The lock that came is the
 // holder's own, so it is given back first.
 func (h *received) outlive(stateDir string) (*Lock, bool) {

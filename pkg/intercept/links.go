@@ -50,7 +50,7 @@ func (h *Hooks) guard() hook {
 //
 // To call it again is cheap, and repairs what others have taken away since:
 // links, programs behind them, pins of links and of maps. While this process
-// lives, a pin that is gone takes nothing out of force. The error is an
+// lives, the removal of a pin detaches nothing. The error is an
 // *ExclusiveError where another program keeps ours out, and ErrNoBPFFS where
 // there is nothing to pin to.
 func (h *Hooks) Attach(cgroup string, guard bool) error {

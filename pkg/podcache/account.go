@@ -238,7 +238,7 @@ func (s accountStore) setAccount(objects []any) {
 }
 
 // keepDeleted notes that an account was deleted whose pods still run: they stay
-// who they were. Nobody can make further ones without it.
+// who they were. No further ones can be made without it.
 func (c *Cache) keepDeleted(a *account) {
 	if !a.deleted {
 		c.log.Info("a service account was deleted while pods use it; they keep their identity until they end",

@@ -164,7 +164,7 @@ func TestLabelOutlivesADeletedServiceAccount(t *testing.T) {
 	eventually(t, "the account without the label", func() bool { return c.verdict("u1") == workload.Pass })
 }
 
-// An account that nobody uses any more is not waited for.
+// An account that no pod uses any more is not waited for.
 func TestReadyForgetsAccountsWithoutPods(t *testing.T) {
 	c := newCluster(t, config.Default())
 	c.api.setFail(func(string) error { return apierrors.NewForbidden(corev1.Resource("serviceaccounts"), "", nil) })

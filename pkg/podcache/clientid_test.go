@@ -34,7 +34,7 @@ func TestClientIDIsTheCallersOwn(t *testing.T) {
 		"from a secret":                  {[]corev1.Container{container("a", from)}, "", "", "the container a takes AZURE_CLIENT_ID from a secret"},
 		"from a secret, it asks":         {[]corev1.Container{container("a", from), container("b", set("2"))}, "a", "", "the container a takes AZURE_CLIENT_ID"},
 		"from a secret, another asks":    {[]corev1.Container{container("a", from), container("b", set("2"))}, "b", "2", ""},
-		"from a secret, nobody knows":    {[]corev1.Container{container("a", set("1")), container("b", from)}, "", "", "the container b takes AZURE_CLIENT_ID"},
+		"from a secret, unknown":         {[]corev1.Container{container("a", set("1")), container("b", from)}, "", "", "the container b takes AZURE_CLIENT_ID"},
 		"twice: the last one counts":     {[]corev1.Container{container("a", set("1"), set("2"))}, "", "2", ""},
 		"with a carriage return and all": {[]corev1.Container{container("a", set(" 1\r\n"))}, "", "1", ""},
 	} {

@@ -21,7 +21,7 @@ const identityExceptionResource = "azurepodidentityexceptions"
 type podLabels map[string]string
 
 // newPodLabels returns none for an object that is not of the kind's form: it
-// exempts nobody.
+// exempts no pod.
 func newPodLabels(o *unstructured.Unstructured) podLabels {
 	l, _, _ := unstructured.NestedStringMap(o.Object, "spec", "podLabels")
 	return l

@@ -36,7 +36,7 @@ func (c *cluster) export(t *testing.T) []byte {
 	return exported
 }
 
-// startDown runs a cache while nobody answers at the API server's address.
+// startDown runs a cache while nothing answers at the API server's address.
 func startDown(t *testing.T, cfg *config.AgentConfiguration, objects ...runtime.Object) *cluster {
 	t.Helper()
 	c := newCluster(t, cfg, objects...)
@@ -98,7 +98,7 @@ func TestImportServesWhileTheAPIIsDown(t *testing.T) {
 		}
 	}
 	if after.verdict("new") != notFound {
-		t.Error("a pod that nobody has seen is known")
+		t.Error("a pod that was never seen is known")
 	}
 	if exported := after.export(t); exported != nil {
 		t.Errorf("a stale cache exports %s", exported)

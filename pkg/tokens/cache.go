@@ -25,7 +25,7 @@ const (
 	// maxAccountTokens bounds one service account's tokens, so that it cannot
 	// push out those of the others.
 	maxAccountTokens = 256
-	// maxRefreshes bounds the exchanges under way that nobody waits for.
+	// maxRefreshes bounds the exchanges under way that no caller waits for.
 	maxRefreshes = 16
 )
 

@@ -26,7 +26,7 @@ const (
 	// it not be known.
 	probeLook   = time.Second
 	maxCircuits = 1024
-	// circuitMemory is how long a circuit is kept that nobody tries.
+	// circuitMemory is how long a circuit is kept without a request.
 	circuitMemory = 10 * time.Minute
 )
 

@@ -309,8 +309,8 @@ var errPanic = errors.New("panic")
 
 // run runs one call with the assertion of the first of the askers that has one.
 // It does so on a context of its own: it serves every caller of its key,
-// whichever of them goes away. A panic is the call's failure, and nobody
-// else's.
+// whichever of them goes away. A panic is the failure of this call
+// alone.
 func (e *Engine) run(k key, p *call, askers ...workload.Workload) {
 	r := result{unsent: true, err: unavailable("the agent failed: its log says how"), from: askers[0]}
 	r.err.Err = errPanic

@@ -45,7 +45,7 @@ type reporter struct {
 	metrics *metrics
 	status  *status
 	tracer  trace.Tracer
-	owners  func(workload.Workload, *workload.TokenError) // nil: nobody listens
+	owners  func(workload.Workload, *workload.TokenError) // nil: none
 	cache   *cache
 	clocks  clocks.Clocks
 

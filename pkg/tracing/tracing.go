@@ -74,7 +74,7 @@ func New(o Options) (*Tracing, error) {
 func (t *Tracing) Tracer() trace.Tracer { return t.spans.Tracer(scope) }
 
 // Run waits until ctx ends, and sends what is left then, in two seconds at
-// most. It returns nil: nobody fails for want of a span.
+// most. It returns nil: lost spans are no failure.
 func (t *Tracing) Run(ctx context.Context) error {
 	<-ctx.Done()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)

@@ -171,7 +171,7 @@ func (f firstTokens) afterStart(ctx context.Context) (ask, post []float64, err e
 }
 
 // awaitDiscovery waits until Entra has been asked for its documents more often
-// than that. Nobody has asked for a token by then.
+// than that. No token was requested by then.
 func (f firstTokens) awaitDiscovery(ctx context.Context, known int) error {
 	for {
 		n, err := f.discoveries()

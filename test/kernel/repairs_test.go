@@ -23,7 +23,7 @@ import (
 // pinDir is where the node's agent has its pins.
 func (n *node) pinDir() string { return filepath.Join(n.BPFFS, intercept.PinDirectory) }
 
-// detachLink takes a pinned link out of force, as `bpftool link detach` does.
+// detachLink detaches a pinned link, as `bpftool link detach` does.
 func (n *node) detachLink(t *testing.T, pin string) {
 	t.Helper()
 	l, err := link.LoadPinnedLink(filepath.Join(n.pinDir(), pin), nil)
@@ -78,7 +78,7 @@ func each(cause string, maps float64) map[string]float64 {
 }
 
 // What others take away is put back by the next Attach, counted, and active
-// beyond the agent. A pin that is gone takes nothing out of force meanwhile.
+// beyond the agent. The removal of a pin detaches nothing meanwhile.
 func TestRepairs(t *testing.T) {
 	const maps = 11
 	for name, tc := range map[string]struct {

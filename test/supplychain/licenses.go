@@ -47,7 +47,7 @@ var newLicenseReader = sync.OnceValues(func() (*licenseReader, error) {
 	return &licenseReader{classifier: c}, nil
 })
 
-// errNoLicense means that nobody said under what a module may be used.
+// errNoLicense means that a module has no known licence.
 var errNoLicense = errors.New("no licence found")
 
 // licensesOf returns the SPDX identifiers of the licences that the module's

@@ -142,7 +142,7 @@ func TestCallEndsWithItsLastWaiter(t *testing.T) {
 		leaveSecond()
 		synctest.Wait()
 		if !cancelled || len(f.byKey) != 0 || f.window.under != 0 {
-			t.Errorf("with nobody left: cancelled %v, %d calls, %d places taken", cancelled, len(f.byKey), f.window.under)
+			t.Errorf("with no caller left: cancelled %v, %d calls, %d places taken", cancelled, len(f.byKey), f.window.under)
 		}
 	})
 }
@@ -169,7 +169,7 @@ func TestWaitingCallEndsWithItsLastWaiter(t *testing.T) {
 		leave()
 		synctest.Wait()
 		if len(f.queue.pods) != 0 || f.byKey[document("a")] != nil {
-			t.Error("a call that nobody waits for still waits for its turn")
+			t.Error("a call without a caller still waits for its turn")
 		}
 		time.Sleep(windowTime)
 		f.do(t.Context(), "pod-2", document("b"))
