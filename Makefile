@@ -37,7 +37,7 @@ help: ## Show this list
 
 .PHONY: build
 build: setup ## Build the agent, kubectl's plugin, the demo and its client into out/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/ ./cmd/agent ./cmd/demo ./cmd/kubectl-sidestep
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/ ./cmd/agent ./cmd/kubectl-sidestep ./test/demo
 	CGO_ENABLED=0 go -C test/clients/vaultclient build -trimpath -o $(CURDIR)/$(OUT)/vaultclient .
 
 # Where kubectl finds it, if that is in PATH.
