@@ -37,7 +37,7 @@ help: ## Show this list
 
 .PHONY: build
 build: setup ## Build the agent, kubectl's plugin, the demo and its client into out/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/ ./cmd/agent ./cmd/demo ./cmd/kubectl-sidestep
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(OUT)/ ./cmd/agent ./cmd/kubectl-sidestep ./test/demo
 	CGO_ENABLED=0 go -C test/clients/vaultclient build -trimpath -o $(CURDIR)/$(OUT)/vaultclient .
 
 # Where kubectl finds it, if that is in PATH.
@@ -48,7 +48,7 @@ plugin: build ## Install kubectl's plugin into PLUGIN_DIR (~/.local/bin)
 	install -D -m 0755 $(OUT)/kubectl-sidestep $(PLUGIN_DIR)/kubectl-sidestep
 
 .PHONY: generate
-generate: setup ## Compile the BPF programs anew (clang $(CLANG_VERSION)), write the references in docs/
+generate: setup ## Compile the BPF programs (clang $(CLANG_VERSION)), write the references in docs/
 	go generate ./pkg/intercept ./cmd/agent
 	go -C test/monitoring generate .
 
@@ -257,7 +257,7 @@ node: ## A shell in the node, which is brought up if it is not
 ##@ Reading
 
 .PHONY: lint
-lint: setup $(GOLANGCI_LINT) $(ACTIONLINT) ## go vet and golangci-lint, with the floors between the packages
+lint: setup $(GOLANGCI_LINT) $(ACTIONLINT) ## go vet and golangci-lint, with the layers of the packages
 	$(GOLANGCI_LINT) run --allow-parallel-runners ./...
 	cd test/clients/vaultclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...
 	cd test/clients/bindingclient && $(GOLANGCI_LINT) run --allow-parallel-runners --config $(CURDIR)/.golangci.yaml ./...

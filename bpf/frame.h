@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-2-Clause OR GPL-2.0-only
 /* Which of the platform's services a packet or a frame is for.
  *
- * This is an allowlist. A frame is for nobody of ours only if it was read down
+ * This is an allowlist. A frame is for none of our services only if it was read down
  * to an address that says so, or if its protocol is one that the kernel never
  * takes IP out of. Whatever else there is may be for any service: the kernel
  * unwraps more than is read here, and a parser that gives up must not let
@@ -27,7 +27,7 @@ enum service {
 };
 
 /* VLAN tags that are read, beside one that the kernel has taken off already.
- * Nobody needs more than two; the kernel takes off any number of id 0. */
+ * More than two are never needed; the kernel takes off any number of id 0. */
 #define MAX_TAGS 3
 
 /* Extension headers that are read in search of a routing header. */
@@ -66,7 +66,7 @@ static __always_inline enum service service_at_port(struct __sk_buff *skb, __u32
 
 /* Whether the options, which stand at offset, leave the packet's destination
  * alone. A source route gives it another one after the node's rules have seen
- * the first; nobody else on a network forwards those. */
+ * the first; no other host on a network forwards those. */
 static __always_inline bool plain_options(struct __sk_buff *skb, __u32 offset, __u32 length)
 {
 	__u8 type, size;

@@ -6,7 +6,7 @@
  *
  * A flow is accepted when the agent's listener answers its SYN: the SYN-ACK is
  * seen here as a packet of the tagged listener, before it leaves. With SYN
- * cookies it is nobody's packet, and the connection's own callback (sockops) or
+ * cookies it is no flow's packet, and the connection's own callback (sockops) or
  * the agent, which takes the record, says the same a little later; what the
  * client sent meanwhile is sent again by its kernel.
  *

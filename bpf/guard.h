@@ -142,7 +142,7 @@ int sidestep_link(struct __sk_buff *skb)
 {
 	enum service service;
 
-	/* Every packet: nobody knows yet where DNAT will send it. */
+	/* Every packet: it is not known yet where DNAT will send it. */
 	skb->priority = STAMP(skb->ifindex);
 	if (is_ordinary(skb))
 		return TC_ACT_UNSPEC;

@@ -52,7 +52,7 @@ static __always_inline void count(enum outcome outcome, enum family family)
 }
 
 /* Whether the agent's own socket listens on addr:port in the caller's
- * namespace, so that nobody can sit in for it while it is away. */
+ * namespace, so that no other process can take its place while it is away. */
 static __always_inline bool agent_listens(struct bpf_sock_addr *ctx, __u32 addr, __u32 port)
 {
 	struct bpf_sock_tuple tuple = {
@@ -316,7 +316,7 @@ static __always_inline void on_syn(struct bpf_sock_ops *ctx, struct claim *claim
 }
 
 /* The client has its SYN-ACK. If that was not the agent's, nothing that is
- * sent will arrive: the application is told so soon. */
+ * sent will arrive: the application learns it soon. */
 static __always_inline void on_established(struct bpf_sock_ops *ctx, struct claim *claim)
 {
 	int timeout = IMPOSTOR_TIMEOUT_MS;

@@ -108,7 +108,7 @@ struct claim {
 enum claim_state {
 	CLAIM_NONE,
 	CLAIM_PENDING,    /* connect() was steered, no SYN yet */
-	CLAIM_RECORDED,   /* the flow is written, nobody has accepted it yet */
+	CLAIM_RECORDED,   /* the flow is written, it is not accepted yet */
 	CLAIM_UNRECORDED, /* the flow's key is another socket's, or there was no room */
 	CLAIM_ACCEPTED,   /* the agent's listener has the connection */
 	CLAIM_ENDED,      /* the socket was closed before that */

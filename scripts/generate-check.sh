@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles the BPF programs anew and compares them with the committed ones. It
+# Compiles the BPF programs again and compares them with the committed ones. It
 # can only do so with the pinned clang, since another compiles differently;
 # without it the check says so and, in CI, fails.
 set -euo pipefail

@@ -11,7 +11,7 @@ import (
 
 const (
 	// accountGrace is how long a service account's tokens outlive its last
-	// sight: longer than a pod takes to restart, or the cache to list anew.
+	// sight: longer than a pod takes to restart, or the cache to list again.
 	accountGrace = 2 * time.Minute
 	// accountLook is how often those are looked for that went unseen for as
 	// long.

@@ -24,7 +24,7 @@ func TestAccountsAreForgottenOnceAndWithoutFlapping(t *testing.T) {
 		{"and is back", 30 * time.Second, seen{web: "w1", job: "j1"}, nil},
 		{"not listed for a moment", time.Second, seen{web: "", job: "j1"}, nil},
 		{"listed again", time.Minute, seen{web: "w1", job: "j1"}, nil},
-		{"created anew", time.Second, seen{web: "w2", job: "j1"}, []string{"w1"}},
+		{"created again", time.Second, seen{web: "w2", job: "j1"}, []string{"w1"}},
 		{"no pod left", time.Second, seen{web: "w2"}, nil},
 		{"none for long", accountGrace, seen{web: "w2"}, []string{"j1"}},
 		{"still none", accountGrace, seen{web: "w2"}, nil},

@@ -54,16 +54,16 @@ type agent struct {
 	traces   *tracing.Tracing // nil: none are made
 	settings *settings
 
-	attached   chan struct{} // closed once the programs are in force
+	attached   chan struct{} // closed once the programs are attached
 	attachOnce sync.Once
 
-	lease     *handover.Lease // nil: another agent's, or given away
+	lock      *handover.Lock // nil: another agent's, or given away
 	metrics   atomic.Pointer[net.Listener]
 	announced bool          // `agent status` asks this agent
 	tookOver  chan struct{} // closed once listeners may be this agent's
 	retired   chan struct{} // closed once a successor serves
 
-	rootCgroup sync.Once // the log has been told of it
+	rootCgroup sync.Once // it has been logged
 
 	bootProblem atomic.Pointer[string] // why the boot guard's configuration is not kept
 }
@@ -251,7 +251,7 @@ func (a *agent) ready() error {
 
 func (a *agent) close() {
 	if err := a.release(); err != nil {
-		a.log.Warn("cannot release the lease", "err", err)
+		a.log.Warn("cannot release the lock", "err", err)
 	}
 	if a.hooks != nil {
 		if err := a.hooks.Close(); err != nil {

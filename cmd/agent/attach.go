@@ -23,7 +23,7 @@ const tryAgainEvery = 3 * time.Second
 // earlier agent stay as they are until this one has its configuration. Where
 // another agent serves, it has all of this in place.
 func (a *agent) attachFirst() error {
-	if a.lease == nil {
+	if a.lock == nil {
 		return nil
 	}
 	kubepods := a.tree.KubepodsID()
@@ -42,7 +42,7 @@ func (a *agent) attachFirst() error {
 	}
 	if configured != kubepods {
 		closed := a.options.settings(config.Held(), kubepods, netns)
-		closed.NoNodeListener = true // nobody listens there yet
+		closed.NoNodeListener = true // there is no listener yet
 		if closed.QoSIDs, err = cgroups.QoS(a.options.kubepodsCgroup); err != nil {
 			return err
 		}
@@ -82,7 +82,7 @@ func await(ctx context.Context, o runOptions, wrong error, log *slog.Logger) (*a
 		if err == nil {
 			return a, nil
 		}
-		w.tell(ctx, err, a.lease != nil)
+		w.tell(ctx, err, a.lock != nil)
 		a.close() // another agent may be able to serve
 		select {
 		case <-time.After(tryAgainEvery):

@@ -42,7 +42,7 @@ func (a *agent) keepBootConfig(ctx context.Context) error {
 }
 
 func (a *agent) writeBootConfig() error {
-	c := a.settings.inForce()
+	c := a.settings.active()
 	if c.AllHeld {
 		return nil // the last boot's word is better than none
 	}
@@ -64,8 +64,8 @@ func (a *agent) bootGuard() (says string, problems []string) {
 		problems = append(problems, *problem)
 	}
 	if state != bootguard.Absent && a.options.bootConfig == "" {
-		problems = append(problems, "a boot guard is installed whose configuration nobody keeps: "+
-			"install it anew (manifests/overlays/boot-guard) or remove it (manifests/uninstall-boot-guard)")
+		problems = append(problems, "a boot guard is installed and its configuration is not kept up to date: "+
+			"install it again (manifests/overlays/boot-guard) or remove it (manifests/uninstall-boot-guard)")
 	}
 	switch {
 	case state == bootguard.Held:

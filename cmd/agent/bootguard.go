@@ -33,7 +33,7 @@ func newBootGuard(env environment) *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	parent.AddCommand(
-		newGuardCommand(env, "attach", "Put the programs in force before there are pods (for the unit that install writes)",
+		newGuardCommand(env, "attach", "Attach the programs before there are pods (for the unit that install writes)",
 			(*guardOptions).addKernel, attachGuard),
 		newGuardCommand(env, "install", "Have this node do so from its next boot on (for the DaemonSet's init container)",
 			(*guardOptions).addInstall, installGuard),
@@ -71,13 +71,13 @@ func addBootConfig(flags *pflag.FlagSet, path *string, otherwise string) {
 }
 
 // attachGuard attaches the programs with no verdict, so that every pod is
-// unknown to them, and nobody at the node listener's address. An agent that
+// unknown to them, and there is no listener at the node listener's address. An agent that
 // starts adopts all of it. Where one runs already there is nothing to do.
 func attachGuard(o guardOptions, log *slog.Logger) (err error) {
 	if err := o.findKubepods(); err != nil {
 		return err
 	}
-	lease, err := handover.Acquire(o.files.StateDir)
+	lock, err := handover.Acquire(o.files.StateDir)
 	if errors.Is(err, handover.ErrHeld) {
 		log.Info("an agent runs on this node; nothing to do")
 		return nil
@@ -85,7 +85,7 @@ func attachGuard(o guardOptions, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lease.Release()) }()
+	defer func() { err = errors.Join(err, lock.Release()) }()
 	c, err := config.Load(o.files.Config)
 	if err != nil {
 		log.Warn("without a configuration all pods are held but those on the node's network", "err", err)

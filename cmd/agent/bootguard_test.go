@@ -18,7 +18,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/config"
 )
 
-// What the unit is told is what install was told.
+// The unit gets the options that install got.
 func TestGuardArgumentsRepeatTheOptions(t *testing.T) {
 	parse := func(args ...string) guardOptions {
 		t.Helper()
@@ -37,7 +37,7 @@ func TestGuardArgumentsRepeatTheOptions(t *testing.T) {
 		t.Fatalf("%q", args)
 	}
 	if again := parse(args[2:]...); again != o {
-		t.Errorf("told %+v, the unit is told %+v", o, again)
+		t.Errorf("install got %+v, the unit gets %+v", o, again)
 	}
 	commandFlags(t, args) // the program takes them
 }
@@ -120,7 +120,7 @@ func TestKeepBootConfig(t *testing.T) {
 			}
 		}
 	}
-	await("a problem is told", func() bool { _, problems := a.bootGuard(); return len(problems) == 1 })
+	await("a problem is reported", func() bool { _, problems := a.bootGuard(); return len(problems) == 1 })
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestKeepBootConfig(t *testing.T) {
 			return err == nil && kept.Mode == mode
 		})
 	}
-	await("no problem is told", func() bool { _, problems := a.bootGuard(); return len(problems) == 0 })
+	await("no problem is reported", func() bool { _, problems := a.bootGuard(); return len(problems) == 0 })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -27,7 +27,7 @@ func addBootFiles(flags *pflag.FlagSet, files *bootguard.Files) {
 }
 
 // findKubepods looks for the pods' cgroup on a node that runs. At boot there is
-// none yet: the unit has been told the path.
+// none yet: the unit has the path.
 func (o *guardOptions) findKubepods() (err error) {
 	if o.kubepodsCgroup == "" {
 		o.kubepodsCgroup, err = cgroups.Find(o.cgroupRoot)

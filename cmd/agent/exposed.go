@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// exposedInterval is how soon the cluster is told of pods that are not served.
+// exposedInterval is how often pods that are not served are looked for.
 const exposedInterval = 5 * time.Second
 
 // exposedProblems says why pods are not served with node delivery: their
@@ -29,13 +29,13 @@ func (a *agent) tellExposed(ctx context.Context) error {
 	}
 	tick := time.NewTicker(exposedInterval)
 	defer tick.Stop()
-	told := make(map[string]bool)
+	reported := make(map[string]bool)
 	for {
 		for _, why := range a.exposedProblems() {
-			if !told[why] {
+			if !reported[why] {
 				a.events.podsExposed(why)
 			}
-			told[why] = true
+			reported[why] = true
 		}
 		select {
 		case <-tick.C:

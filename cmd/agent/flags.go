@@ -74,7 +74,7 @@ func addListen(flags *pflag.FlagSet, at *ipv4Endpoint) {
 	flags.Var(at, "listen", "the node listener, put on the loopback link")
 }
 
-// kernelFlags say what the programs are told; run and the boot guard share
+// kernelFlags hold the settings of the programs; run and the boot guard share
 // them.
 type kernelFlags struct {
 	listen ipv4Endpoint

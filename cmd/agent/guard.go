@@ -26,7 +26,7 @@ func addGuard(flags *pflag.FlagSet, guard *string) {
 var errNoNamespaces = errors.New("with --delivery=node the agent may not look into pods' network namespaces, so it cannot tell whose a link is: " +
 	"say --guard=socket, or --delivery=pod")
 
-// effectiveGuard returns the guard that is in force, and why it is less than what was
+// effectiveGuard returns the active guard, and why it is less than what was
 // asked for, if it is.
 func (o runOptions) effectiveGuard() (string, error) {
 	if o.guard == guardFull && o.delivery == deliveryNode {
@@ -35,11 +35,11 @@ func (o runOptions) effectiveGuard() (string, error) {
 	return o.guard, nil
 }
 
-// tellGuard makes known, in log, metric and event, what guard is in force.
+// tellGuard makes known, in log, metric and event, which guard is active.
 func (a *agent) tellGuard() {
 	guard, reduced := a.options.effectiveGuard()
 	mode := prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "sidestep_guard_info", Help: "Always 1; the labels say which guard is in force and which one was asked for.",
+		Name: "sidestep_guard_info", Help: "Always 1; the labels say which guard is active and which one was asked for.",
 		ConstLabels: prometheus.Labels{"guard": guard, "asked": a.options.guard},
 	})
 	mode.Set(1)
@@ -48,7 +48,7 @@ func (a *agent) tellGuard() {
 		Help: "Pods whose packets should be guarded at their links and are not.",
 	}, func() float64 { return float64(len(a.delivery.Unguarded())) }))
 	if reduced != nil {
-		a.log.Warn("the guard is less than asked for", "asked", a.options.guard, "in_force", guard, "err", reduced)
+		a.log.Warn("the guard is less than asked for", "asked", a.options.guard, "active", guard, "err", reduced)
 		a.events.guardReduced(guard, reduced)
 	}
 }
@@ -79,17 +79,17 @@ func (a *agent) tellUnguarded(ctx context.Context) error {
 }
 
 // unguardedPods are the pods that were not guarded at the last look, by UID:
-// true once that was told.
+// true once that was reported.
 type unguardedPods map[string]bool
 
 // look returns those of the pods that were not guarded at the last look either,
-// and that were not told yet.
+// and that were not reported yet.
 func (all *unguardedPods) look(now map[string]error) (news map[string]error) {
 	next := make(unguardedPods, len(now))
 	news = make(map[string]error)
 	for uid, err := range now {
-		told, before := (*all)[uid]
-		if before && !told {
+		reported, before := (*all)[uid]
+		if before && !reported {
 			news[uid] = err
 		}
 		next[uid] = before
@@ -102,7 +102,7 @@ func (all *unguardedPods) look(now map[string]error) (news map[string]error) {
 func (a *agent) guardProblems() []string {
 	var all []string
 	if guard, reduced := a.options.effectiveGuard(); reduced != nil {
-		all = append(all, fmt.Sprintf("the guard in force is %s: %v", guard, reduced))
+		all = append(all, fmt.Sprintf("the active guard is %s: %v", guard, reduced))
 	}
 	unguarded := a.delivery.Unguarded()
 	for _, p := range a.pods.Pods() {

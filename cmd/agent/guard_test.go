@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A pod that is not guarded is told once, when it is no pod that only starts.
+// A pod that is not guarded is reported once, and not while it only starts.
 func TestUnguardedPodsAreToldOnce(t *testing.T) {
 	var known unguardedPods
 	macvlan, none := errors.New("net1 (macvlan)"), map[string]error{}

@@ -59,14 +59,14 @@ func (a *agent) deliveryLine() delivery.Line {
 
 // holdLine drops everything where the node routes, until it is known which pods
 // pass. A table of an earlier agent stays as it is. That it cannot be made is
-// told by lineState.
+// reported by lineState.
 func (a *agent) holdLine() {
 	if a.line != nil {
 		_ = a.line.Hold()
 	}
 }
 
-// applyLine has the line follow the configuration. That it cannot is told by
+// applyLine has the line follow the configuration. If it cannot, that is reported by
 // lineState.
 func (a *agent) applyLine(c *config.AgentConfiguration) {
 	if a.line != nil {
@@ -146,7 +146,7 @@ func (o guardOptions) holdRoutes(c *config.AgentConfiguration, log *slog.Logger)
 		Failed: func(err error) { log.Warn("the full guard has no second line", "err", err) },
 	})
 	_ = line.SetPolicy(linePolicy(c)) // nothing is written yet
-	_ = line.Hold()                   // told by Failed
+	_ = line.Hold()                   // reported by Failed
 }
 
 // lineMissing tells that the full guard lacks its second line.

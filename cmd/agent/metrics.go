@@ -72,13 +72,13 @@ func (a *agent) openMetrics(ctx context.Context) error {
 func (a *agent) awaitMetrics(ctx context.Context) (net.Listener, error) {
 	tick := time.NewTicker(portInterval)
 	defer tick.Stop()
-	for told := false; ; told = true {
+	for logged := false; ; logged = true {
 		if l := a.metrics.Load(); l != nil {
 			return *l, nil
 		}
-		if !told {
+		if !logged {
 			a.log.Error("another has the metrics' port; they are not served until it is free",
-				"listener", a.options.metricsAddress, "mend", "end who listens there (ss -ltnp), or set --metrics-address")
+				"listener", a.options.metricsAddress, "fix", "end who listens there (ss -ltnp), or set --metrics-address")
 		}
 		select {
 		case <-tick.C:

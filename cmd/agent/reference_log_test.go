@@ -19,7 +19,7 @@ import (
 func TestLogKeysAreDocumented(t *testing.T) {
 	r := readAgent(t)
 	for _, at := range r.unclear {
-		t.Errorf("%s: a key or a logger that this test cannot read, and nobody can look up", at)
+		t.Errorf("%s: a key or a logger that this test cannot read, and no reader can look up", at)
 	}
 	if diff := cmp.Diff(documented(t, "Keys"), slices.Sorted(maps.Keys(r.keys))); diff != "" {
 		t.Errorf("keys of log lines (-docs/observability.md +used):\n%s", diff)

@@ -14,7 +14,7 @@ import (
 
 //go:generate go test -count=1 -run ^TestReference . -update
 
-var update = flag.Bool("update", false, "write the references in docs/ anew")
+var update = flag.Bool("update", false, "rewrite the references in docs/")
 
 // checkReference compares docs/name with the template of the same name filled
 // in, or writes it.

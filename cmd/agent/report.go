@@ -16,7 +16,7 @@ import (
 func (a *agent) report() status.Report {
 	r := status.Report{
 		Version: version, Node: a.options.nodeName, Since: a.since,
-		Mode: string(a.settings.inForce().Mode), Delivery: a.options.delivery, TokenRequest: a.options.tokenRequest,
+		Mode: string(a.settings.active().Mode), Delivery: a.options.delivery, TokenRequest: a.options.tokenRequest,
 		Ready: true, Counters: make(map[string]uint64),
 	}
 	if err := a.ready(); err != nil {
@@ -66,7 +66,7 @@ func (a *agent) addPods(r *status.Report) {
 		if p.Steered() {
 			pod.Access = p.Decision.Access.String()
 		}
-		if problem := a.notInForce(p, pod.CgroupID); problem != "" {
+		if problem := a.notApplied(p, pod.CgroupID); problem != "" {
 			r.Problems = append(r.Problems, problem)
 		}
 		r.Pods = append(r.Pods, pod)
@@ -87,9 +87,9 @@ func containersOf(p workload.Pod) []status.Container {
 	return containers
 }
 
-// notInForce says if the kernel does not do with a running pod what the rules
+// notApplied says if the kernel does not do with a running pod what the rules
 // say.
-func (a *agent) notInForce(p workload.Pod, cgroupID uint64) string {
+func (a *agent) notApplied(p workload.Pod, cgroupID uint64) string {
 	if cgroupID == 0 || p.Decision.Verdict == workload.Unknown { // its containers have verdicts of their own
 		return ""
 	}

@@ -49,12 +49,12 @@ func (a *agent) keepAnnouncing(ctx context.Context) error {
 // whenThereIsRoom does what needs room in the state directory until it had
 // some, or ctx ends.
 func (a *agent) whenThereIsRoom(ctx context.Context, otherwise string, do func() error) error {
-	for told := false; ; told = true {
+	for logged := false; ; logged = true {
 		err := do()
 		if !noRoom(err) {
 			return err
 		}
-		if !told {
+		if !logged {
 			a.log.Error("the state directory is full", "consequence", otherwise, "directory", a.options.stateDir, "err", err)
 		}
 		select {

@@ -47,7 +47,7 @@ type runOptions struct {
 	logFormat      string
 }
 
-// drainTimeout is four times the 30 s that a pod has which is told to end
+// drainTimeout is four times the 30 s that a pod has which is asked to stop
 // together with the agent, unless it says more.
 const drainTimeout = 2 * time.Minute
 
@@ -66,7 +66,7 @@ func newRun(env environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Run the agent (the DaemonSet's command)",
-		Long: "Run the agent until it is told to end. Each flag may also be given as an\n" +
+		Long: "Run the agent until it is asked to stop. Each flag may also be given as an\n" +
 			"environment variable: SIDESTEP_NODE_NAME for --node-name, and so on.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -119,13 +119,13 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	addStateDir(flags, &o.stateDir)
 	addInstance(flags, &o.instance)
 	flags.Int64Var(&o.memoryLimit, "memory-limit", 0, "bytes of memory that the agent's pod may use, for the agent to stay below; 0: no limit is known")
-	flags.DurationVar(&o.drainTimeout, "drain-timeout", drainTimeout, "how long an agent that is told to end, and has no successor, goes on serving while steered pods run; 60s below its pod's grace period")
+	flags.DurationVar(&o.drainTimeout, "drain-timeout", drainTimeout, "how long an agent that is asked to stop, and has no successor, goes on serving while steered pods run; 60s below its pod's grace period")
 	addTraceEndpoint(flags, &o.traceEndpoint)
 	flags.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	addOneOf(flags, &o.logFormat, "log-format", "", "form of the log", "json", "text")
 }
 
-// run wires the agent and waits until ctx ends and its clients have been told,
+// run wires the agent and waits until ctx ends and its clients have been asked to leave,
 // or one of its tasks fails. wrong is what is wrong with the flags: with it, or
 // with anything else that keeps the agent from serving, pods are held.
 func run(ctx context.Context, o runOptions, wrong error, logs io.Writer) error {

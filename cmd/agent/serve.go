@@ -12,15 +12,15 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// linger is how long an agent that was told to end goes on serving, while
-// clients keep connections open that they have not been told to leave. With
+// linger is how long an agent that was asked to stop goes on serving, while
+// clients keep connections open that they have not been asked to leave. With
 // the 25 s that requests then have it is below the pod's grace period
 // (manifests/base/daemonset.yaml). An idle connection is closed untold after
 // that time only.
 const linger = 30 * time.Second
 
 // errSuccessorGone ends an agent that has handed over to one that has ended
-// since: whoever starts it anew has it serve again.
+// since: whoever restarts it has it serve again.
 var errSuccessorGone = errors.New("the agent that took over has ended")
 
 // serve serves pods until ctx ends and their clients know, or a successor does
@@ -52,9 +52,9 @@ func (a *agent) serve(ctx, life context.Context) error {
 	return a.retire(ctx, life, successor)
 }
 
-// hold does the lease's work until an agent has taken over, which is returned,
-// or until ctx ends, the steered pods with it or --drain-timeout, and all
-// clients have been told.
+// hold does the work of the lock's holder until an agent has taken over, which
+// is returned. Once ctx has ended it serves on until no steered pod runs or
+// --drain-timeout is over, and until all clients have been asked to leave.
 func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 	until, cancel := context.WithCancel(life)
 	defer cancel()
@@ -70,7 +70,7 @@ func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 		if err != nil || successor == nil {
 			return nil, err
 		}
-		err = successor.Offer(a.estate())
+		err = successor.Offer(a.handoverState())
 		if err == nil {
 			return successor, nil
 		}
@@ -80,14 +80,14 @@ func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 	return nil, nil
 }
 
-// write keeps the kernel's maps until another agent asks for the lease, which
+// write keeps the kernel's maps until another agent asks for the lock, which
 // is returned, or until ends.
 func (a *agent) write(until context.Context) (*handover.Successor, error) {
 	until, stop := context.WithCancel(until)
 	defer stop()
 	group, until := errgroup.WithContext(until)
 	start(until, group, a.writers())
-	successor, err := a.lease.Successor(until, a.log)
+	successor, err := a.lock.Successor(until, a.log)
 	if until.Err() != nil {
 		err = nil // the tasks say why
 	}
@@ -101,13 +101,13 @@ func (a *agent) write(until context.Context) (*handover.Successor, error) {
 }
 
 // retire lets go of what the successor has, and waits until this agent's own
-// connections have ended and it is told to end. It stays until then: a program
+// connections have ended and it is asked to stop. It stays until then: a program
 // that ends in a pod is started again.
 func (a *agent) retire(ctx, life context.Context, successor *handover.Successor) error {
 	close(a.retired)
 	a.broker.Drain()
 	err := successor.Release()
-	a.lease = nil
+	a.lock = nil
 	if err != nil {
 		a.log.Warn("the successor may not have heard that it has taken over", "err", err)
 	}
@@ -124,13 +124,13 @@ func (a *agent) retire(ctx, life context.Context, successor *handover.Successor)
 	return nil
 }
 
-// release gives up the lease, if this agent has it.
+// release gives up the lock, if this agent has it.
 func (a *agent) release() error {
-	if a.lease == nil {
+	if a.lock == nil {
 		return nil
 	}
-	err := a.lease.Release()
-	a.lease = nil
+	err := a.lock.Release()
+	a.lock = nil
 	return err
 }
 
@@ -139,21 +139,21 @@ const outliveTick = time.Second
 
 // outlive waits until no steered pod runs any more, --drain-timeout is over or
 // until ends: on a node that is drained pods may need a token for their last
-// words, and the agent may have been told to end with them.
+// words, and the agent may have been asked to stop with them.
 func (a *agent) outlive(until context.Context) {
-	if a.settings.inForce().Mode == config.ModeAudit {
+	if a.settings.active().Mode == config.ModeAudit {
 		return // they are not served by this agent
 	}
 	deadline := time.NewTimer(a.options.drainTimeout)
 	defer deadline.Stop()
 	tick := time.NewTicker(outliveTick)
 	defer tick.Stop()
-	for told := false; ; told = true {
+	for logged := false; ; logged = true {
 		n := steeredRunning(a.pods.Pods(), a.tree.Snapshot())
 		if n == 0 || a.options.drainTimeout == 0 {
 			return
 		}
-		if !told {
+		if !logged {
 			a.log.Info("serving on while steered pods run", "pods", n, "at_most", a.options.drainTimeout.String())
 		}
 		select {

@@ -22,19 +22,19 @@ var errNodeListener = errors.New("another has the node listener's port: pods tha
 // settings carries the configuration to those who obey it.
 type settings struct {
 	agent      *agent
-	changed    chan struct{} // has one when another configuration is in force
+	changed    chan struct{} // has one when another configuration is active
 	mu         sync.Mutex
 	config     *config.AgentConfiguration
 	kubepods   uint64             // 0: the kernel's settings are not this agent's to write
 	configured intercept.Settings // as last written
-	wrong      error              // why the programs are not in force as they should be
+	wrong      error              // why the programs are not attached as they should be
 }
 
 func newSettings(a *agent) *settings {
 	return &settings{agent: a, config: a.watcher.Initial(), changed: make(chan struct{}, 1)}
 }
 
-// apply puts a new configuration in force everywhere.
+// apply applies a new configuration everywhere.
 func (s *settings) apply(c *config.AgentConfiguration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -52,7 +52,7 @@ func (s *settings) apply(c *config.AgentConfiguration) error {
 	return errors.Join(err, s.configure())
 }
 
-// attach sees to it that the programs are in force at the kubepods cgroup of the
+// attach makes sure that the programs are attached at the kubepods cgroup of the
 // given id, with the settings of now. It is called again and again.
 func (s *settings) attach(kubepods uint64) error {
 	s.mu.Lock()
@@ -88,9 +88,9 @@ func (s *settings) configure() error {
 func (s *settings) note(err error) {
 	switch {
 	case err != nil && s.wrong == nil:
-		s.agent.log.Error("the programs are not in force as they should be; trying again", "err", err)
+		s.agent.log.Error("the programs are not attached as they should be; trying again", "err", err)
 	case err == nil && s.wrong != nil:
-		s.agent.log.Info("the programs are in force again")
+		s.agent.log.Info("the programs are attached again")
 	}
 	s.wrong = err
 }
@@ -114,8 +114,8 @@ func (s *settings) detach() error {
 	return s.agent.hooks.Detach()
 }
 
-// inForce returns the configuration in force.
-func (s *settings) inForce() *config.AgentConfiguration {
+// active returns the active configuration.
+func (s *settings) active() *config.AgentConfiguration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.config
@@ -129,8 +129,8 @@ func (s *settings) kernel() (intercept.Settings, error) {
 	return k, err
 }
 
-// settings returns what the programs at the kubepods cgroup of the given id are
-// told, on the node whose network namespace has the cookie.
+// settings returns the settings of the programs at the kubepods cgroup of the
+// given id, on the node whose network namespace has the cookie.
 func (f kernelFlags) settings(c *config.AgentConfiguration, kubepods, nodeNetns uint64) intercept.Settings {
 	return intercept.Settings{
 		KubepodsID:             kubepods,

@@ -11,7 +11,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/status"
 )
 
-// watchInterval is how often `agent status --watch` asks anew.
+// watchInterval is how often `agent status --watch` asks again.
 const watchInterval = 2 * time.Second
 
 func newStatus(env environment) *cobra.Command {
@@ -34,7 +34,7 @@ func newStatus(env environment) *cobra.Command {
 	addStateDir(cmd.Flags(), &stateDir)
 	addInstance(cmd.Flags(), &instance)
 	addOneOf(cmd.Flags(), &format, "output", "o", "form of the report", status.Formats...)
-	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it anew every two seconds")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "refresh it every two seconds")
 	cmd.Flags().BoolVar(&ready, "ready", false, "show nothing; fail unless this instance is ready (for probes)")
 	return cmd
 }

@@ -26,7 +26,7 @@ func (a *agent) removeTaint(ctx context.Context) error {
 }
 
 // taintLeftovers returns the taint, if the node bears it. Without an agent
-// nobody else would take it away, and no pod would come to the node again.
+// nothing else would remove it, and no pod would come to the node again.
 func taintLeftovers(ctx context.Context, client kubernetes.Interface, node string) ([]workload.Leftover, error) {
 	if node == "" {
 		return nil, errors.New("--remove-taint needs --node-name")

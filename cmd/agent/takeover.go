@@ -19,36 +19,36 @@ const (
 	askAtLeast = 8 * time.Second
 )
 
-// acquire takes the lease if no other agent has it.
+// acquire takes the lock if no other agent has it.
 func (a *agent) acquire() (err error) {
-	a.lease, err = handover.Acquire(a.options.stateDir)
+	a.lock, err = handover.Acquire(a.options.stateDir)
 	if errors.Is(err, handover.ErrHeld) {
 		return nil
 	}
 	return err
 }
 
-// takeOver gets the lease and what belongs to it: from the agent that has
+// takeOver gets the lock and what belongs to it: from the agent that has
 // them, once this one could serve in its place, or by itself where there is
 // none.
 func (a *agent) takeOver(ctx context.Context) error {
-	var estate *handover.Estate
-	if a.lease == nil {
+	var state *handover.State
+	if a.lock == nil {
 		a.log.Info("another agent serves; taking over once all is known")
 		if err := a.awaitTurn(ctx); err != nil {
 			return err
 		}
 		var err error
-		if estate, err = a.succeed(ctx); err != nil {
+		if state, err = a.succeed(ctx); err != nil {
 			return err
 		}
 	}
 	if err := a.announce(); err != nil {
 		return err
 	}
-	var pods []delivery.Handed
-	if estate != nil {
-		pods = a.inherit(estate)
+	var pods []delivery.ExportedListener
+	if state != nil {
+		pods = a.inherit(state)
 	}
 	if err := a.openOwn(ctx); err != nil {
 		return err
@@ -57,7 +57,7 @@ func (a *agent) takeOver(ctx context.Context) error {
 	return nil
 }
 
-// awaitTurn waits until all is known that it takes to serve, or nobody serves.
+// awaitTurn waits until everything is known that it takes to serve, or no agent serves.
 // While somebody does, a snapshot is not good enough: he knows more than that.
 func (a *agent) awaitTurn(ctx context.Context) error {
 	until, come := context.WithCancel(ctx)
@@ -75,15 +75,15 @@ func (a *agent) awaitTurn(ctx context.Context) error {
 }
 
 // succeed asks the running agent until it hands over, or is gone without
-// having done so. The estate is nil then.
-func (a *agent) succeed(ctx context.Context) (*handover.Estate, error) {
+// having done so. The state is nil then.
+func (a *agent) succeed(ctx context.Context) (*handover.State, error) {
 	for pause := askAgain; ; pause = min(2*pause, askAtLeast) {
-		lease, estate, err := handover.Take(ctx, a.options.stateDir)
+		lock, state, err := handover.Take(ctx, a.options.stateDir)
 		if err == nil {
-			a.lease = lease
-			return estate, nil
+			a.lock = lock
+			return state, nil
 		}
-		if takeErr := a.acquire(); takeErr != nil || a.lease != nil {
+		if takeErr := a.acquire(); takeErr != nil || a.lock != nil {
 			return nil, takeErr
 		}
 		a.log.Warn("the running agent has not handed over", "err", err)
@@ -95,13 +95,13 @@ func (a *agent) succeed(ctx context.Context) (*handover.Estate, error) {
 	}
 }
 
-// inherit takes what of the estate this agent would have made, and returns the
-// pods' listeners. The rest is closed.
-func (a *agent) inherit(e *handover.Estate) (pods []delivery.Handed) {
+// inherit takes what of the state this agent would have made itself, and
+// returns the pods' listeners. The rest is closed.
+func (a *agent) inherit(e *handover.State) (pods []delivery.ExportedListener) {
 	for _, l := range e.Listeners {
 		switch {
 		case l.Role == handover.Pod:
-			pods = append(pods, delivery.Handed{PodUID: l.PodUID, Inode: l.Inode, Listener: l.Listener})
+			pods = append(pods, delivery.ExportedListener{PodUID: l.PodUID, Inode: l.Inode, Listener: l.Listener})
 			continue
 		case l.Role == handover.Metrics && l.Address == a.options.metricsAddress:
 			a.metrics.Store(&l.Listener)
@@ -146,9 +146,9 @@ func (a *agent) openOwn(ctx context.Context) (err error) {
 	return err
 }
 
-// estate returns what a successor gets.
-func (a *agent) estate() handover.Estate {
-	var e handover.Estate
+// handoverState returns what a successor gets.
+func (a *agent) handoverState() handover.State {
+	var e handover.State
 	if l := a.node.Listener(); l != nil {
 		e.Listeners = append(e.Listeners, handover.Listener{
 			Role: handover.Node, Address: a.options.listen.String(), Listener: l,
@@ -159,7 +159,7 @@ func (a *agent) estate() handover.Estate {
 			Role: handover.Metrics, Address: a.options.metricsAddress, Listener: *l,
 		})
 	}
-	for _, h := range a.delivery.Open() {
+	for _, h := range a.delivery.Export() {
 		e.Listeners = append(e.Listeners, handover.Listener{
 			Role: handover.Pod, PodUID: h.PodUID, Inode: h.Inode, Listener: h.Listener,
 		})

@@ -28,7 +28,7 @@ func start(ctx context.Context, group *errgroup.Group, tasks map[string]taskFunc
 }
 
 // run runs every task until one fails, or ctx ends and the clients have been
-// told to leave.
+// asked to leave.
 func (a *agent) run(ctx context.Context) error {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
@@ -58,7 +58,7 @@ func (a *agent) run(ctx context.Context) error {
 	return tasks.Wait()
 }
 
-// writers are the tasks of the agent that holds the lease.
+// writers are the tasks of the agent that holds the lock.
 func (a *agent) writers() map[string]taskFunc {
 	return map[string]taskFunc{
 		"announcement": a.keepAnnouncing,
@@ -89,7 +89,7 @@ func (a *agent) deliver(ctx context.Context) error {
 	return a.delivery.Run(ctx)
 }
 
-// attachInterval is how often it is looked whether the programs are in force
+// attachInterval is how often it is looked whether the programs are attached
 // as this agent has left them. It bounds for how long a detached one is
 // missing.
 const attachInterval = 2 * time.Second
@@ -106,7 +106,7 @@ func (a *agent) attach(ctx context.Context) error {
 	attachedAt, due := uint64(0), false
 	for {
 		if id := a.tree.KubepodsID(); id != 0 && (id != attachedAt || due) {
-			if err := a.settings.attach(id); err != nil && !a.wereInForce() {
+			if err := a.settings.attach(id); err != nil && !a.wereAttached() {
 				return err
 			}
 			a.attachOnce.Do(func() { close(a.attached) })
@@ -123,9 +123,9 @@ func (a *agent) attach(ctx context.Context) error {
 	}
 }
 
-// wereInForce reports whether this agent has had the programs in force: then it
+// wereAttached reports whether this agent has had the programs attached: then it
 // serves pods, and tries again rather than end.
-func (a *agent) wereInForce() bool {
+func (a *agent) wereAttached() bool {
 	select {
 	case <-a.attached:
 		return true
@@ -146,8 +146,8 @@ func (a *agent) watchConfig(ctx context.Context) error {
 }
 
 // unknownsPerSecond bounds how many callers without a usable verdict are looked
-// up. Those that the kernel tells of beyond it are lost: who connects again is
-// told of again.
+// up. Reports of the kernel beyond it are lost: who connects again is
+// reported again.
 const unknownsPerSecond = 1000
 
 // watchUnknowns has delivery look at a pod when the kernel meets a caller of

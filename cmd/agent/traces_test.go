@@ -10,7 +10,7 @@ import (
 )
 
 // The variables that would switch an SDK's own exporter on do nothing: a node's
-// agent talks to nobody that its flags do not name.
+// agent talks to no host that its flags do not name.
 func TestTracesAreOffUnlessAskedFor(t *testing.T) {
 	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
 	a := &agent{log: slog.New(slog.DiscardHandler)}

@@ -70,7 +70,7 @@ func (o *uninstallOptions) add(flags *pflag.FlagSet) {
 	flags.BoolVar(&o.bootAlone, "boot-guard-only", false, "remove the boot guard alone, also while an agent runs")
 	flags.BoolVar(&o.check, "check", false, "remove nothing; fail if there is something to remove")
 	flags.BoolVar(&o.force, "force", false, "also while an agent runs, which puts back what it needs")
-	flags.BoolVar(&o.stay, "stay", false, "when all is removed, wait to be told to end (for a DaemonSet)")
+	flags.BoolVar(&o.stay, "stay", false, "when all is removed, wait to be asked to stop (for a DaemonSet)")
 }
 
 func uninstall(ctx context.Context, env environment, o uninstallOptions) error {

@@ -12,7 +12,7 @@ import (
 )
 
 // witnessInterval is how often it is looked for pods that run and that the API
-// server has not told of.
+// server has not reported.
 const witnessInterval = time.Second
 
 // witness tells the cache which pods run that it does not know, until ctx ends:
@@ -47,11 +47,11 @@ func populated(cgroup string) bool {
 	return err == nil && strings.Contains(string(events), "populated 1")
 }
 
-// witnessProblems names the pods that the API server has not told of.
+// witnessProblems names the pods that the API server has not reported.
 func (a *agent) witnessProblems() []string {
 	var all []string
 	for _, uid := range a.pods.Unexplained() {
-		all = append(all, fmt.Sprintf("a pod with UID %s runs here and the API server has not told of it: it is held. "+
+		all = append(all, fmt.Sprintf("a pod with UID %s runs here and the API server has not reported it: it is held. "+
 			"It was deleted by force, or the agent is blind: see whether kubectl knows it (kubectl get pods -A -o wide)", uid))
 	}
 	return all

@@ -88,7 +88,7 @@ func (c *cluster) account(ctx context.Context, namespace, name string) (*corev1.
 	return a, nil
 }
 
-// owner is what makes a pod anew when its template changes.
+// owner is what recreates a pod when its template changes.
 type owner struct{ kind, name string }
 
 // ownerOf returns the Deployment, StatefulSet or other controller of the pod.

@@ -44,7 +44,7 @@ func labelCommand(f *facts) string {
 }
 
 // judgeRules goes by what the agent decided: it alone knows the configuration
-// that is in force.
+// that is active.
 func judgeRules(f *facts) link {
 	edit := kubectl(f.agentNamespace, "edit configmap sidestep-agent-config")
 	switch {

@@ -23,7 +23,7 @@ func judgeAssertion(f *facts) link {
 	if f.agentErr == nil && f.report.TokenRequest {
 		return link{State: ok, Detail: "the agent asks for it (--token-request)"}
 	}
-	restart := "let the azure-workload-identity webhook add the volume, then make the pod anew: " + f.restartCommand()
+	restart := "let the azure-workload-identity webhook add the volume, then recreate the pod: " + f.restartCommand()
 	if name, audience := projection(&f.pod.Spec, ""); name != "" {
 		return link{State: broken, Fix: restart,
 			Detail: fmt.Sprintf("the token in volume %s is for the audience %s, not %s", name, audience, workload.TokenAudience)}

@@ -29,7 +29,7 @@ type Flows interface {
 
 // Cgroups knows which pod a cgroup belongs to.
 type Cgroups interface {
-	// Resolve asks the kernel anew each time. An error that satisfies
+	// Resolve asks the kernel again each time. An error that satisfies
 	// errors.Is with fs.ErrNotExist says that the cgroup is gone.
 	Resolve(cgroupID uint64) (workload.CgroupRef, error)
 }

@@ -9,7 +9,7 @@ import (
 
 var containerUnknown = workload.Decision{Verdict: workload.Unknown, Reason: workload.ReasonContainerUnknown}
 
-// A container that asks before the cluster has told its name is held, and
+// A container that asks before the cluster has reported its name is held, and
 // known as soon as that is.
 func TestContainerThatIsNotKnownYetIsHeld(t *testing.T) {
 	for _, v := range []workload.Verdict{workload.Steer, workload.Pass} {
@@ -39,7 +39,7 @@ func TestContainerThatIsNotKnownYetIsHeld(t *testing.T) {
 	}
 }
 
-// Who is in the pod's own cgroup, in none of its containers, is told at once
+// Who is in the pod's own cgroup, in none of its containers, is refused at once
 // where those are decided on one by one, also if that shows while it is held.
 func TestCallerInNoContainerIsToldAtOnce(t *testing.T) {
 	refPod := workload.CgroupRef{PodUID: "a"}

@@ -105,7 +105,7 @@ func TestInstallAgain(t *testing.T) {
 	}
 }
 
-// inodes tells files from ones that were written anew.
+// inodes tells files from ones that were rewritten.
 func inodes(t *testing.T, o Options) map[string]uint64 {
 	t.Helper()
 	all := map[string]uint64{}

@@ -29,7 +29,7 @@ var unitText string
 
 // unitFile returns the text of the unit.
 func unitFile(o Options) ([]byte, error) {
-	// RuntimeDirectory= is told relative to /run, and knows no other place.
+	// RuntimeDirectory= is relative to /run, and knows no other place.
 	runtimeDir, ok := strings.CutPrefix(filepath.Clean(o.StateDir), "/run/")
 	if !ok {
 		return nil, fmt.Errorf("bootguard: the state directory is %s: it must be below /run, which a boot empties", o.StateDir)

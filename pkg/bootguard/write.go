@@ -58,7 +58,7 @@ func writeLink(path, target string) error {
 // replace has write make a file of another name, and gives it the name path.
 func replace(path string, write func(scratch string) error) (err error) {
 	dir := filepath.Dir(path)
-	// A directory of its own: the name is then nobody else's, for links too.
+	// A directory of its own: no other file has the name then, nor a link.
 	scratch, err := os.MkdirTemp(dir, scratchPrefix)
 	if err != nil {
 		return err

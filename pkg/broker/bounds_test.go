@@ -49,7 +49,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	}
 }
 
-// Where every connection is being used, the next is told to come again.
+// Where every connection is being used, the next is asked to try again.
 func TestConnectionsPerPod(t *testing.T) {
 	r := newRig(t)
 	goOn := make(chan struct{})
@@ -185,7 +185,7 @@ func TestHalfClosed(t *testing.T) {
 	}
 }
 
-// A client that looks for metadata is told something before it gives up.
+// A client that looks for metadata is answered before it gives up.
 func TestMetadataOfHeldCaller(t *testing.T) {
 	for request, want := range map[string]reply{
 		request("GET", "/metadata/instance?api-version=2019-08-15"): noMetadata,

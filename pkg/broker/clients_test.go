@@ -18,7 +18,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-var update = flag.Bool("update", false, "write the answers to testdata/clients anew")
+var update = flag.Bool("update", false, "rewrite the answers in testdata/clients")
 
 // TestClientsRequests replays what real clients send, byte for byte, over a
 // connection of their own, and compares each answer's bytes with those in
@@ -153,7 +153,7 @@ func judgeAnswer(t *testing.T, s section, got replayed) {
 		judgeToken(t, s, got, body)
 	}
 	if status == "400 Bad Request" && !metadataLine.MatchString(s.text) && body != noHeader {
-		t.Errorf("%s: probe is told %s", s.name, body)
+		t.Errorf("%s: probe is answered %s", s.name, body)
 	}
 }
 

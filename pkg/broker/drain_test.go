@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A client that keeps its connection is told with an answer that it ends, and
+// A client that keeps its connection is informed by an answer that it ends, and
 // never finds it closed in place of one.
 func TestClientsAreToldBeforeTheirConnectionsEnd(t *testing.T) {
 	r := newRig(t)
@@ -17,7 +17,7 @@ func TestClientsAreToldBeforeTheirConnectionsEnd(t *testing.T) {
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	if r.server.WaitIdle(over) {
-		t.Error("quiet with a connection open whose client was not told")
+		t.Error("idle with a connection open, and its client was not asked to leave")
 	}
 	for _, c := range []*client{kept, r.dial()} {
 		if got, h := c.send(get(tokenTarget)); got.Status != 200 || h.Get("Connection") != "close" {
@@ -25,11 +25,11 @@ func TestClientsAreToldBeforeTheirConnectionsEnd(t *testing.T) {
 		}
 		c.ended()
 	}
-	quiet := make(chan bool)
-	go func() { quiet <- r.server.WaitIdle(t.Context()) }()
+	idle := make(chan bool)
+	go func() { idle <- r.server.WaitIdle(t.Context()) }()
 	for {
 		select {
-		case <-quiet:
+		case <-idle:
 			return
 		default:
 			r.clock.Step(waitTick)

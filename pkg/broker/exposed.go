@@ -21,9 +21,9 @@ type Paths interface {
 }
 
 // guardPath sees to it that no token goes out on a connection that a neighbour
-// of the steered caller can read. Such a caller is told to come again once its
+// of the steered caller can read. Such a caller is asked to try again once its
 // own listener is open, which it then reaches; where it will have none it is
-// told why.
+// refused with the reason.
 func (c *conn) guardPath() {
 	s := c.server
 	readable, why := s.paths.Readable(c.flow)
@@ -43,7 +43,7 @@ func (c *conn) guardPath() {
 }
 
 // readableBy is the answer where every connection of the pod can be read. It is
-// a wrong set-up, to be told at once.
+// a wrong set-up, to be reported at once.
 func readableBy(why string) answer {
 	a := invalidRequest("Sidestep sends no token here, since neighbours of this pod could read it: " + why +
 		". Use --delivery=pod, or a network plugin that gives each pod a link of its own")

@@ -55,7 +55,7 @@ func TestInfoIsTheWorkloadsTenant(t *testing.T) {
 func TestTokenLogLine(t *testing.T) {
 	r := newRig(t)
 	c := r.dial()
-	c.send(get(tokenTarget)) // issued: told by the engine, once
+	c.send(get(tokenTarget)) // issued: logged by the engine, once
 	r.tokens.set(func(f *fakeTokens) { f.err = errors.New("refused by Entra") })
 	c.send(get(tokenTarget + "&client_id=client-2"))
 	c.send(get("/metadata/instance"))

@@ -8,7 +8,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// The answer is made once for all who ask for the token, and anew for what
+// The answer is made once for all who ask for the token, and again for what
 // changes.
 func TestIssuedIsMadeOnce(t *testing.T) {
 	token := workload.Token{
@@ -30,10 +30,10 @@ func TestIssuedIsMadeOnce(t *testing.T) {
 		t.Errorf("after its end: %s", ended)
 	}
 	if issuedAs(token, "other") == first {
-		t.Error("not made anew for another resource")
+		t.Error("not made again for another resource")
 	}
 	token.ExpiresOn = token.ExpiresOn.Add(time.Minute)
 	if !strings.Contains(string(issuedAs(token, "other").at(testNow).body), `"expires_in":"3660"`) {
-		t.Error("not made anew when the clock was set")
+		t.Error("not made again when the clock was set")
 	}
 }

@@ -156,7 +156,7 @@ func TestTokenFailure(t *testing.T) {
 			want: reply{400, errorBody("invalid_resource", "AADSTS500011: not found")},
 		},
 		"unavailable": {err: &workload.TokenError{Kind: workload.Unavailable}, want: throttledReply, after: "1"},
-		"unavailable, told when": {
+		"unavailable, with a time": {
 			err: &workload.TokenError{Kind: workload.Unavailable, RetryAfter: 1200 * time.Millisecond}, want: throttledReply, after: "2",
 		},
 		"deadline":       {err: context.DeadlineExceeded, want: throttledReply, after: "1"},

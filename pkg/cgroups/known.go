@@ -17,7 +17,7 @@ const (
 )
 
 // known has the cgroups that were resolved. Where a cgroup lies never changes,
-// since cgroup v2 renames none, so all that is to be asked anew is whether it
+// since cgroup v2 renames none, so all that is to be asked again is whether it
 // still exists: one read of a file in it that is kept open, which fails from
 // its removal on.
 type known struct {
@@ -34,7 +34,7 @@ type seen struct {
 // find returns what is known of the cgroup if it exists; false says nothing.
 func (k *known) find(id uint64) (workload.CgroupRef, bool) {
 	k.mu.RLock()
-	defer k.mu.RUnlock() // till then nobody closes the file
+	defer k.mu.RUnlock() // till then the file is not closed
 	s, ok := k.byID[id]
 	return s.ref, ok && s.exists()
 }

@@ -101,7 +101,7 @@ func BenchmarkResolve(b *testing.B) {
 	pod := filepath.Join(kubepods, "pod"+uid)
 	mkdir(b, pod)
 	tree := open(b, mount, kubepods)
-	for name, forget := range map[string]func(){"known": func() {}, "anew": tree.known.close} {
+	for name, forget := range map[string]func(){"known": func() {}, "again": tree.known.close} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			id := id(b, pod)

@@ -109,7 +109,7 @@ func childInNamespace(mount, outer string) error {
 	return nil
 }
 
-// mountAbove mounts cgroup v2 anew and returns where. The place is above the
+// mountAbove mounts cgroup v2 again and returns where. The place is above the
 // mount that is there, which can be made private so that nothing is seen
 // outside; "/" cannot where it is a chroot's.
 func mountAbove(there string) (string, error) {

@@ -31,7 +31,7 @@ func (t *Tree) KubepodsID() uint64 {
 func (t *Tree) Ready() <-chan struct{} { return t.ready }
 
 // Subscribe returns a channel that gets a value after Snapshot or KubepodsID
-// has changed; changes that nobody has read yet are one value. The function
+// has changed; changes that were not read yet are one value. The function
 // ends the subscription; the channel is never closed.
 func (t *Tree) Subscribe() (<-chan struct{}, func()) {
 	ch := make(chan struct{}, 1)

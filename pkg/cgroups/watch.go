@@ -61,7 +61,7 @@ type watch struct {
 	inotify *fsnotify.Watcher // nil: the kernel gave none
 	watched map[string]uint64 // the directories' cgroup ids, by path
 	missing error             // why a watch is missing; nil: none is
-	told    bool              // the log says so already
+	logged  bool              // the log says so already
 	scanned time.Time
 	// unread is why a cgroup of the last scan, or one since, could not be read;
 	// nil: all could.
@@ -113,7 +113,7 @@ func (w *watch) scan() {
 	w.add(w.tree.kubepods)
 	pods := map[string]workload.PodCgroup{}
 	w.readLevel("", pods)
-	// Read last, so that no pods are told of beside a kubepods that is missing.
+	// Read last, so that no pods are reported beside a kubepods that is missing.
 	id, err := ID(w.tree.kubepods)
 	if err != nil {
 		id = 0
@@ -128,11 +128,11 @@ func (w *watch) scan() {
 	w.forgetGone()
 	w.tree.replace(id, pods)
 	w.tree.known.forgetGone()
-	if w.missing != nil && !w.told {
+	if w.missing != nil && !w.logged {
 		w.tree.log.Warn("inotify is refused: reading the cgroups every second instead",
-			"err", w.missing, "mend", "raise fs.inotify.max_user_watches and max_user_instances")
+			"err", w.missing, "fix", "raise fs.inotify.max_user_watches and max_user_instances")
 	}
-	w.told = w.missing != nil
+	w.logged = w.missing != nil
 }
 
 // addKnown adds the pods that were known before and are still there: that one

@@ -196,21 +196,21 @@ func TestSubscribeCoalesces(t *testing.T) {
 	<-changed
 	select {
 	case <-changed:
-		t.Error("two changes that nobody read are two values")
+		t.Error("two changes that were not read are two values")
 	default:
 	}
 	tree.put(workload.PodCgroup{Path: "b"})
 	tree.drop("c")
 	select {
 	case <-changed:
-		t.Error("told although nothing changed")
+		t.Error("notified although nothing changed")
 	default:
 	}
 	unsubscribe()
 	tree.drop("a")
 	select {
 	case <-changed:
-		t.Error("told after the subscription ended")
+		t.Error("notified after the subscription ended")
 	default:
 	}
 }

@@ -2,5 +2,5 @@
 // and its plugin print for people to run. pkg/tokens (a diagnosis), pkg/convert
 // (a migration) and cmd/kubectl-sidestep write such commands, and two of them
 // may name the same federated credential, or label the same pods. It runs
-// nothing and asks nobody.
+// nothing and makes no requests.
 package commands

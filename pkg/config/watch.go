@@ -30,14 +30,14 @@ const (
 type Source interface {
 	// String returns what messages call it.
 	String() string
-	// Follow returns a channel that has the newest of what was told and not yet
+	// Follow returns a channel that has the newest update that was not yet
 	// received, until ctx is done. failed is called with each error of asking,
 	// and with nil after each success.
-	Follow(ctx context.Context, failed func(error)) <-chan Told
+	Follow(ctx context.Context, failed func(error)) <-chan Update
 }
 
-// Told is what a Source says.
-type Told struct {
+// Update is what a Source reports.
+type Update struct {
 	Text []byte
 	Err  error // it has no configuration, and why
 }
@@ -67,7 +67,7 @@ type Watcher struct {
 	// Of the goroutine of Run.
 	newest   version
 	fromFile version
-	replaced map[version]struct{} // what the source has told before its newest
+	replaced map[version]struct{} // what the source has sent before its newest
 
 	mu        sync.Mutex
 	state     State
@@ -97,7 +97,7 @@ type Origin string
 // The origins.
 const (
 	OriginFile      Origin = "file"
-	OriginConfigMap Origin = "configMap" // the API server has told it
+	OriginConfigMap Origin = "configMap" // from the API server
 	OriginKept      Origin = "kept"      // the last good one that an agent of this node kept
 	OriginNone      Origin = "none"      // there was no valid one: every pod is held
 )
@@ -203,9 +203,9 @@ func (w *Watcher) Run(ctx context.Context, onChange func(*AgentConfiguration), o
 	if err := w.State().Refused; err != nil {
 		onRefused(err)
 	}
-	var told <-chan Told
+	var updates <-chan Update
 	if w.source != nil {
-		told = w.source.Follow(ctx, w.setUnwatched)
+		updates = w.source.Follow(ctx, w.setUnwatched)
 	}
 	// A change made since NewWatcher was not notified.
 	w.reload(onChange, onRefused)
@@ -214,8 +214,8 @@ func (w *Watcher) Run(ctx context.Context, onChange func(*AgentConfiguration), o
 		select {
 		case <-ctx.Done():
 			return nil
-		case t := <-told:
-			w.takeTold(t, onChange, onRefused)
+		case t := <-updates:
+			w.takeUpdate(t, onChange, onRefused)
 			continue
 		case _, ok := <-events:
 			if !ok {
@@ -274,7 +274,7 @@ func (w *Watcher) parse(text []byte, from string) (*AgentConfiguration, error) {
 }
 
 // reload reads the file and takes it if it has changed, unless the source has
-// told this version before its newest: the kubelet is late then.
+// sent this version before its newest: the kubelet is late then.
 func (w *Watcher) reload(onChange func(*AgentConfiguration), onRefused func(error)) {
 	text, err := w.read()
 	v := versionOf(text, err)
@@ -288,8 +288,8 @@ func (w *Watcher) reload(onChange func(*AgentConfiguration), onRefused func(erro
 	w.take(text, err, w.path, OriginFile, onChange, onRefused)
 }
 
-// takeTold takes what the source says.
-func (w *Watcher) takeTold(t Told, onChange func(*AgentConfiguration), onRefused func(error)) {
+// takeUpdate applies an update from the source.
+func (w *Watcher) takeUpdate(t Update, onChange func(*AgentConfiguration), onRefused func(error)) {
 	v := versionOf(t.Text, t.Err)
 	if w.newest.readable && w.newest != v {
 		w.replaced[w.newest] = struct{}{}

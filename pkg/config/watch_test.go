@@ -201,8 +201,8 @@ func TestRunPollsWhereNotificationFails(t *testing.T) {
 // silent is a source that tells nothing by itself.
 type silent struct{}
 
-func (silent) String() string                                  { return "the source" }
-func (silent) Follow(context.Context, func(error)) <-chan Told { return nil }
+func (silent) String() string                                    { return "the source" }
+func (silent) Follow(context.Context, func(error)) <-chan Update { return nil }
 
 // The kubelet brings versions in their order, but late: one that was replaced
 // since is not new.
@@ -211,7 +211,7 @@ func TestALateFileIsNotNew(t *testing.T) {
 	write(t, path, header)
 	w := openWatcher(t, WatcherOptions{Path: path, StateDir: t.TempDir(), Source: silent{}})
 	got := newSeen()
-	tell := func(text string) { w.takeTold(Told{Text: []byte(text)}, got.onChange, got.onRefused) }
+	tell := func(text string) { w.takeUpdate(Update{Text: []byte(text)}, got.onChange, got.onRefused) }
 	bring := func(text string) { write(t, path, text); w.reload(got.onChange, got.onRefused) }
 	expect := func(what string, mode Mode, applied int) {
 		t.Helper()
@@ -226,18 +226,18 @@ func TestALateFileIsNotNew(t *testing.T) {
 	tell(header)
 	expect("the same", "", 0)
 	tell(audit)
-	expect("told", ModeAudit, 1)
+	expect("sent", ModeAudit, 1)
 	tell(deny)
-	expect("told again", ModeEnforce, 1)
+	expect("sent again", ModeEnforce, 1)
 	bring(audit)
 	expect("the file brings what was replaced", "", 0)
 	bring(deny)
 	expect("the file has the newest", "", 0)
 	// A watch that is silent, and a kubelet that knows better.
 	bring(header + "mode: audit\nunlabeled: deny\n")
-	expect("the file brings what nobody has told", ModeAudit, 1)
+	expect("the file brings what no update had", ModeAudit, 1)
 	tell(audit)
-	expect("told what was replaced once", ModeAudit, 1)
+	expect("sent what was replaced once", ModeAudit, 1)
 	bring(audit)
 	expect("the file follows", "", 0)
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/config"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 const issuer = "https://westeurope.oic.prod-aks.azure.com/99999999-9999-9999-9999-999999999999/88888888-8888-8888-8888-888888888888/"
 

@@ -44,7 +44,7 @@ func (p *Plan) printAll(out *bytes.Buffer) {
 	commented(out, p.printCredentials)
 	section(out, "2. Service accounts (--print=accounts | kubectl apply --server-side -f -)")
 	p.printAccounts(out)
-	section(out, "3. Labels of pods (--print=labels | sh): their pods start anew")
+	section(out, "3. Labels of pods (--print=labels | sh): their pods restart")
 	commented(out, p.printLabels)
 	section(out, "4. The agent's configuration (--print=configuration > config.yaml)")
 	out.WriteString("---\n")

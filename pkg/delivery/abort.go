@@ -42,7 +42,7 @@ type aborter struct {
 	sandboxes *sandboxFinder
 	// destroy is destroySockets but in tests.
 	destroy func(ns *namespace, closed func(cgroupID uint64) closedTo) (int, error)
-	poke    chan struct{}
+	trigger chan struct{}
 	seen    map[string]abortable // by pod UID; the Reconciler's alone
 
 	mu   sync.Mutex
@@ -65,7 +65,7 @@ type abortJob struct {
 
 func newAborter(o *Options, sandboxes *sandboxFinder) *aborter {
 	return &aborter{
-		Options: o, sandboxes: sandboxes, destroy: destroySockets, poke: make(chan struct{}, 1),
+		Options: o, sandboxes: sandboxes, destroy: destroySockets, trigger: make(chan struct{}, 1),
 		seen: make(map[string]abortable), jobs: make(map[string]*abortJob),
 	}
 }
@@ -97,7 +97,7 @@ func (a *aborter) see(now abortable) {
 
 func (a *aborter) wake() {
 	select {
-	case a.poke <- struct{}{}:
+	case a.trigger <- struct{}{}:
 	default:
 	}
 }
@@ -121,7 +121,7 @@ func (a *aborter) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-a.poke:
+		case <-a.trigger:
 		case <-after(soon):
 		}
 		var err error

@@ -8,7 +8,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// Kernel is where verdicts are put in force.
+// Kernel is where verdicts are applied.
 type Kernel interface {
 	SetVerdict(cgroupID uint64, e workload.Entry) error
 	DeleteVerdict(cgroupID uint64) error
@@ -67,7 +67,7 @@ type Options struct {
 	NodeOnly bool
 	// GuardLinks has the links of pods that do not pass guarded.
 	GuardLinks bool
-	// Line is told what the pods' links may send, a pod that passes before its
+	// Line gets what the pods' links may send, a pod that passes before its
 	// verdict is set. Nil: there is none. It needs GuardLinks.
 	Line Line
 	// Self is the cgroup of the agent's own pod, which always passes: its

@@ -76,7 +76,7 @@ func TestWhatIsThereStaysWithoutDescriptors(t *testing.T) {
 		}
 	})
 	if k.verdicts[1] != before || before.Port == 0 || len(r.Listeners()) != 1 {
-		t.Errorf("%+v in force and %d listeners, want %+v and its listener", k.verdicts[1], len(r.Listeners()), before)
+		t.Errorf("%+v applied and %d listeners, want %+v and its listener", k.verdicts[1], len(r.Listeners()), before)
 	}
 	if k.guarded[link] != 1 {
 		t.Error("the guard of the pod's link was taken away")

@@ -38,7 +38,7 @@ type guard struct {
 	lookedAll time.Time     // when the links of all pods were looked at last
 	pause     time.Duration // until they may be looked at again
 	allDue    time.Time     // when they are to be; zero: with a thorough look
-	poke      chan struct{}
+	trigger   chan struct{}
 	looked    chan struct{} // closed after the first look
 	news      chan struct{} // has one when the second line lets more pods through
 
@@ -63,7 +63,7 @@ func newGuard(o *Options, sandboxes *sandboxFinder, node *namespace) *guard {
 	return &guard{
 		Options: o, sandboxes: sandboxes, node: node, linksOf: linksOf,
 		links: make(map[string]podLinks), changed: make(map[string]bool), guarded: make(map[int]uint64),
-		waiting: make(waits), poke: make(chan struct{}, 1), looked: make(chan struct{}),
+		waiting: make(waits), trigger: make(chan struct{}, 1), looked: make(chan struct{}),
 		news: make(chan struct{}, 1), unguarded: make(map[string]error),
 	}
 }
@@ -74,7 +74,7 @@ func (g *guard) want(pods []guardedPod, thorough bool) {
 	defer g.mu.Unlock()
 	g.wanted, g.thorough = pods, g.thorough || thorough
 	select {
-	case g.poke <- struct{}{}:
+	case g.trigger <- struct{}{}:
 	default:
 	}
 }
@@ -90,7 +90,7 @@ func (g *guard) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-g.poke:
+		case <-g.trigger:
 		case e := <-events:
 			g.notice(e)
 			for range len(events) {
@@ -124,7 +124,7 @@ func (g *guard) notice(e linkEvent) {
 }
 
 // look brings the guarded links to what is wanted; a thorough one looks at the
-// namespace of every pod, and at the guards that should be in force. It returns
+// namespace of every pod, and at the guards that should be attached. It returns
 // how soon to look again; 0: nothing is waited for.
 func (g *guard) look() (soon time.Duration) {
 	g.mu.Lock()
@@ -143,7 +143,7 @@ func (g *guard) look() (soon time.Duration) {
 		g.drop(found.links)
 	}
 	var again time.Duration
-	if !found.exhausted { // else the line goes by what it was told last
+	if !found.exhausted { // else the line goes by what it got last
 		again = g.tellLine(wanted, found.let)
 	}
 	g.tell(found.problems)
@@ -328,7 +328,7 @@ func (g *guard) forget(present map[string]bool) {
 }
 
 // write has the links guarded, each on behalf of its pod, and notes what went
-// wrong by pod. Where a guard should be in force it is looked at only if
+// wrong by pod. Where a guard should be attached it is looked at only if
 // thorough.
 func (g *guard) write(want map[int]workload.PodCgroup, thorough bool, problems map[string]error) {
 	for ifindex, pod := range want {

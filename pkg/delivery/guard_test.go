@@ -192,7 +192,7 @@ func TestOtherEventsHaveAllPodsLookedAt(t *testing.T) {
 	}
 }
 
-// A failed look takes no guard away, and is told.
+// A failed look takes no guard away, and is reported.
 func TestFailedLookKeepsTheGuards(t *testing.T) {
 	p := newPairs(t)
 	p.err = errors.New("interrupted")
@@ -200,7 +200,7 @@ func TestFailedLookKeepsTheGuards(t *testing.T) {
 	p.guard.look()
 	wantGuarded(t, p.kernel, map[int]uint64{7: 1})
 	if p.Unguarded()["one"] == nil {
-		t.Error("it is not told")
+		t.Error("it is not reported")
 	}
 	p.err = errNoLink
 	p.guard.want(p.guard.wanted, true)
@@ -209,7 +209,7 @@ func TestFailedLookKeepsTheGuards(t *testing.T) {
 }
 
 // The links beside the one that cannot be guarded are guarded.
-func TestLinksPastTheNodeAreTold(t *testing.T) {
+func TestLinksPastTheNodeAreReported(t *testing.T) {
 	p := newPairs(t)
 	p.links.past = errors.New("net1 (macvlan)")
 	for range 2 {
@@ -217,14 +217,14 @@ func TestLinksPastTheNodeAreTold(t *testing.T) {
 		p.guard.look()
 		wantGuarded(t, p.kernel, map[int]uint64{7: 1})
 		if got := p.Unguarded()["one"]; got == nil || !strings.Contains(got.Error(), "net1 (macvlan)") {
-			t.Errorf("told: %v", got)
+			t.Errorf("reported: %v", got)
 		}
 	}
 	p.links.past = nil
 	p.guard.want(p.guard.wanted, true)
 	p.guard.look()
 	if got := p.Unguarded(); len(got) != 0 {
-		t.Errorf("still told: %v", got)
+		t.Errorf("still reported: %v", got)
 	}
 }
 

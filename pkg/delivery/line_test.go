@@ -58,7 +58,7 @@ func TestLineBeforeTheVerdict(t *testing.T) {
 	select {
 	case <-r.guard.news:
 	default:
-		t.Error("nobody is told that the line lets more through")
+		t.Error("it is not reported that the line lets more through")
 	}
 	r.reconcile(false)
 	wantVerdict(t, k, 1, workload.Pass)
@@ -101,7 +101,7 @@ func TestLineLeavesAdoptedVerdicts(t *testing.T) {
 	wantVerdict(t, k, 1, workload.Pass)
 }
 
-// Nobody waits for a link that routing never sees.
+// A verdict does not wait for a link that routing never sees.
 func TestLineIsNotForPodsWithoutSuchLinks(t *testing.T) {
 	r, k, n, _ := newLined(t, nil)
 	r.reconcile(false)

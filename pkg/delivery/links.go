@@ -23,7 +23,7 @@ var errNoLinkYet = fmt.Errorf("the pod's network namespace is not connected: %w"
 // unknownNamespace is the id of a namespace that has none yet.
 const unknownNamespace = -1
 
-// dumpTries is how often links are listed anew that change meanwhile.
+// dumpTries is how often links are listed again that change meanwhile.
 const dumpTries = 5
 
 // podLinks are the links of one pod.

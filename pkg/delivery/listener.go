@@ -88,7 +88,7 @@ func (l *listener) accept(serve func(net.Conn, uint64), cookie uint64, log *slog
 }
 
 // listenInRange opens a listener on loopback at the first free port that the
-// pod does not declare, from a random one on: nobody shall know in advance where
+// pod does not declare, from a random one on: it shall not be known in advance where
 // a pod's listener will be.
 func listenInRange(kernel Kernel, ports PortRange, declared []uint16) (*listener, error) {
 	taken := make(map[uint16]bool, len(declared))

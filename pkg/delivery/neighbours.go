@@ -26,7 +26,7 @@ const (
 // neighbours tells on which connections to the node another pod could read. On
 // a bridge, whoever has NET_RAW answers ARP requests for others' addresses and
 // gets what is sent to them; on a link with the pod alone at its other end
-// there is nobody to do so.
+// there is no one to read it.
 type neighbours struct {
 	log *slog.Logger
 
@@ -87,12 +87,12 @@ func (n *neighbours) readable(c workload.Connection) (bool, string) {
 
 // note keeps why a connection could be read, and has the log say so at first.
 func (n *neighbours) note(why string, now time.Time) {
-	if _, told := n.seen[why]; !told {
+	if _, logged := n.seen[why]; !logged {
 		if len(n.seen) >= maxWays {
 			return
 		}
 		n.log.Warn("no token is sent to pods on connections that their neighbours can read", "err", why,
-			"mend", "have the network plugin give each pod a link of its own; with --delivery=node such pods are not served")
+			"fix", "have the network plugin give each pod a link of its own; with --delivery=node such pods are not served")
 	}
 	n.seen[why] = now
 }

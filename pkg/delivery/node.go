@@ -44,7 +44,7 @@ func ListenNode(kernel Kernel, at netip.AddrPort, log *slog.Logger) (*Node, erro
 	switch err := n.open(); {
 	case errors.Is(err, unix.EADDRINUSE):
 		log.Error("another has the node listener's port; pods that are not known yet are refused until it is free",
-			"listener", at, "mend", "end who listens there (ss -ltnp), or set --listen")
+			"listener", at, "fix", "end who listens there (ss -ltnp), or set --listen")
 	case err != nil:
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func ensureAddress(addr netip.Addr) error {
 func (n *Node) NetnsCookie() uint64 { return n.cookie }
 
 // Listening reports whether the Node has its listener. While it has none,
-// nobody may be steered there: who listens is somebody else.
+// no pod may be steered there: another process listens.
 func (n *Node) Listening() bool { return n.Listener() != nil }
 
 // Listener returns the node's listener, which stays the Node's; nil while it
@@ -143,7 +143,7 @@ func (n *Node) Run(ctx context.Context, serve func(c net.Conn, netnsCookie uint6
 
 // keepAddress puts the address back if others take it away.
 func (n *Node) keepAddress(ctx context.Context, tick <-chan time.Time) {
-	told := false
+	logged := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -155,9 +155,9 @@ func (n *Node) keepAddress(ctx context.Context, tick <-chan time.Time) {
 			n.log.Warn("the node listener's address was taken from the loopback link; putting it back", "address", n.at.Addr())
 			err = ensureAddress(n.at.Addr())
 		}
-		if err != nil && !told {
+		if err != nil && !logged {
 			n.log.Error("cannot see to the node listener's address", "address", n.at.Addr(), "err", err)
 		}
-		told = err != nil
+		logged = err != nil
 	}
 }

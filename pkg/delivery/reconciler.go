@@ -22,13 +22,13 @@ type Reconciler struct {
 	node      *namespace
 	sandboxes sandboxFinder
 	listeners map[string]*podListener    // by pod UID
-	inForce   map[uint64]*workload.Entry // as last written; nil: by an earlier agent
+	applied   map[uint64]*workload.Entry // as last written; nil: by an earlier agent
 	waiting   waits                      // pods that something is missing of
 	last      *round                     // the last look at all pods
 	guard     *guard
 	aborter   *aborter
 	enforced  atomic.Bool // the kernel acts by the verdicts
-	poke      chan struct{}
+	trigger   chan struct{}
 	look      chan struct{} // has one when a pod was asked for
 	ready     chan struct{}
 
@@ -52,9 +52,9 @@ func NewReconciler(o Options) (*Reconciler, error) {
 		node:      node,
 		sandboxes: newSandboxFinder(&o, node.inode),
 		listeners: make(map[string]*podListener),
-		inForce:   make(map[uint64]*workload.Entry),
+		applied:   make(map[uint64]*workload.Entry),
 		waiting:   make(waits),
-		poke:      make(chan struct{}, 1),
+		trigger:   make(chan struct{}, 1),
 		look:      make(chan struct{}, 1),
 		ready:     make(chan struct{}),
 		ports:     make(map[string]uint16),
@@ -72,10 +72,10 @@ func NewReconciler(o Options) (*Reconciler, error) {
 // its verdict, and those links are guarded that were found at the first look.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
 
-// Poke asks for a look at everything soon; it never blocks.
-func (r *Reconciler) Poke() {
+// Trigger asks for a look at everything soon; it never blocks.
+func (r *Reconciler) Trigger() {
 	select {
-	case r.poke <- struct{}{}:
+	case r.trigger <- struct{}{}:
 	default:
 	}
 }
@@ -85,7 +85,7 @@ func (r *Reconciler) Poke() {
 // called nothing is known to be enforced, and no socket is destroyed.
 func (r *Reconciler) SetEnforced(enforced bool) {
 	if r.enforced.Swap(enforced) != enforced {
-		r.Poke()
+		r.Trigger()
 	}
 }
 
@@ -139,7 +139,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			soon = r.reconcile(false)
 		case <-r.look:
 			soon = r.lookAt()
-		case <-r.poke:
+		case <-r.trigger:
 			soon = r.reconcile(true)
 		case <-check.C:
 			soon = r.reconcile(true)
@@ -155,7 +155,7 @@ func after(d time.Duration) <-chan time.Time {
 	return time.After(d)
 }
 
-// adopt takes over what an earlier agent left in force, so that what belongs
+// adopt takes over what an earlier agent left applied, so that what belongs
 // to pods that ended meanwhile is removed.
 func (r *Reconciler) adopt() error {
 	decided, err := r.Kernel.Decided()
@@ -163,7 +163,7 @@ func (r *Reconciler) adopt() error {
 		return err
 	}
 	for _, id := range decided {
-		r.inForce[id] = nil
+		r.applied[id] = nil
 	}
 	guarded, err := r.Kernel.GuardedLinks()
 	if err != nil {
@@ -175,22 +175,22 @@ func (r *Reconciler) adopt() error {
 	return nil
 }
 
-// set puts an entry in force unless it is.
+// set applies an entry unless it is applied already.
 func (r *Reconciler) set(id uint64, want workload.Entry) error {
-	if now := r.inForce[id]; now != nil && *now == want {
+	if now := r.applied[id]; now != nil && *now == want {
 		return nil
 	}
 	if err := r.Kernel.SetVerdict(id, want); err != nil {
 		r.Log.Error("cannot set a verdict; the pod is held", "cgroup_id", id, "err", err)
 		return err
 	}
-	r.inForce[id] = &want
+	r.applied[id] = &want
 	return nil
 }
 
 // drop takes away the verdicts that are not wanted.
 func (r *Reconciler) drop(want map[uint64]workload.Entry) {
-	for id := range r.inForce {
+	for id := range r.applied {
 		if _, ok := want[id]; ok {
 			continue
 		}
@@ -198,7 +198,7 @@ func (r *Reconciler) drop(want map[uint64]workload.Entry) {
 			r.Log.Error("cannot delete a verdict", "cgroup_id", id, "err", err)
 			continue
 		}
-		delete(r.inForce, id)
+		delete(r.applied, id)
 	}
 }
 

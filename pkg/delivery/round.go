@@ -65,7 +65,7 @@ func (r *Reconciler) lookAgain() (soon time.Duration) {
 	return now.end()
 }
 
-// end says whether all is in force, and returns how soon to look again.
+// end says whether everything is applied, and returns how soon to look again.
 func (r *round) end() (soon time.Duration) {
 	if len(r.lacking) == 0 && closed(r.guard.looked) {
 		closeOnce(r.ready)
@@ -102,7 +102,7 @@ func sends(pod workload.Pod) workload.PodLink {
 	return workload.PodLink{IMDS: pod.PassesAny(), WireServer: !pod.Decision.DenyWireServer}
 }
 
-// OwnEntry returns what must be in force for the agent's own pod before the
+// OwnEntry returns what must be applied for the agent's own pod before the
 // node listener is opened.
 func OwnEntry() workload.Entry { return workload.Entry{Verdict: workload.Pass, Agent: true} }
 
@@ -154,7 +154,7 @@ func (r *round) orphan(cg workload.PodCgroup) {
 }
 
 // orphanEntry is what holds a pod without an object. That it may not reach the
-// wire server either costs nobody: it has no business left.
+// wire server either harms no pod: it has no use for it any more.
 func orphanEntry() workload.Entry {
 	return workload.Entry{Verdict: workload.Unknown, DenyWireServer: true}
 }
@@ -162,16 +162,16 @@ func orphanEntry() workload.Entry {
 // wasDecided reports whether this agent, or an earlier one, had an entry for
 // the pod or for one of its containers.
 func (r *round) wasDecided(cg workload.PodCgroup) bool {
-	if _, ok := r.inForce[cg.CgroupID]; ok {
+	if _, ok := r.applied[cg.CgroupID]; ok {
 		return true
 	}
 	return slices.ContainsFunc(cg.Containers, func(c workload.ContainerCgroup) bool {
-		_, ok := r.inForce[c.CgroupID]
+		_, ok := r.applied[c.CgroupID]
 		return ok
 	})
 }
 
-// decide puts the entries of one pod in force: its own, and those of containers
+// decide applies the entries of one pod: its own, and those of containers
 // that differ.
 func (r *round) decide(pod workload.Pod, cg workload.PodCgroup, at workload.Entry) error {
 	own := resolve(pod.Decision, at)
@@ -188,11 +188,11 @@ func (r *round) decide(pod workload.Pod, cg workload.PodCgroup, at workload.Entr
 }
 
 // abortable returns where a pod's sockets may not lead by the entries that this
-// agent has put in force.
+// agent has applied.
 func (r *round) abortable(cg workload.PodCgroup) abortable {
 	now := abortable{PodCgroup: cg, closed: make(map[uint64]closedTo)}
 	note := func(id uint64) {
-		e := r.inForce[id]
+		e := r.applied[id]
 		if e == nil {
 			return
 		}
@@ -204,7 +204,7 @@ func (r *round) abortable(cg workload.PodCgroup) abortable {
 	for _, c := range cg.Containers {
 		note(c.CgroupID)
 	}
-	own := r.inForce[cg.CgroupID]
+	own := r.applied[cg.CgroupID]
 	now.shared = own != nil && own.Shared
 	return now
 }
@@ -212,7 +212,7 @@ func (r *round) abortable(cg workload.PodCgroup) abortable {
 // leave leaves the entries of a pod as they are: none, or those of before.
 func (r *round) leave(cg workload.PodCgroup) {
 	for _, c := range append([]workload.ContainerCgroup{{CgroupID: cg.CgroupID}}, cg.Containers...) {
-		if e, ok := r.inForce[c.CgroupID]; ok {
+		if e, ok := r.applied[c.CgroupID]; ok {
 			r.want[c.CgroupID] = workload.Entry{}
 			if e != nil {
 				r.want[c.CgroupID] = *e

@@ -198,8 +198,8 @@ func (l *life) key() string {
 	for _, id := range slices.Sorted(maps.Keys(l.kernel.verdicts)) {
 		fmt.Fprintf(&b, "%d:%+v ", int64(id-base), l.kernel.verdicts[id])
 	}
-	for _, id := range slices.Sorted(maps.Keys(l.reconciler.inForce)) {
-		fmt.Fprintf(&b, "%d:%+v ", int64(id-base), l.reconciler.inForce[id])
+	for _, id := range slices.Sorted(maps.Keys(l.reconciler.applied)) {
+		fmt.Fprintf(&b, "%d:%+v ", int64(id-base), l.reconciler.applied[id])
 	}
 	return b.String()
 }

@@ -32,16 +32,16 @@ func check(t *testing.T, err error) {
 	}
 }
 
-func acquire(t *testing.T, dir string) *Lease {
+func acquire(t *testing.T, dir string) *Lock {
 	t.Helper()
 	l, err := Acquire(dir)
 	check(t, err)
 	return l
 }
 
-func estate(t *testing.T) Estate {
+func state(t *testing.T) State {
 	t.Helper()
-	e := Estate{Tokens: [][]byte{[]byte("one"), []byte("two")}}
+	e := State{Tokens: [][]byte{[]byte("one"), []byte("two")}}
 	for _, l := range []Listener{
 		{Role: Node, Address: "127.0.0.1:0"}, {Role: Pod, PodUID: "uid", Inode: 4711}, {Role: Metrics},
 	} {
@@ -54,9 +54,9 @@ func estate(t *testing.T) Estate {
 	return e
 }
 
-// holder offers the estate to the first that asks, and lets go. It closes its
+// holder offers the state to the first that asks, and lets go. It closes its
 // copies in between, as an agent does.
-func holder(t *testing.T, l *Lease, e Estate) (gone <-chan error) {
+func holder(t *testing.T, l *Lock, e State) (gone <-chan error) {
 	t.Helper()
 	done := make(chan error, 1)
 	go func() {
@@ -91,15 +91,15 @@ func TestOneHolderAtATime(t *testing.T) {
 }
 
 // A connection that waits in a listener's queue is served by the successor,
-// and there is no moment at which the lease is nobody's.
+// and there is no moment at which the lock has no holder.
 func TestHandOver(t *testing.T) {
 	dir := stateDir(t)
-	e := estate(t)
+	e := state(t)
 	client, err := net.Dial("tcp4", e.Listeners[1].Addr().String())
 	check(t, err)
 	defer client.Close()
 	gone := holder(t, acquire(t, dir), e)
-	lease, got, err := Take(t.Context(), dir)
+	lock, got, err := Take(t.Context(), dir)
 	check(t, err)
 	check(t, <-gone)
 	defer got.Close()
@@ -112,11 +112,11 @@ func TestHandOver(t *testing.T) {
 		t.Errorf("accepted %s, want %s", c.RemoteAddr(), client.LocalAddr())
 	}
 	c.Close()
-	if diff := cmp.Diff(e, *got, cmpopts.IgnoreFields(Listener{}, "Listener"), cmpopts.IgnoreFields(Estate{}, "Version")); diff != "" {
-		t.Errorf("estate (-given +taken):\n%s", diff)
+	if diff := cmp.Diff(e, *got, cmpopts.IgnoreFields(Listener{}, "Listener"), cmpopts.IgnoreFields(State{}, "Version")); diff != "" {
+		t.Errorf("state (-given +taken):\n%s", diff)
 	}
 	// The next one asks at the same socket.
-	gone = holder(t, lease, Estate{})
+	gone = holder(t, lock, State{})
 	next, _, err := Take(t.Context(), dir)
 	check(t, err)
 	check(t, <-gone)
@@ -127,7 +127,7 @@ func TestHandOver(t *testing.T) {
 func TestSuccessorDies(t *testing.T) {
 	dir := stateDir(t)
 	l := acquire(t, dir)
-	e := estate(t)
+	e := state(t)
 	for name, hear := range map[string]int{"after asking": 0, "half-way": 3, "after the last": 8} {
 		c := dial(t, dir)
 		check(t, send(c, message{Kind: hello, Version: 1}, nil))
@@ -155,13 +155,13 @@ func TestSuccessorDies(t *testing.T) {
 		}
 	}
 	gone := holder(t, l, e)
-	lease, got, err := Take(t.Context(), dir)
+	lock, got, err := Take(t.Context(), dir)
 	check(t, err)
-	check(t, errors.Join(<-gone, got.Close(), lease.Release()))
+	check(t, errors.Join(<-gone, got.Close(), lock.Release()))
 }
 
 // A holder that dies half-way leaves nothing that the successor keeps, and the
-// lease to be had. Once all has come the successor has both.
+// lock to be had. Once all has come the successor has both.
 func TestHolderDies(t *testing.T) {
 	for name, say := range map[string][]kind{
 		"before a word": nil, "half-way": {lock, socket, token}, "after the last": {lock, socket, token, whole},
@@ -179,7 +179,7 @@ func TestHolderDies(t *testing.T) {
 				for _, k := range say {
 					switch k {
 					case lock:
-						_ = send(s.conn, message{Kind: k}, l.lock)
+						_ = send(s.conn, message{Kind: k}, l.file)
 					case socket:
 						_ = send(s.conn, message{Kind: k}, l.socket)
 					default:
@@ -191,13 +191,13 @@ func TestHolderDies(t *testing.T) {
 				}
 				_ = errors.Join(l.forget(), s.Close()) // as the kernel does
 			}()
-			lease, _, err := Take(t.Context(), dir)
+			lock, _, err := Take(t.Context(), dir)
 			<-ended
 			if len(say) < 4 && err == nil {
 				t.Fatal("Take = nil")
 			}
-			if len(say) == 4 { // all had come, and nobody else has it
-				check(t, errors.Join(err, lease.Release()))
+			if len(say) == 4 { // all had come, and no other process has it
+				check(t, errors.Join(err, lock.Release()))
 			}
 			check(t, acquire(t, dir).Release())
 		})
@@ -210,7 +210,7 @@ func TestVacant(t *testing.T) {
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := Vacant(over, dir); !errors.Is(err, context.Canceled) {
-		t.Errorf("Vacant = %v while the lease is held", err)
+		t.Errorf("Vacant = %v while the lock is held", err)
 	}
 	check(t, l.Release())
 	check(t, Vacant(t.Context(), dir))

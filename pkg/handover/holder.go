@@ -14,7 +14,7 @@ import (
 
 // Successor is an agent that is ready to take over.
 type Successor struct {
-	lease   *Lease
+	lock    *Lock
 	conn    *net.UnixConn
 	version int // in which they talk
 }
@@ -23,9 +23,9 @@ type Successor struct {
 // its connection.
 const acceptPause = 500 * time.Millisecond
 
-// Successor waits for an agent that asks for the lease. Those that may not
+// Successor waits for an agent that asks for the lock. Those that may not
 // are turned away, and logged. It returns an error if ctx ends first.
-func (l *Lease) Successor(ctx context.Context, log *slog.Logger) (*Successor, error) {
+func (l *Lock) Successor(ctx context.Context, log *slog.Logger) (*Successor, error) {
 	stop := context.AfterFunc(ctx, func() { _ = l.socket.SetDeadline(time.Unix(1, 0)) })
 	defer func() {
 		stop()
@@ -55,12 +55,12 @@ func (l *Lease) Successor(ctx context.Context, log *slog.Logger) (*Successor, er
 			c.Close()
 			continue
 		}
-		return &Successor{lease: l, conn: c, version: version}, nil
+		return &Successor{lock: l, conn: c, version: version}, nil
 	}
 }
 
 // greet checks who asks, and returns the version in which to talk. An agent
-// that speaks none of these is told which they are.
+// that speaks none of these gets an error that names them.
 func greet(c *net.UnixConn, speak versions) (version int, err error) {
 	if err := checkPeer(c); err != nil {
 		return 0, err
@@ -84,18 +84,18 @@ func greet(c *net.UnixConn, speak versions) (version int, err error) {
 	return version, nil
 }
 
-// Offer sends all of the estate and the lease, waits until the successor has it
+// Offer sends all of the state and the lock, waits until the successor has it
 // and says that it is the successor's. From the call on the caller must not
-// write what the lease is for. After an error nothing has changed, and it may
+// write what the lock is for. After an error nothing has changed, and it may
 // again: the successor has not heard that it may write, and has given back what
 // it had, however late this agent was. Without an error the successor serves,
 // and the caller closes its listeners at leisure. Tokens too long to be sent
 // are left out: a token can be had again.
-func (s *Successor) Offer(e Estate) error {
+func (s *Successor) Offer(e State) error {
 	items := []struct {
 		message
 		from syscall.Conn
-	}{{message{Kind: lock}, s.lease.lock}, {message{Kind: socket}, s.lease.socket}}
+	}{{message{Kind: lock}, s.lock.file}, {message{Kind: socket}, s.lock.socket}}
 	for _, i := range items {
 		if err := send(s.conn, i.message, i.from); err != nil {
 			return err
@@ -124,7 +124,7 @@ func (s *Successor) Offer(e Estate) error {
 	if err := expect(s.conn, taken); err != nil {
 		return err
 	}
-	// The one point at which the lease passes: what cannot be sent, because the
+	// The one point at which the lock passes: what cannot be sent, because the
 	// successor has given up, has not passed.
 	return send(s.conn, message{Kind: yours}, nil)
 }
@@ -132,8 +132,8 @@ func (s *Successor) Offer(e Estate) error {
 // maxToken leaves room for base64 and the rest of the message.
 const maxToken = maxMessage/4*3 - 1024
 
-// Release closes this agent's copies of the lease that Offer has passed on.
-func (s *Successor) Release() error { return errors.Join(s.lease.forget(), s.Close()) }
+// Release closes this agent's copies of the lock that Offer has passed on.
+func (s *Successor) Release() error { return errors.Join(s.lock.forget(), s.Close()) }
 
 // Close ends a conversation that led to nothing.
 func (s *Successor) Close() error { return s.conn.Close() }

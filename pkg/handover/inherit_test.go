@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The holder accepts at a listener while the successor takes it in: nobody ever
-// sees the socket that both have open in blocking mode, and neither would a
+// The holder accepts at a listener while the successor takes it in: neither
+// ever has the socket in blocking mode, and neither would a
 // Fd() of the successor's make it so.
 func TestInheritedSocketIsNeverBlocking(t *testing.T) {
 	shared, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -28,11 +28,11 @@ func TestInheritedSocketIsNeverBlocking(t *testing.T) {
 		if flags&unix.O_NONBLOCK == 0 {
 			t.Fatal("Fd() of what was received makes the socket blocking")
 		}
-		var h heritage
+		var h received
 		if _, err := h.add(m, file); err != nil {
 			t.Fatal(err)
 		}
-		check(t, h.estate.Close())
+		check(t, h.state.Close())
 	}
 	if looks, blocking := seen(); blocking > 0 || looks < 200 {
 		t.Errorf("seen in blocking mode %d times of %d", blocking, looks)

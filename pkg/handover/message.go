@@ -44,7 +44,7 @@ const (
 	maxMessage = 160 << 10
 )
 
-// stepTimeout bounds each message until the lease passes, in nanoseconds: an
+// stepTimeout bounds each message until the lock passes, in nanoseconds: an
 // agent that hangs holds up no other.
 var stepTimeout atomic.Int64
 

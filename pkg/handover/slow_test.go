@@ -15,18 +15,18 @@ func short(t *testing.T) {
 	t.Cleanup(func() { stepTimeout.Store(former) })
 }
 
-// told returns the holder's end of a hand-over once all has been sent and the
-// successor has said that it has it, and what Take then returns.
-func told(ctx context.Context, t *testing.T, l *Lease) (*Successor, <-chan taking) {
+// offered returns the holder's end of a hand-over, once all has been sent and
+// the successor has confirmed it, and what Take then returns.
+func offered(ctx context.Context, t *testing.T, l *Lock) (*Successor, <-chan taking) {
 	t.Helper()
 	done := make(chan taking, 1)
 	go func() {
-		lease, estate, err := Take(ctx, filepath.Dir(l.path))
-		done <- taking{lease, estate, err}
+		lock, state, err := Take(ctx, filepath.Dir(l.path))
+		done <- taking{lock, state, err}
 	}()
 	s, err := l.Successor(t.Context(), quiet)
 	check(t, err)
-	check(t, send(s.conn, message{Kind: lock}, l.lock))
+	check(t, send(s.conn, message{Kind: lock}, l.file))
 	check(t, send(s.conn, message{Kind: socket}, l.socket))
 	check(t, send(s.conn, message{Kind: whole}, nil))
 	check(t, expect(s.conn, taken))
@@ -34,17 +34,17 @@ func told(ctx context.Context, t *testing.T, l *Lease) (*Successor, <-chan takin
 }
 
 type taking struct {
-	lease  *Lease
-	estate *Estate
-	err    error
+	lock  *Lock
+	state *State
+	err   error
 }
 
 // A holder that has no processor for longer than a step may take has decided to
-// let go: a successor that gives up meanwhile would leave listeners to nobody.
+// let go: a successor that gives up meanwhile would leave listeners without an owner.
 func TestASlowHolderIsWaitedFor(t *testing.T) {
 	short(t)
 	l := acquire(t, stateDir(t))
-	s, done := told(t.Context(), t, l)
+	s, done := offered(t.Context(), t, l)
 	select {
 	case got := <-done:
 		t.Fatalf("given up: %v", got.err)
@@ -53,22 +53,22 @@ func TestASlowHolderIsWaitedFor(t *testing.T) {
 	check(t, send(s.conn, message{Kind: yours}, nil))
 	got := <-done
 	check(t, errors.Join(got.err, s.Release()))
-	check(t, got.lease.Release())
+	check(t, got.lock.Release())
 }
 
-// A successor that was told to end while it waits either has the lease or has
+// A successor that was asked to stop while it waits either has the lock or has
 // left it: what the holder says later, it cannot send.
 func TestASuccessorThatEndsWhileItWaits(t *testing.T) {
 	dir := stateDir(t)
 	l := acquire(t, dir)
 	ctx, cancel := context.WithCancel(t.Context())
-	s, done := told(ctx, t, l)
+	s, done := offered(ctx, t, l)
 	cancel()
 	if got := <-done; got.err == nil {
-		t.Fatal("Take = nil, and nobody gave the lease")
+		t.Fatal("Take = nil, and the lock was not given")
 	}
 	if err := send(s.conn, message{Kind: yours}, nil); err == nil {
-		t.Error("the holder believes that the lease has passed")
+		t.Error("the holder believes that the lock has passed")
 	}
 	check(t, s.Close())
 	if _, err := Acquire(dir); !errors.Is(err, ErrHeld) {
@@ -81,7 +81,7 @@ func TestASuccessorThatEndsWhileItWaits(t *testing.T) {
 // its listeners until it is heard.
 func TestASuccessorThatHasGivenUp(t *testing.T) {
 	dir := stateDir(t)
-	l, e := acquire(t, dir), estate(t)
+	l, e := acquire(t, dir), state(t)
 	offered := make(chan error, 1)
 	go func() {
 		s, err := l.Successor(t.Context(), quiet)
@@ -106,7 +106,7 @@ func TestASuccessorThatHasGivenUp(t *testing.T) {
 	check(t, c.CloseRead()) // it hears nothing any more
 	check(t, send(c, message{Kind: taken}, nil))
 	if err := <-offered; err == nil {
-		t.Error("the holder let go, and nobody has heard of it")
+		t.Error("the holder has released the lock, and the successor does not know")
 	}
 	check(t, l.Release())
 }

@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// Take asks the agent that holds the lease of the state directory for it and
+// Take asks the agent that holds the lock of the state directory for it and
 // for all that it has, and returns both once they have passed. The caller must
 // be ready to serve. After an error the other agent goes on as before, or has
-// died, when Acquire will get the lease. An agent that is slow to let go is
+// died, when Acquire will get the lock. An agent that is slow to let go is
 // waited for until it has, it dies or ctx ends; if it dies, what came of it is
 // returned.
-func Take(ctx context.Context, stateDir string) (_ *Lease, _ *Estate, err error) {
+func Take(ctx context.Context, stateDir string) (_ *Lock, _ *State, err error) {
 	return take(ctx, stateDir, spoken)
 }
 
-func take(ctx context.Context, stateDir string, speak versions) (_ *Lease, _ *Estate, err error) {
+func take(ctx context.Context, stateDir string, speak versions) (_ *Lock, _ *State, err error) {
 	path := filepath.Join(stateDir, socketName)
 	dialed, err := (&net.Dialer{Timeout: step()}).DialContext(ctx, network, path)
 	if err != nil {
@@ -36,7 +36,7 @@ func take(ctx context.Context, stateDir string, speak versions) (_ *Lease, _ *Es
 	if err := send(c, message{Kind: hello, Version: speak.Lowest, Highest: speak.Highest}, nil); err != nil {
 		return nil, nil, err
 	}
-	h := heritage{lease: &Lease{path: path}, speak: speak, estate: Estate{Version: 1}} // unless another is agreed
+	h := received{lock: &Lock{path: path}, speak: speak, state: State{Version: 1}} // unless another is agreed
 	defer func() {
 		if err != nil {
 			h.close()
@@ -51,22 +51,22 @@ func take(ctx context.Context, stateDir string, speak versions) (_ *Lease, _ *Es
 		return nil, nil, ctx.Err()
 	}
 	if err = send(c, message{Kind: taken}, nil); err == nil {
-		err = awaitLease(ctx, c)
+		err = awaitLock(ctx, c)
 	}
 	if err == nil {
-		return h.lease, &h.estate, nil
+		return h.lock, &h.state, nil
 	}
-	if lease, ok := h.outlive(stateDir); ok {
-		return lease, &h.estate, nil
+	if lock, ok := h.outlive(stateDir); ok {
+		return lock, &h.state, nil
 	}
 	return nil, nil, err
 }
 
-// awaitLease waits until the holder says that the lease has passed, for as long
+// awaitLock waits until the holder says that the lock has passed, for as long
 // as it takes: one that has no processor may have decided to let go already.
 // When ctx ends the socket is shut, so that it has either said so before, or
 // cannot any more and goes on.
-func awaitLease(ctx context.Context, c *net.UnixConn) error {
+func awaitLock(ctx context.Context, c *net.UnixConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.CloseRead() })
 	defer stop()
 	if err := c.SetReadDeadline(time.Time{}); err != nil {
@@ -79,14 +79,14 @@ func awaitLease(ctx context.Context, c *net.UnixConn) error {
 	return m.mustBe(yours, file)
 }
 
-// heritage is what has come so far.
-type heritage struct {
-	lease  *Lease
-	estate Estate
-	speak  versions
+// received is what has come so far.
+type received struct {
+	lock  *Lock
+	state State
+	speak versions
 }
 
-func (h *heritage) receiveAll(c *net.UnixConn) error {
+func (h *received) receiveAll(c *net.UnixConn) error {
 	for {
 		m, file, err := receive(c)
 		if err != nil {
@@ -103,33 +103,33 @@ func (h *heritage) receiveAll(c *net.UnixConn) error {
 }
 
 // add takes in one message, and its descriptor; true after the last one.
-func (h *heritage) add(m message, file *os.File) (done bool, err error) {
-	if m.Kind == lock && file != nil && h.lease.lock == nil {
-		h.lease.lock = file // the lock is the open file's, whoever holds it
+func (h *received) add(m message, file *os.File) (done bool, err error) {
+	if m.Kind == lock && file != nil && h.lock.file == nil {
+		h.lock.file = file // the lock is the open file's, whoever holds it
 		return false, nil
 	}
 	if file != nil {
 		defer file.Close()
 	}
 	switch {
-	case m.Kind == socket && file != nil && h.lease.socket == nil:
+	case m.Kind == socket && file != nil && h.lock.socket == nil:
 		l, err := net.FileListener(file)
 		if err != nil {
 			return false, fmt.Errorf("handover: the socket: %w", err)
 		}
-		h.lease.socket = l.(*net.UnixListener)
-		h.lease.socket.SetUnlinkOnClose(false)
+		h.lock.socket = l.(*net.UnixListener)
+		h.lock.socket.SetUnlinkOnClose(false)
 	case m.Kind == listener && file != nil && m.Listener != nil:
 		l, err := net.FileListener(file)
 		if err != nil {
 			return false, fmt.Errorf("handover: a listener: %w", err)
 		}
 		m.Listener.Listener = l
-		h.estate.Listeners = append(h.estate.Listeners, *m.Listener)
+		h.state.Listeners = append(h.state.Listeners, *m.Listener)
 	case m.Kind == agreed && m.Version >= h.speak.Lowest && m.Version <= h.speak.Highest:
-		h.estate.Version = m.Version // nothing of what follows differs between the versions yet
+		h.state.Version = m.Version // nothing of what follows differs between the versions yet
 	case m.Kind == token:
-		h.estate.Tokens = append(h.estate.Tokens, m.Token)
+		h.state.Tokens = append(h.state.Tokens, m.Token)
 	case m.Kind == whole:
 		return true, nil
 	case m.Kind == refusal:
@@ -140,34 +140,34 @@ func (h *heritage) add(m message, file *os.File) (done bool, err error) {
 	return false, nil
 }
 
-func (h *heritage) complete() error {
-	if h.lease.lock == nil || h.lease.socket == nil {
-		return errors.New("handover: the running agent gave no lease")
+func (h *received) complete() error {
+	if h.lock.file == nil || h.lock.socket == nil {
+		return errors.New("handover: the running agent gave no lock")
 	}
 	return nil
 }
 
-// outlive returns a new lease if the holder has died: nobody else has its
+// outlive returns a new lock if the holder has died: no other process has its
 // listeners then, and clients wait in their queues. The lock that came is the
 // holder's own, so it is given back first.
-func (h *heritage) outlive(stateDir string) (*Lease, bool) {
-	h.closeLease()
-	lease, err := Acquire(stateDir)
-	return lease, err == nil
+func (h *received) outlive(stateDir string) (*Lock, bool) {
+	h.closeLock()
+	lock, err := Acquire(stateDir)
+	return lock, err == nil
 }
 
 // close gives back what has come: the holder still has its own copies.
-func (h *heritage) close() {
-	_ = h.estate.Close()
-	h.closeLease()
+func (h *received) close() {
+	_ = h.state.Close()
+	h.closeLock()
 }
 
-func (h *heritage) closeLease() {
-	if h.lease.lock != nil {
-		_ = h.lease.lock.Close()
+func (h *received) closeLock() {
+	if h.lock.file != nil {
+		_ = h.lock.file.Close()
 	}
-	if h.lease.socket != nil {
-		_ = h.lease.socket.Close()
+	if h.lock.socket != nil {
+		_ = h.lock.socket.Close()
 	}
-	h.lease.lock, h.lease.socket = nil, nil
+	h.lock.file, h.lock.socket = nil, nil
 }

@@ -44,11 +44,11 @@ func TestHandOverBetweenVersions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			speaks(t, tc.holder)
-			dir, e := stateDir(t), estate(t)
+			dir, e := stateDir(t), state(t)
 			gone := holder(t, acquire(t, dir), e)
-			lease, got, err := take(t.Context(), dir, tc.successor)
+			lock, got, err := take(t.Context(), dir, tc.successor)
 			check(t, err)
-			check(t, errors.Join(<-gone, got.Close(), lease.Release()))
+			check(t, errors.Join(<-gone, got.Close(), lock.Release()))
 			if len(got.Listeners) != len(e.Listeners) || len(got.Tokens) != len(e.Tokens) {
 				t.Errorf("%d listeners, %d tokens came", len(got.Listeners), len(got.Tokens))
 			}
@@ -64,7 +64,7 @@ func TestASuccessorOfBeforeRanges(t *testing.T) {
 	speaks(t, versions{1, 3})
 	dir := stateDir(t)
 	l := acquire(t, dir)
-	gone := holder(t, l, Estate{})
+	gone := holder(t, l, State{})
 	c := dial(t, dir)
 	defer c.Close()
 	check(t, send(c, message{Kind: hello, Version: 1}, nil))

@@ -29,7 +29,7 @@ func ownLink(t *testing.T) int {
 }
 
 // The guard of kernels before tcx is put back, too, if others remove it, and
-// told from theirs.
+// distinguished from theirs.
 func TestFilterIsKept(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: tc filters")
@@ -61,7 +61,7 @@ func TestFilterIsKept(t *testing.T) {
 	if there, err := hasFilter(ifindex); err != nil || !there {
 		t.Errorf("our filter is there: %t, %v", there, err)
 	}
-	// Another's that came later, and runs first: only its owner can mend that.
+	// Another's that came later, and runs first: only its owner can fix that.
 	anothers := filterAttrs(ifindex)
 	anothers.Handle++
 	if err := netlink.FilterReplace(&netlink.BpfFilter{FilterAttrs: anothers, Fd: program.FD(), Name: "anothers", DirectAction: true}); err != nil {

@@ -28,7 +28,7 @@ type Hooks struct {
 
 	mu          sync.Mutex
 	maps        []*pin
-	links       map[string]*keptLink    // in force, by their pins' paths
+	links       map[string]*keptLink    // attached, by their pins' paths
 	filters     map[int]bool            // links guarded in the way of kernels before tcx
 	attachTypes map[int]ebpf.AttachType // of links guarded by tcx or at netkit
 	ids         map[*ebpf.Program]ebpf.ProgramID
@@ -92,7 +92,7 @@ func TryLoad() error {
 	return nil
 }
 
-// Close gives up this process's descriptors. What is pinned stays in force.
+// Close gives up this process's descriptors. What is pinned stays active.
 func (h *Hooks) Close() error {
 	return errors.Join(h.Detach(), h.layout.Close(), h.objects.Close())
 }

@@ -35,7 +35,7 @@ func newKept(l link.Link, p place) *keptLink {
 	return kept
 }
 
-// keep sees to it that the program is in force at its place. What this process
+// keep makes sure that the program is attached at its place. What this process
 // had left otherwise is repaired, and counted. Pins are another matter: a link
 // is kept also where it cannot be pinned. The caller holds mu.
 func (h *Hooks) keep(p place) error {
@@ -107,7 +107,7 @@ func adopt(p place) (link.Link, error) {
 	return nil, errors.Join(err, l.Close())
 }
 
-// replace attaches the program anew and lets go of the former link.
+// replace attaches the program again and closes the former link.
 func (h *Hooks) replace(p place, c cause) error {
 	l, err := p.attach()
 	if err != nil {

@@ -34,7 +34,7 @@ func (e *LayoutError) Error() string {
 		found = "a layout of a version before layouts were numbered"
 	}
 	s := fmt.Sprintf("the maps in %s have %s and this agent reads layout %d: go back to the version that made them, "+
-		"or remove that directory to start anew (steered pods are refused until then)", e.Directory, found, e.Want)
+		"or remove that directory to start from scratch (steered pods are refused until then)", e.Directory, found, e.Want)
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}

@@ -42,7 +42,7 @@ func (h *Hooks) guard() hook {
 	return hook{"egress", ebpf.AttachCGroupInetEgress, h.objects.SidestepEgress}
 }
 
-// Attach puts the programs in force at the cgroup, as links pinned beside the
+// Attach attaches the programs at the cgroup, as links pinned beside the
 // maps: they outlive this process. Links that an earlier agent pinned at the
 // same cgroup are updated in place; links of a cgroup that is gone are
 // replaced. guard says whether the guard of sockets is among them; if not, one
@@ -50,7 +50,7 @@ func (h *Hooks) guard() hook {
 //
 // To call it again is cheap, and repairs what others have taken away since:
 // links, programs behind them, pins of links and of maps. While this process
-// lives, a pin that is gone takes nothing out of force. The error is an
+// lives, the removal of a pin detaches nothing. The error is an
 // *ExclusiveError where another program keeps ours out, and ErrNoBPFFS where
 // there is nothing to pin to.
 func (h *Hooks) Attach(cgroup string, guard bool) error {
@@ -79,7 +79,7 @@ func (h *Hooks) Attach(cgroup string, guard bool) error {
 	return errors.Join(append(errs, h.restorePins(hooks))...)
 }
 
-// Detach is the end of what Attach and GuardLink keep in force: from then on
+// Detach ends what Attach and GuardLink keep attached: from then on
 // the pins alone do, for another agent to take over.
 func (h *Hooks) Detach() error {
 	h.mu.Lock()
@@ -104,7 +104,7 @@ func (h *Hooks) restorePins(hooks []hook) error {
 	}
 	for _, p := range pins {
 		if err := h.restore(p); err != nil {
-			return fmt.Errorf("keep the programs in force beyond this agent: %w", err)
+			return fmt.Errorf("keep the programs attached beyond this agent: %w", err)
 		}
 	}
 	return nil

@@ -79,7 +79,7 @@ func (h *Hooks) mapPins() ([]*pin, error) {
 	return all, nil
 }
 
-// unpin removes a pin, and with it what is attached if nobody has it open. To
+// unpin removes a pin, and with it what is attached if no process has it open. To
 // remove what is not there is no error.
 func unpin(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

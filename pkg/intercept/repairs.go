@@ -16,7 +16,7 @@ const (
 	unpinned cause = "unpinned"
 	// replaced: another program was behind the link.
 	replaced cause = "replaced"
-	// moved: the kubepods cgroup was made anew.
+	// moved: the kubepods cgroup was recreated.
 	moved cause = "moved"
 )
 
@@ -43,7 +43,7 @@ type repair struct {
 	cause  cause
 }
 
-// repairs counts what was put back, and keeps it until the log is told.
+// repairs counts what was put back, and keeps it until it is logged.
 type repairs struct {
 	total *prometheus.CounterVec
 	new   map[repair]int

@@ -36,7 +36,7 @@ type Settings struct {
 	Quota uint32
 }
 
-// Configure puts the settings in force for the next connect.
+// Configure applies the settings from the next connect on.
 func (h *Hooks) Configure(s Settings) error {
 	if s.KubepodsID == 0 || s.NodeNetns == 0 || s.Quota == 0 || !s.NodeListener.Addr().Is4() {
 		return errors.New("settings are incomplete")
@@ -58,7 +58,7 @@ func (h *Hooks) Configure(s Settings) error {
 	return nil
 }
 
-// Configured returns the id of the cgroup that the settings in force are for,
+// Configured returns the id of the cgroup that the active settings are for,
 // an earlier agent's too; 0 if there are none.
 func (h *Hooks) Configured() (kubepodsID uint64, err error) {
 	var s kernelSettings

@@ -19,7 +19,7 @@ const (
 )
 
 // Sweep removes, once a minute until ctx ends, what the kernel side may leave
-// behind: flows that nobody accepted and whose end another program's sockops
+// behind: flows that were not accepted and whose end another program's sockops
 // hid from ours, and counts that are wrong (CorrectUsage).
 func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool,
 	namespaces func(cgroupID uint64) ([]string, error),

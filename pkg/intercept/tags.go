@@ -10,7 +10,7 @@ import (
 )
 
 // Tag marks a listening IPv4 socket as the agent's. The programs steer to no
-// other, and let clients exchange data with nobody else; the mark ends with the
+// other, and let clients exchange data with it alone; the mark ends with the
 // socket.
 func (h *Hooks) Tag(socket syscall.RawConn) error {
 	var err error

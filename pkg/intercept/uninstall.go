@@ -90,7 +90,7 @@ func removal(pin string) int {
 }
 
 // filterLeftovers returns our tc filters. The queueing discipline that holds
-// them stays: it does nothing by itself, and nobody can tell who added it.
+// them stays: it does nothing by itself, and it is not known who added it.
 func filterLeftovers() ([]workload.Leftover, error) {
 	links, err := netlink.LinkList()
 	if err != nil {

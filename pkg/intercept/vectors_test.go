@@ -33,7 +33,7 @@ func be16(values ...int) (b []byte) {
 	return b
 }
 
-// ethernet returns a frame to and from nobody.
+// ethernet returns a frame without addresses.
 func ethernet(protocol int, payload ...[]byte) []byte {
 	return slices.Concat(append([][]byte{make([]byte, 12), be16(protocol)}, payload...)...)
 }

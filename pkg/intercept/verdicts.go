@@ -9,7 +9,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// SetVerdict puts an entry in force for the next connect from the cgroup, a
+// SetVerdict applies an entry from the next connect on, from the cgroup, a
 // pod's or a container's.
 func (h *Hooks) SetVerdict(cgroupID uint64, e workload.Entry) error {
 	if e.Port != 0 && e.NetnsCookie == 0 {
@@ -31,7 +31,7 @@ func (h *Hooks) DeleteVerdict(cgroupID uint64) error {
 	return nil
 }
 
-// Verdict returns what is in force for the cgroup itself; false if nothing is.
+// Verdict returns what is applied for the cgroup itself; false if nothing is.
 func (h *Hooks) Verdict(cgroupID uint64) (workload.Entry, bool, error) {
 	var e kernelVerdictEntry
 	err := h.objects.SidestepVerdicts.Lookup(cgroupID, &e)

@@ -15,7 +15,7 @@ import (
 )
 
 // linger is how long a service account is watched after its last pod went, so
-// that a restart or a CronJob does not ask for it anew each time.
+// that a restart or a CronJob does not ask for it again each time.
 const linger = time.Minute
 
 // account is a service account that is watched.
@@ -23,7 +23,7 @@ type account struct {
 	name       types.NamespacedName
 	users      map[*record]struct{}
 	stop       context.CancelFunc // ends the watch; nil: it is not watched yet
-	synced     bool               // the API told whether it exists
+	synced     bool               // the API has reported whether it exists
 	object     *serviceAccount    // nil: not seen, or it did not exist when its pods came
 	deleted    bool               // since; object is as it was last
 	lastLabel  labelState         // as it was when the account last existed
@@ -32,7 +32,7 @@ type account struct {
 }
 
 // label returns what is known of the account's label. It outlives the account:
-// while one is deleted and created anew, its pods must not be let through to
+// while one is deleted and created again, its pods must not be let through to
 // the node's identity. A pod without a service account has a nil account.
 func (a *account) label() labelState {
 	if a == nil {
@@ -205,7 +205,7 @@ func (s accountStore) Replace(list []any, _ string) error {
 func (s accountStore) Resync() error { return nil }
 
 // setAccount takes what the API says of an account and works out its pods
-// anew if that is news. It takes the lock.
+// again if that is news. It takes the lock.
 func (s accountStore) setAccount(objects []any) {
 	c, a := s.Cache, s.account
 	next := find(objects, a.name)
@@ -238,7 +238,7 @@ func (s accountStore) setAccount(objects []any) {
 }
 
 // keepDeleted notes that an account was deleted whose pods still run: they stay
-// who they were. Nobody can make further ones without it.
+// who they were. No further ones can be made without it.
 func (c *Cache) keepDeleted(a *account) {
 	if !a.deleted {
 		c.log.Info("a service account was deleted while pods use it; they keep their identity until they end",

@@ -60,7 +60,7 @@ func TestServiceAccountUsedAgainIsKept(t *testing.T) {
 	c.api.put(newTestPod("shop", "cart-2", "u2", "cart"))
 	eventually(t, "the next pod", func() bool { return len(c.Pods()) == 1 })
 	if !c.workload("u2").ServiceAccountSeen {
-		t.Error("the account was asked for anew")
+		t.Error("the account was asked for again")
 	}
 	c.fake.Step(2 * linger)
 	c.api.put(newTestAccount("shop", "cart", "sa1", workload.ClientIDAnnotation, "c"))
@@ -164,7 +164,7 @@ func TestLabelOutlivesADeletedServiceAccount(t *testing.T) {
 	eventually(t, "the account without the label", func() bool { return c.verdict("u1") == workload.Pass })
 }
 
-// An account that nobody uses any more is not waited for.
+// An account that no pod uses any more is not waited for.
 func TestReadyForgetsAccountsWithoutPods(t *testing.T) {
 	c := newCluster(t, config.Default())
 	c.api.setFail(func(string) error { return apierrors.NewForbidden(corev1.Resource("serviceaccounts"), "", nil) })

@@ -58,7 +58,7 @@ type Cache struct {
 	records     map[types.NamespacedName]*record  // pods that have not finished
 	claims      map[string][]*record              // by cgroup UID; more than one only if somebody forges
 	accounts    map[types.NamespacedName]*account // those in use, or just out of it
-	entries     map[string]*entry                 // by cgroup UID; what callers are told
+	entries     map[string]*entry                 // by cgroup UID; what callers get
 	listed      bool                              // the first list of pods has come
 	pending     map[types.NamespacedName]struct{} // accounts that are yet to come
 	asOf        time.Time                         // of the imported state that is gone by; zero: of none
@@ -143,8 +143,8 @@ func (c *Cache) SetConfig(cfg *config.AgentConfiguration) error {
 	return nil
 }
 
-// recompute works out anew what callers are told about the pods that the
-// function names. The caller holds the lock.
+// recompute computes again what callers get about the pods that the function
+// names. The caller holds the lock.
 func (c *Cache) recompute(which func(*record) bool) {
 	changed := false
 	for uid, claims := range c.claims {

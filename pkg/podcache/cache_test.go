@@ -209,7 +209,7 @@ sidestep_pods{verdict="unknown"} 0
 # HELP sidestep_pods_stale 1 while pods are as an earlier agent knew them, since the API server has not answered this one yet; else 0.
 # TYPE sidestep_pods_stale gauge
 sidestep_pods_stale 0
-# HELP sidestep_pods_unexplained Pods that have run here for 5 s and that the API server has not told of: while there are some, the agent may be blind.
+# HELP sidestep_pods_unexplained Pods that have run here for 5 s and that the API server has not reported: while there are some, the agent may be blind.
 # TYPE sidestep_pods_unexplained gauge
 sidestep_pods_unexplained 0
 `

@@ -14,7 +14,7 @@ func container(name string, env ...corev1.EnvVar) corev1.Container {
 }
 
 // A container's own AZURE_CLIENT_ID is its default identity, and never another
-// container's; what cannot be told is named.
+// container's; what cannot be determined is named.
 func TestClientIDIsTheCallersOwn(t *testing.T) {
 	set := func(value string) corev1.EnvVar { return corev1.EnvVar{Name: clientIDVariable, Value: value} }
 	from := corev1.EnvVar{Name: clientIDVariable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}
@@ -34,7 +34,7 @@ func TestClientIDIsTheCallersOwn(t *testing.T) {
 		"from a secret":                  {[]corev1.Container{container("a", from)}, "", "", "the container a takes AZURE_CLIENT_ID from a secret"},
 		"from a secret, it asks":         {[]corev1.Container{container("a", from), container("b", set("2"))}, "a", "", "the container a takes AZURE_CLIENT_ID"},
 		"from a secret, another asks":    {[]corev1.Container{container("a", from), container("b", set("2"))}, "b", "2", ""},
-		"from a secret, nobody knows":    {[]corev1.Container{container("a", set("1")), container("b", from)}, "", "", "the container b takes AZURE_CLIENT_ID"},
+		"from a secret, unknown":         {[]corev1.Container{container("a", set("1")), container("b", from)}, "", "", "the container b takes AZURE_CLIENT_ID"},
 		"twice: the last one counts":     {[]corev1.Container{container("a", set("1"), set("2"))}, "", "2", ""},
 		"with a carriage return and all": {[]corev1.Container{container("a", set(" 1\r\n"))}, "", "1", ""},
 	} {

@@ -8,7 +8,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// entry is what callers are told about one pod. It is replaced, never
+// entry is what callers get about one pod. It is replaced, never
 // changed, so that they may keep its parts.
 type entry struct {
 	pod      workload.Pod
@@ -18,7 +18,7 @@ type entry struct {
 	callers map[string]workload.Workload
 }
 
-// compute works out anew what callers are told about a cgroup UID. The caller
+// compute computes what callers get about a cgroup UID. The caller
 // holds the lock.
 func (c *Cache) compute(cgroupUID string) {
 	r := owner(c.claims[cgroupUID])

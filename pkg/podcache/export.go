@@ -16,7 +16,7 @@ import (
 var ErrState = errors.New("podcache: not a state of pods")
 
 // Export returns all that the cache knows, without secrets, for an Import in
-// StateFormat. It returns nil while the API server has not told all of it:
+// StateFormat. It returns nil while the API server has not listed all of it:
 // before Ready, and while it is Stale. Equal states are equal bytes.
 func (c *Cache) Export() ([]byte, error) {
 	s, complete := c.save()
@@ -58,7 +58,7 @@ func (c *Cache) save() (state, bool) {
 }
 
 // Import has the cache go by what another exported at the time taken, where
-// the API server has not told it yet. The rules in force now are applied. Ready
+// the API server has not reported it yet. The present rules are applied. Ready
 // is closed then, unless AzurePodIdentityException objects are honoured and the
 // other did not know them. What the API server tells later takes the place of
 // it all: pods that it does not name are gone. After Ready, and after another

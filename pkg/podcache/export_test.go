@@ -12,7 +12,7 @@ func TestExportIsStable(t *testing.T) {
 	c := newCluster(t, config.Default(), newTestAccount("shop", "cart", "sa1"),
 		newTestPod("shop", "b", "u2", "cart"), newTestPod("shop", "a", "u1", "cart"), newTestPod("bank", "c", "u3", "teller"))
 	if exported := c.export(t); exported != nil {
-		t.Errorf("exported before the API server has told anything: %s", exported)
+		t.Errorf("exported before the API server has listed anything: %s", exported)
 	}
 	c.start(t)
 	first := c.export(t)

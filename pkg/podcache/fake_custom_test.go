@@ -15,7 +15,7 @@ import (
 
 var identityExceptionGVR = identityExceptionKind.GroupVersion().WithResource(identityExceptionResource)
 
-// customAPI serves AzurePodIdentityException objects, or fails as it is told.
+// customAPI serves AzurePodIdentityException objects, or fails as the test says.
 type customAPI struct {
 	*dynamicfake.FakeDynamicClient
 	t *testing.T

@@ -21,7 +21,7 @@ const identityExceptionResource = "azurepodidentityexceptions"
 type podLabels map[string]string
 
 // newPodLabels returns none for an object that is not of the kind's form: it
-// exempts nobody.
+// exempts no pod.
 func newPodLabels(o *unstructured.Unstructured) podLabels {
 	l, _, _ := unstructured.NestedStringMap(o.Object, "spec", "podLabels")
 	return l
@@ -67,7 +67,7 @@ func (e *identityExceptions) exempting(pod *pod) string {
 // isAwaited reports whether an object that is not known yet may exempt pods.
 func (e *identityExceptions) isAwaited() bool { return e != nil && e.awaited }
 
-// isImported reports whether the API has not told yet what there is.
+// isImported reports whether the API has not listed yet what there is.
 func (e *identityExceptions) isImported() bool { return e != nil && e.imported }
 
 func (e *identityExceptions) set(namespace, name string, l podLabels) {

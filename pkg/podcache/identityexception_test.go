@@ -226,7 +226,7 @@ func TestImportedIdentityExceptions(t *testing.T) {
 	c.custom.setFailure(nil)
 	eventually(t, "the objects' end", func() bool { return !c.stale() && c.verdict("u1") == workload.Steer })
 
-	// Nobody has told whom they exempt: pods are held.
+	// It is not known which pods they exempt: pods are held.
 	c = startDown(t, honoured)
 	c.mustImport(t, without)
 	if c.isReady() || c.verdict("u1") != workload.Unknown {

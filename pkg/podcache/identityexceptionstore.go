@@ -65,9 +65,9 @@ type identityExceptionStore struct {
 	ctx        context.Context // of the reflector: what it says later is old
 }
 
-// inForce reports whether the objects that the store is for are still
+// active reports whether the objects that the store is for are still
 // honoured: its reflector may outlive them. The caller holds the lock.
-func (s identityExceptionStore) inForce() bool { return s.exempt == s.exceptions && s.ctx.Err() == nil }
+func (s identityExceptionStore) active() bool { return s.exempt == s.exceptions && s.ctx.Err() == nil }
 
 // Add takes an object as it is now.
 func (s identityExceptionStore) Add(o any) error {
@@ -75,7 +75,7 @@ func (s identityExceptionStore) Add(o any) error {
 	namespace, name, next := object.GetNamespace(), object.GetName(), newPodLabels(object)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.inForce() || maps.Equal(s.exceptions.objects[namespace][name], next) {
+	if !s.active() || maps.Equal(s.exceptions.objects[namespace][name], next) {
 		return nil
 	}
 	s.exceptions.set(namespace, name, next)
@@ -92,7 +92,7 @@ func (s identityExceptionStore) Delete(o any) error {
 	namespace := object.GetNamespace()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.inForce() {
+	if !s.active() {
 		return nil
 	}
 	s.exceptions.remove(namespace, object.GetName())
@@ -104,7 +104,7 @@ func (s identityExceptionStore) Delete(o any) error {
 func (s identityExceptionStore) Replace(list []any, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.inForce() {
+	if !s.active() {
 		return nil
 	}
 	if s.exceptions.absent {
@@ -127,7 +127,7 @@ func (s identityExceptionStore) failed(ctx context.Context, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.inForce() || s.exceptions.absent {
+	if !s.active() || s.exceptions.absent {
 		return
 	}
 	s.exceptions.absent = true

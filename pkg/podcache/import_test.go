@@ -36,7 +36,7 @@ func (c *cluster) export(t *testing.T) []byte {
 	return exported
 }
 
-// startDown runs a cache while nobody answers at the API server's address.
+// startDown runs a cache while nothing answers at the API server's address.
 func startDown(t *testing.T, cfg *config.AgentConfiguration, objects ...runtime.Object) *cluster {
 	t.Helper()
 	c := newCluster(t, cfg, objects...)
@@ -98,7 +98,7 @@ func TestImportServesWhileTheAPIIsDown(t *testing.T) {
 		}
 	}
 	if after.verdict("new") != notFound {
-		t.Error("a pod that nobody has seen is known")
+		t.Error("a pod that was never seen is known")
 	}
 	if exported := after.export(t); exported != nil {
 		t.Errorf("a stale cache exports %s", exported)
@@ -178,7 +178,7 @@ func TestImportedAccountWithoutPodsEnds(t *testing.T) {
 	})
 }
 
-func TestImportUsesTheConfigurationInForce(t *testing.T) {
+func TestImportUsesTheActiveConfiguration(t *testing.T) {
 	exported := stateOf(t, config.Default(), newTestPod("shop", "a", "u1", ""), newTestPod("kube-system", "b", "u2", "", aks))
 	c := startDown(t, unlabeled(config.UnlabeledDeny))
 	c.mustImport(t, exported)

@@ -15,7 +15,7 @@ var staleDesc = prometheus.NewDesc("sidestep_pods_stale",
 	nil, nil)
 
 var unexplainedDesc = prometheus.NewDesc("sidestep_pods_unexplained",
-	"Pods that have run here for 5 s and that the API server has not told of: while there are some, the agent may be blind.",
+	"Pods that have run here for 5 s and that the API server has not reported: while there are some, the agent may be blind.",
 	nil, nil)
 
 // collector counts the cache's pods when metrics are read.

@@ -43,7 +43,7 @@ type pod struct {
 }
 
 // newPod takes from an object what the cache needs. It shares nothing with
-// the object but strings and the labels, which nobody changes.
+// the object but strings and the labels, which are not changed.
 func newPod(o *corev1.Pod) pod {
 	p := pod{
 		name:           types.NamespacedName{Namespace: o.Namespace, Name: o.Name},

@@ -147,7 +147,7 @@ func (c *Cache) replace(ctx context.Context, old, next *record) {
 }
 
 // insert notes a pod and returns its service account, nil if it has none; what
-// callers are told is not worked out yet.
+// callers get is not computed yet.
 func (c *Cache) insert(r *record) *account {
 	c.records[r.name] = r
 	if r.cgroupUID != "" { // a mirror pod without a hash has no cgroup that it could name

@@ -52,7 +52,7 @@ var errNoClientID = errors.New("no clientId")
 
 // parseIdentities reads the annotation sidestep.dev/identities: a JSON list
 // of what `az identity show` prints, other fields ignored. One bad entry makes
-// all of it an error, so that no mapping is half in force.
+// all of it an error, so that no mapping is half applied.
 func parseIdentities(annotation string) ([]workload.MappedIdentity, error) {
 	if annotation == "" {
 		return nil, nil

@@ -16,7 +16,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-var update = flag.Bool("update", false, "write the golden file anew")
+var update = flag.Bool("update", false, "rewrite the golden file")
 
 // fullRecord has a value in every field that a pod which runs may have.
 func fullRecord() *record {

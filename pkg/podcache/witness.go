@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	// explained is how long a pod may run that the API has not told of. The
+	// explained is how long a pod may run that the API has not reported. The
 	// kubelet has it from there too, but for a static pod, whose mirror comes a
 	// moment later.
 	explained = 5 * time.Second
@@ -19,7 +19,7 @@ const (
 	askPauseMost = 10 * time.Minute
 )
 
-// stranger is a pod that runs on the node and that the API has not told of.
+// stranger is a pod that runs on the node and that the API has not reported.
 type stranger struct {
 	since time.Time
 	next  time.Time // when to list for it
@@ -62,12 +62,12 @@ func (c *Cache) Witness(running []string) {
 			s.pause = min(2*s.pause, askPauseMost)
 		}
 	}
-	c.log.Warn("pods run here that the API server has not told of: listing pods again", "pods", len(met))
+	c.log.Warn("pods run here that the API server has not reported: listing pods again", "pods", len(met))
 	c.listPods(true)
 }
 
 // Unexplained returns the UIDs, sorted, of the pods that have run for 5 s or
-// more by Witness's word and that the API has not told of.
+// more by Witness's word and that the API has not reported.
 func (c *Cache) Unexplained() []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

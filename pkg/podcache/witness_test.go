@@ -18,14 +18,14 @@ func (c *cluster) unexplained(t *testing.T, want int) {
 	if got := c.Unexplained(); len(got) != want {
 		t.Errorf("unexplained: %v, want %d", got, want)
 	}
-	metric := strings.NewReader("# HELP sidestep_pods_unexplained Pods that have run here for 5 s and that the API server has not told of: " +
+	metric := strings.NewReader("# HELP sidestep_pods_unexplained Pods that have run here for 5 s and that the API server has not reported: " +
 		"while there are some, the agent may be blind.\n# TYPE sidestep_pods_unexplained gauge\nsidestep_pods_unexplained " + string(rune('0'+want)) + "\n")
 	if err := testutil.GatherAndCompare(c.metrics, metric, "sidestep_pods_unexplained"); err != nil {
 		t.Error(err)
 	}
 }
 
-// A watch that is connected and silent: a new pod is never told of, a label
+// A watch that is connected and silent: a new pod is never reported, a label
 // that was removed not seen, until something else says that the pod is there.
 func TestAPodThatRunsAndIsNotKnownEndsBlindness(t *testing.T) {
 	c := newCluster(t, config.Default(), newTestPod("shop", "cart", "u1", "cart", labeled), newTestAccount("shop", "cart", "sa1")).start(t)

@@ -205,10 +205,10 @@ func TestConfinementThatDoesNotMatter(t *testing.T) {
 		check  string
 		detail string
 	}{
-		"AppArmor off":          {map[string]string{enabled: "N\n"}, "AppArmor", "not in force"},
+		"AppArmor off":          {map[string]string{enabled: "N\n"}, "AppArmor", "not active"},
 		"AppArmor unconfined":   {map[string]string{enabled: "Y\n", "proc/42/attr/apparmor/current": "unconfined\n"}, "AppArmor", "unconfined"},
 		"AppArmor complains":    {map[string]string{enabled: "Y\n", "proc/42/attr/apparmor/current": "agent (complain)\n"}, "AppArmor", "agent (complain)"},
-		"AppArmor's own label":  {map[string]string{label: ":k8s://agent:x (enforce)\n"}, "SELinux", "not in force"},
+		"AppArmor's own label":  {map[string]string{label: ":k8s://agent:x (enforce)\n"}, "SELinux", "not active"},
 		"SELinux spc_t":         {map[string]string{label: "system_u:system_r:spc_t:s0\x00"}, "SELinux", "spc_t"},
 		"SELinux root's shell":  {map[string]string{label: "unconfined_u:unconfined_r:unconfined_t:s0\x00"}, "SELinux", "unconfined_t"},
 		"SELinux is permissive": {map[string]string{label: "u:r:container_t:s0\x00", "sys/fs/selinux/enforce": "0"}, "SELinux", "permissive"},

@@ -52,7 +52,7 @@ func appArmor(o Options) Result {
 	const name = "AppArmor"
 	enabled, err := os.ReadFile(filepath.Join(o.Sys, "module/apparmor/parameters/enabled"))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && strings.TrimSpace(string(enabled)) != "Y" {
-		return ok(name, "not in force")
+		return ok(name, "not active")
 	}
 	const fix = "set securityContext.appArmorProfile.type: Unconfined on the agent's container"
 	// The module's own file: the common one, attr/current, may be another
@@ -69,7 +69,7 @@ func appArmor(o Options) Result {
 }
 
 // seLinux wants the type for privileged containers, which alone may call bpf()
-// and enter other containers' namespaces. Whether SELinux is on is told by the
+// and enter other containers' namespaces. Whether SELinux is on follows from the
 // process having a context, since selinuxfs is not mounted in containers; it
 // is taken to enforce unless selinuxfs is there and says otherwise.
 func seLinux(o Options) Result {
@@ -77,7 +77,7 @@ func seLinux(o Options) Result {
 	context, err := os.ReadFile(filepath.Join(o.Proc, "self/attr/current"))
 	fields := strings.Split(trimLabel(context), ":") // user:role:type[:level]
 	if err != nil || len(fields) < 3 || fields[0] == "" {
-		return ok(name, "not in force")
+		return ok(name, "not active")
 	}
 	enforce, err := os.ReadFile(filepath.Join(o.Sys, "fs/selinux/enforce"))
 	if err == nil && strings.TrimSpace(string(enforce)) == "0" {

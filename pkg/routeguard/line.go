@@ -237,7 +237,7 @@ func Leftovers() ([]workload.Leftover, error) {
 }
 
 // unsupported reports whether the kernel has no nftables at all: no netlink
-// protocol of netfilter, or nobody behind it.
+// protocol of netfilter, or nothing behind it.
 func unsupported(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
 }

@@ -17,15 +17,15 @@ const watchAgain = time.Second
 // removed. Where the kernel's notices cannot be had, the regular look is all
 // that there is.
 func watch(ctx context.Context, changes chan<- struct{}, log *slog.Logger) {
-	told := false
+	logged := false
 	for ctx.Err() == nil {
 		err := listen(ctx, changes)
 		if ctx.Err() != nil {
 			return
 		}
-		if !told {
+		if !logged {
 			log.Debug("no notices of changes to nftables", "err", err)
-			told = true
+			logged = true
 		}
 		note(changes) // some may have been lost
 		select {

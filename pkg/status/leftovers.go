@@ -55,7 +55,7 @@ func sockets(stateDir string) ([]string, error) {
 }
 
 // Answers reports whether an agent answers in stateDir, serving or not. Where
-// that cannot be told, the error is not nil.
+// that cannot be determined, the error is not nil.
 func Answers(ctx context.Context, stateDir string) (bool, error) {
 	all, err := sockets(stateDir)
 	for _, path := range all {

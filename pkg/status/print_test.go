@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func report() Report {
 	start := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)

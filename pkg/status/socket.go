@@ -36,8 +36,8 @@ func socketOf(instance string) string { return "status-" + instance + ".sock" }
 // Serve answers with what report returns, on a socket in stateDir that only
 // the agent's own user can open and that is this instance's alone: during a
 // hand-over a node has two agents. The directory is made if it is missing. It
-// removes a socket that nobody answers on, and returns ErrInUse if somebody
-// does. It returns nil when ctx is done, with the socket removed.
+// removes a socket that has no listener, and returns ErrInUse if it has one.
+// It returns nil when ctx is done, with the socket removed.
 func Serve(ctx context.Context, stateDir, instance string, report func() Report) error {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return fmt.Errorf("status: make the state directory: %w", err)
@@ -75,7 +75,7 @@ func Announce(stateDir, instance string) error {
 	return nil
 }
 
-// sweptAfter is the age from which a socket that nobody answers on is a dead
+// sweptAfter is the age from which a socket without a listener is a dead
 // agent's, and not one about to listen.
 const sweptAfter = time.Minute
 
@@ -132,7 +132,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	return l, nil
 }
 
-// removeStale removes a socket that nobody answers on. What else stands at its
+// removeStale removes a socket without a listener. What else stands at its
 // path is not the agent's.
 func removeStale(path string) error {
 	st, err := os.Lstat(path)

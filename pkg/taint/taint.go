@@ -47,7 +47,7 @@ type Remover struct {
 }
 
 // Run removes the taint now, and again whenever it is back: a kubelet whose
-// node object was deleted registers it anew. It returns nil when ctx ends.
+// node object was deleted registers it again. It returns nil when ctx ends.
 func (r *Remover) Run(ctx context.Context) error {
 	var wait time.Duration
 	for failing := firstPause; ctx.Err() == nil; {

@@ -23,7 +23,7 @@ import (
 var nodes = schema.GroupResource{Resource: "nodes"}
 
 // apiServer keeps one node as the API server does: a patch for another version
-// than the one in force is a conflict. (client-go's fake does not look.)
+// than the present one is a conflict. (client-go's fake does not look.)
 type apiServer struct {
 	mu      sync.Mutex
 	node    corev1.Node

@@ -32,7 +32,7 @@ func (b *bench) flood(lasts time.Duration, all ...workload.Workload) (sent int) 
 }
 
 // A pod that makes up resources gets its budget of exchanges, whether Entra
-// knows them or not, and costs nobody else anything.
+// knows them or not, and costs no other caller anything.
 func TestFloodOfOnePodIsBounded(t *testing.T) {
 	for name, known := range map[string]bool{"unknown resources": false, "known resources": true} {
 		t.Run(name, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestFloodOfOneAccountIsBounded(t *testing.T) {
 	})
 }
 
-// A long outage uses up nobody's budget: what is held is tried at its own pace.
+// A long outage uses up no budget: what is held is tried at its own pace.
 func TestOutageCostsNoBudget(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		w := b.pod("shop", "cart", "web")

@@ -25,7 +25,7 @@ const (
 	// maxAccountTokens bounds one service account's tokens, so that it cannot
 	// push out those of the others.
 	maxAccountTokens = 256
-	// maxRefreshes bounds the exchanges under way that nobody waits for.
+	// maxRefreshes bounds the exchanges under way that no caller waits for.
 	maxRefreshes = 16
 )
 
@@ -173,7 +173,7 @@ func (c *cache) store(k key, e *entry, now time.Time) {
 
 // finish ends a call with its result and keeps what may be kept; it reports
 // whether the service account was erased meanwhile. The caller closes done,
-// once it has told who is to know.
+// once it has notified those who wait.
 func (c *cache) finish(k key, p *call, r result) (forgotten bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

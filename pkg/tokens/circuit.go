@@ -23,10 +23,10 @@ const (
 	// throttledPause follows a 429 that does not say how long to wait.
 	throttledPause = time.Second
 	// probeLook is how often a caller looks whether a probe has ended, should
-	// it not be told.
+	// it not be known.
 	probeLook   = time.Second
 	maxCircuits = 1024
-	// circuitMemory is how long a circuit is kept that nobody tries.
+	// circuitMemory is how long a circuit is kept without a request.
 	circuitMemory = 10 * time.Minute
 )
 

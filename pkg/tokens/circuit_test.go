@@ -186,7 +186,7 @@ func TestHalfOpenCircuitLetsOneThrough(t *testing.T) {
 	select {
 	case <-second.changed:
 	default:
-		t.Error("who waits for the probe was not told")
+		t.Error("who waits for the probe was not notified")
 	}
 	if probe, _ = c.admit(k, now); !probe.tenant {
 		t.Error("no other probe after one that was not sent")
@@ -215,7 +215,7 @@ func TestOldSuccessDoesNotEndARetryAfter(t *testing.T) {
 }
 
 // What Entra says to one client, however bad, holds no other client of the
-// tenant; refusals hold nobody.
+// tenant; refusals hold no caller.
 func TestFailuresOfOneClientAreItsOwn(t *testing.T) {
 	now := time.Now()
 	k, other := circuitKey("a", "c", "t"), circuitKey("b", "d", "t")
@@ -297,7 +297,7 @@ func TestProbesAreTakenInTurn(t *testing.T) {
 		t.Fatal("the account that waited is not the probe")
 	}
 	c.withdraw(good, probe, now)
-	// Nobody else waits any more.
+	// No other caller waits any more.
 	if probe, _ = c.admit(bad, now); !probe.tenant {
 		t.Error("no probe by the one who is left")
 	}
@@ -327,7 +327,7 @@ func TestWhoGivesUpWakesTheOthers(t *testing.T) {
 	select {
 	case <-waiting.changed:
 	default:
-		t.Error("nobody was woken")
+		t.Error("no caller was woken")
 	}
 	if probe, _ := c.admit(one, now); !probe.tenant {
 		t.Error("no probe")
@@ -359,7 +359,7 @@ func TestCircuitsAreBounded(t *testing.T) {
 	now = now.Add(circuitMemory + longestPause)
 	c.report(circuitKey("a", "c", "last"), probes{}, down(), now)
 	if n := c.failing.Len(); n != 1 {
-		t.Errorf("%d circuits are kept that nobody tries", n)
+		t.Errorf("%d circuits are kept without a request", n)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // An exchange goes to the cloud's own Entra, to the authority that the agent
-// is told, or to that of the pod, and nowhere else.
+// is set to, or to that of the pod, and nowhere else.
 func TestExchangeGoesToTheRightCloud(t *testing.T) {
 	for name, tt := range map[string]struct {
 		cloud         Cloud

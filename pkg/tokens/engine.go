@@ -290,7 +290,7 @@ func (e *Engine) sleep(ctx context.Context, until time.Time, changed <-chan stru
 	}
 }
 
-// gaveUp returns what a caller is told whose ctx has ended.
+// gaveUp returns the error for a caller once its ctx has ended.
 func (e *Engine) gaveUp(ctx context.Context, k key, w workload.Workload, failed *workload.TokenError) error {
 	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return ctx.Err()
@@ -299,9 +299,9 @@ func (e *Engine) gaveUp(ctx context.Context, k key, w workload.Workload, failed 
 		failed = unavailable("Entra did not answer in time")
 		failed.Err = context.DeadlineExceeded
 	}
-	told := *failed
-	told.RetryAfter = e.cache.retryAfter(k, w)
-	return &told
+	answer := *failed
+	answer.RetryAfter = e.cache.retryAfter(k, w)
+	return &answer
 }
 
 // errPanic says that the agent itself failed.
@@ -309,8 +309,8 @@ var errPanic = errors.New("panic")
 
 // run runs one call with the assertion of the first of the askers that has one.
 // It does so on a context of its own: it serves every caller of its key,
-// whichever of them goes away. A panic is the call's failure, and nobody
-// else's.
+// whichever of them goes away. A panic is the failure of this call
+// alone.
 func (e *Engine) run(k key, p *call, askers ...workload.Workload) {
 	r := result{unsent: true, err: unavailable("the agent failed: its log says how"), from: askers[0]}
 	r.err.Err = errPanic

@@ -40,7 +40,7 @@ type entry struct {
 
 	// Guarded by cache.mu.
 	// refusedSince is when Entra began to refuse to replace it, and notBefore
-	// when the next try may be made that nobody waits for.
+	// when the next try may be made ahead of requests.
 	refusedSince, notBefore time.Time // steady
 
 	used   bool                // it was asked for since it was issued
@@ -105,7 +105,7 @@ func (e *entry) fresh(now clocks.Instant) bool {
 
 // due reports whether a new token is to be fetched ahead: it is time, or the
 // clock was set, so that the token's times say the wrong thing to whoever
-// keeps them. A token that nobody asked for is left to end.
+// keeps them. A token that was not asked for is left to expire.
 func (e *entry) due(now clocks.Instant) bool {
 	return e.used && !now.Steady.Before(e.notBefore) && (!now.Steady.Before(e.refreshAt) || e.step(now) != 0)
 }

@@ -63,7 +63,7 @@ type exchanges struct {
 	trusted  *bounded.Map[key, trust] // keys that have worked, and their identities
 	circuits circuits
 	budgets  budgets
-	// refreshing counts the calls that nobody waited for when they began.
+	// refreshing counts the calls that no caller waited for when they began.
 	refreshing int
 }
 
@@ -88,7 +88,7 @@ type call struct {
 
 	// Guarded by cache.mu.
 	probes    probes
-	ahead     bool // nobody waited for it when it began
+	ahead     bool // no caller waited for it when it began
 	forgotten bool // its service account was erased
 }
 
@@ -186,7 +186,7 @@ func (x *exchanges) start(k key, w workload.Workload, now clocks.Instant) (*call
 	return x.begin(k, &call{podUID: w.PodUID, probes: probes}), nil
 }
 
-// startAhead begins a call that nobody waits for; nil if it must wait, and for
+// startAhead begins a call that no caller waits for; nil if it must wait, and for
 // which circuit.
 func (x *exchanges) startAhead(k key, now clocks.Instant) (*call, *wait) {
 	if p, ok := x.pauses.Get(pauseKey{k, ""}, now.Steady); ok && now.Steady.Before(p.until) {
@@ -311,7 +311,7 @@ func (x *exchanges) pauseError(pk pauseKey, p pause, w workload.Workload, now cl
 }
 
 // forCaller returns a failure of Entra's as it holds for the workload: a
-// refusal is transient while it may pass by itself. Nobody judges by one answer
+// refusal is transient while it may pass by itself. One answer decides nothing
 // that it does not.
 func (x *exchanges) forCaller(e *workload.TokenError, k key, w workload.Workload, now clocks.Instant) *workload.TokenError {
 	if e.Kind == workload.Unavailable {

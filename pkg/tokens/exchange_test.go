@@ -119,7 +119,7 @@ func TestWarmTellsOfFailure(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.entra.set(func(f *fakeEntra) { f.down = true })
 		if err := b.engine.Warm(t.Context(), workload.Workload{}); err == nil {
-			t.Error("no error though nobody answered")
+			t.Error("no error though there was no answer")
 		}
 	})
 }

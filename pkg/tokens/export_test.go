@@ -92,7 +92,7 @@ func TestCircuitsAreHandedOver(t *testing.T) {
 	})
 }
 
-// An agent of an earlier version reads a circuit as a token of nobody.
+// An agent of an earlier version reads a circuit as a token without an owner.
 func TestCircuitIsNoTokenToEarlierVersions(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		b.entra.set(func(f *fakeEntra) { f.refuse = throttling("600") })

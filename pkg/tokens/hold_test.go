@@ -252,8 +252,8 @@ func TestUnreachableIssuerIsWaitedFor(t *testing.T) {
 				if took := time.Since(began); took > 6*time.Second+toldPause {
 					t.Errorf("the caller waited %v for 6 s", took)
 				}
-				if told := heard(); len(told) > 0 || strings.Contains(b.log.String(), "fix") {
-					t.Errorf("told %v\n%s", told, b.log)
+				if events := heard(); len(events) > 0 || strings.Contains(b.log.String(), "fix") {
+					t.Errorf("notified of %v\n%s", events, b.log)
 				}
 			})
 		})
@@ -283,15 +283,15 @@ func TestNewIdentityIsWaitedFor(t *testing.T) {
 // lasted, and once more when it is final.
 func TestFirstRefusalIsToldAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
-		var told []workload.TokenError
-		b.engine.reporter.owners = func(_ workload.Workload, e *workload.TokenError) { told = append(told, *e) }
+		var events []workload.TokenError
+		b.engine.reporter.owners = func(_ workload.Workload, e *workload.TokenError) { events = append(events, *e) }
 		b.entra.set(func(f *fakeEntra) { f.refuse = refusing(401, 700213, "invalid_client", "AADSTS700213: no match") })
 		w := b.pod("shop", "cart", "web")
 		w.ChangedAt = b.clock.Now()
 		go func() { _, _ = b.token(w, workload.TokenRequest{Resource: vault}) }()
 		b.advance(time.Millisecond)
-		if len(told) != 1 || told[0].Kind != workload.Unavailable || !told[0].RetriedUntil.Equal(w.ChangedAt.Add(settleTime)) || told[0].Fix == "" {
-			t.Fatalf("told %+v", told)
+		if len(events) != 1 || events[0].Kind != workload.Unavailable || !events[0].RetriedUntil.Equal(w.ChangedAt.Add(settleTime)) || events[0].Fix == "" {
+			t.Fatalf("notified of %+v", events)
 		}
 		for _, want := range []string{"not accepted yet", "retried_until=", "fix_if_it_stays=\"", "az identity federated-credential create"} {
 			if n := countLines(b.log.String(), want); n != 1 {
@@ -301,14 +301,14 @@ func TestFirstRefusalIsToldAtOnce(t *testing.T) {
 		b.advance(settleTime)
 		_, err := b.token(w, workload.TokenRequest{Resource: vault})
 		wantTokenError(t, err, workload.Refused, "no match")
-		if len(told) != 2 || told[1].Kind != workload.Refused || !told[1].RetriedUntil.IsZero() {
-			t.Errorf("told %+v", told)
+		if len(events) != 2 || events[1].Kind != workload.Refused || !events[1].RetriedUntil.IsZero() {
+			t.Errorf("notified of %+v", events)
 		}
 	})
 }
 
 // A credential that has worked is refused now and then. It is retried, and
-// nobody is told to fix what is in order.
+// no owner is asked to fix what is in order.
 func TestWhatHasWorkedIsRetried(t *testing.T) {
 	for name, code := range map[string]int{"in the table": 700213, "permanent by the table": 7000112, "unknown": 4711} {
 		t.Run(name, func(t *testing.T) {
@@ -323,8 +323,8 @@ func TestWhatHasWorkedIsRetried(t *testing.T) {
 				if took := time.Since(began); took > 6*time.Second+toldPause {
 					t.Errorf("the caller waited %v for 6 s", took)
 				}
-				if told := heard(); len(told) > 0 || strings.Contains(b.log.String(), " fix") {
-					t.Errorf("told %v\n%s", told, b.log)
+				if events := heard(); len(events) > 0 || strings.Contains(b.log.String(), " fix") {
+					t.Errorf("notified of %v\n%s", events, b.log)
 				}
 			})
 		})
@@ -345,8 +345,8 @@ func TestWhatHasWorkedIsRefusedInTheEnd(t *testing.T) {
 		b.entra.set(func(f *fakeEntra) { f.refuse = refusing(401, 700213, "invalid_client", "no match") })
 		began := time.Now()
 		for time.Since(began) < settleTime {
-			if told := heard(); len(told) > 0 {
-				t.Fatalf("told %v after %v", told, time.Since(began))
+			if events := heard(); len(events) > 0 {
+				t.Fatalf("notified of %v after %v", events, time.Since(began))
 			}
 			_, err = b.token(w, workload.TokenRequest{Resource: "https://other"})
 			if time.Since(began) < settleTime {
@@ -359,8 +359,8 @@ func TestWhatHasWorkedIsRefusedInTheEnd(t *testing.T) {
 		if took := time.Since(began); took != 0 {
 			t.Errorf("refused after %v", took)
 		}
-		if told := heard(); len(told) != 1 || asTokenError(err).Fix == "" {
-			t.Errorf("told %v, fix %q", told, asTokenError(err).Fix)
+		if events := heard(); len(events) != 1 || asTokenError(err).Fix == "" {
+			t.Errorf("notified of %v, fix %q", events, asTokenError(err).Fix)
 		}
 		// Long after that one answer is one answer again.
 		b.advance(time.Hour)

@@ -12,7 +12,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// listen returns a function that returns what owners were told since its last
+// listen returns a function that returns what owners were notified of since its last
 // call: codes, or the kind where there is none.
 func listen(b *bench) func() []string {
 	var heard []string
@@ -24,9 +24,9 @@ func listen(b *bench) func() []string {
 		heard = append(heard, w.PodName+": "+what)
 	}
 	return func() []string {
-		told := heard
+		events := heard
 		heard = nil
-		return told
+		return events
 	}
 }
 
@@ -57,7 +57,7 @@ func TestOwnersAreToldOfWhatTheyCanFix(t *testing.T) {
 			tc.spoil(b, &w)
 			_, _ = b.token(w, tc.request)
 			if diff := cmp.Diff(tc.want, heard()); diff != "" {
-				t.Errorf("told (-want +got):\n%s", diff)
+				t.Errorf("notified of (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -80,12 +80,12 @@ func TestOwnersAreToldOnceInAWhile(t *testing.T) {
 		ask(clientA)
 		ask(clientB) // the same trouble, whichever client a pod names
 		if diff := cmp.Diff([]string{"web-1: AADSTS700016", "web-2: AADSTS700016"}, heard()); diff != "" {
-			t.Errorf("told (-want +got):\n%s", diff)
+			t.Errorf("notified of (-want +got):\n%s", diff)
 		}
 		b.advance(remindAfter)
 		ask(clientA)
 		if diff := cmp.Diff([]string{"web-1: AADSTS700016", "web-2: AADSTS700016"}, heard()); diff != "" {
-			t.Errorf("told later (-want +got):\n%s", diff)
+			t.Errorf("notified of later (-want +got):\n%s", diff)
 		}
 	})
 }
@@ -93,7 +93,7 @@ func TestOwnersAreToldOnceInAWhile(t *testing.T) {
 func TestTransientFailuresAreNobodysToFix(t *testing.T) {
 	b := newBench(t)
 	for _, err := range []error{unavailable("down"), errors.New("gone"), nil} {
-		b.engine.reporter.owners = func(workload.Workload, *workload.TokenError) { t.Errorf("told of %v", err) }
+		b.engine.reporter.owners = func(workload.Workload, *workload.TokenError) { t.Errorf("notified of %v", err) }
 		b.engine.reporter.notify(workload.Workload{}, workload.TokenRequest{}, err)
 	}
 }

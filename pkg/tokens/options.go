@@ -56,7 +56,7 @@ type Options struct {
 	TokenProxy string
 	// Notify gets failures that a pod's owner can fix, the same one once in a
 	// quarter of an hour for each pod; one of kind Unavailable is retried until
-	// its RetriedUntil. It must not block. Nil: there is nobody to notify.
+	// its RetriedUntil. It must not block. Nil: there is no one to notify.
 	Notify func(workload.Workload, *workload.TokenError)
 	// Transport carries the requests to Entra, and CAFile is not used. Nil: one
 	// that honours HTTPS_PROXY, NO_PROXY and SSL_CERT_FILE, and is not held up

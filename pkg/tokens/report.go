@@ -45,7 +45,7 @@ type reporter struct {
 	metrics *metrics
 	status  *status
 	tracer  trace.Tracer
-	owners  func(workload.Workload, *workload.TokenError) // nil: nobody listens
+	owners  func(workload.Workload, *workload.TokenError) // nil: none
 	cache   *cache
 	clocks  clocks.Clocks
 
@@ -229,7 +229,7 @@ func (r *reporter) panicked(k key, where string, cause any, stack []byte) {
 }
 
 // notify tells a pod's owner why a request failed, if that is his to fix and he
-// was not told of late.
+// was not notified of late.
 func (r *reporter) notify(w workload.Workload, asked workload.TokenRequest, err error) {
 	var failed *workload.TokenError
 	if r.owners == nil || !errors.As(err, &failed) || !ownersToFix(failed, asked) {

@@ -145,7 +145,7 @@ func (x *exporter) send(ctx context.Context, body []byte) (again time.Duration, 
 	}
 	defer func() { _ = answer.Body.Close() }()
 	// Read to its end, so that the connection can be used again. What a
-	// collector says of spans that it did not want is nobody's to mend here.
+	// collector says of spans that it did not want cannot be fixed here.
 	_, _ = io.Copy(io.Discard, io.LimitReader(answer.Body, maxAnswer))
 	switch {
 	case answer.StatusCode/100 == 2:

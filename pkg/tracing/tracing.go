@@ -42,7 +42,7 @@ type Tracing struct {
 }
 
 // New returns what makes spans. Whether the collector can be reached is not
-// tried. The errors name the setting to mend. Run must be called, or spans are
+// tried. The errors name the setting to fix. Run must be called, or spans are
 // lost at the end.
 func New(o Options) (*Tracing, error) {
 	exporter, err := newExporter(o.Endpoint, o.Getenv)
@@ -74,7 +74,7 @@ func New(o Options) (*Tracing, error) {
 func (t *Tracing) Tracer() trace.Tracer { return t.spans.Tracer(scope) }
 
 // Run waits until ctx ends, and sends what is left then, in two seconds at
-// most. It returns nil: nobody fails for want of a span.
+// most. It returns nil: lost spans are no failure.
 func (t *Tracing) Run(ctx context.Context) error {
 	<-ctx.Done()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushLimit)

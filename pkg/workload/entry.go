@@ -11,7 +11,7 @@ type Entry struct {
 	// DenyWireServer refuses Azure's wire server.
 	DenyWireServer bool
 	// Shared marks a pod of which some container passes: what leaves over its
-	// link cannot be told apart, and is not dropped there.
+	// link cannot be distinguished, and is not dropped there.
 	Shared bool
 	// Agent marks the agent's own pod, which may take the node listener's port.
 	Agent bool

@@ -69,7 +69,7 @@ type Workload struct {
 	Identities      []MappedIdentity
 	Projected       *ProjectedToken // nil: the pod has no such volume
 	// TokenExpiration is how long a service account token shall hold that is
-	// asked for in the pod's name; 0: nobody says.
+	// asked for in the pod's name; 0: not known.
 	TokenExpiration    time.Duration
 	Binding            *IdentityBinding // nil: tokens come from Entra itself
 	ServiceAccountSeen bool             // false: the service account is not in the cache yet

@@ -75,7 +75,7 @@ func (t Token) LogValue() slog.Value {
 type TokenErrorKind uint8
 
 const (
-	// Unavailable means that nobody needs to fix anything; the same request may work later.
+	// Unavailable means that nothing needs a fix; the same request may work later.
 	Unavailable TokenErrorKind = iota
 	// IdentityNotFound means that the request names an identity that this service
 	// account is not mapped to, or the service account has none.
@@ -117,7 +117,7 @@ type TokenError struct {
 	// RetriedUntil is set where Entra refuses what it may not know of yet: the
 	// same is retried until then, and is an error of kind Refused after it.
 	RetriedUntil time.Time
-	// RetryAfter is how long to wait before asking again; 0 if nobody said.
+	// RetryAfter is how long to wait before asking again; 0 if not known.
 	RetryAfter time.Duration
 	// Err is the cause, for the log only; may be nil.
 	Err error

@@ -51,7 +51,7 @@ func (a Access) String() string {
 }
 
 // Reasons of decisions that are read by more than people: the plugin of kubectl
-// knows by them what to mend, and attest who can still become known.
+// knows by them what to fix, and attest who can still become known.
 const (
 	// ReasonAccountLabel: the pod's service account bears UseLabel.
 	ReasonAccountLabel = "label on the service account"

@@ -67,7 +67,7 @@ func run(ctx context.Context) error {
 func (s *suite) tryOnly(ctx context.Context, name string) error {
 	i := slices.IndexFunc(defences, func(d defence) bool { return d.name == name })
 	if i < 0 {
-		return fmt.Errorf("nobody knows how to take away the defence %q", name)
+		return fmt.Errorf("there is no defence %q to remove", name)
 	}
 	if err := s.try(ctx, &defences[i]); err != nil {
 		return err
@@ -158,7 +158,7 @@ func (s *suite) judge() error {
 	}
 	for _, name := range s.named {
 		if !slices.Contains(known, name) {
-			return fmt.Errorf("nobody knows how to take away the defence %q", name)
+			return fmt.Errorf("there is no defence %q to remove", name)
 		}
 	}
 	fmt.Printf("\nattack: %d attempts, %d not as expected; %d defences shown to be needed\n",

@@ -139,8 +139,8 @@ func mostExchanges(log []byte) (most int, err error) {
 	return most, err
 }
 
-// measureAPI counts what the agent has asked the API stand-in for: since it was
-// started anew, of which asked bytes of the log tell nothing, and at rest.
+// measureAPI counts what the agent has asked the API stand-in for: since its
+// restart, without the first asked bytes of the log, and at rest.
 func (c *crowd) measureAPI(ctx context.Context, asked int, r *report) error {
 	log := &c.scene.Cloud.Logs.API
 	began := len(log.Whole())

@@ -32,7 +32,7 @@ const (
 	connectsUDP   = 50 // of a part
 	connectsTCP   = 100
 	partOfPackets = 500 * time.Microsecond
-	partOfStream  = 3 * time.Millisecond // a window opens anew after each pause
+	partOfStream  = 3 * time.Millisecond // a window opens again after each pause
 	writesAtOnce  = 8
 )
 

@@ -17,7 +17,7 @@ import (
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
 )
 
-// restarts is how often the agent is started anew for the node's first token.
+// restarts is how often the agent is restarted for the node's first token.
 const restarts = 15
 
 // posting is one bare exchange: what any program must send Entra for a token.
@@ -139,7 +139,7 @@ func (f firstTokens) pairs() (ask, post []float64, err error) {
 	return all[0], all[1], nil
 }
 
-// afterStart starts the agent anew and asks for a token, several times, each
+// afterStart restarts the agent and asks for a token, several times, each
 // time after a bare POST. Entra must have been asked for its discovery document
 // before.
 func (f firstTokens) afterStart(ctx context.Context) (ask, post []float64, err error) {
@@ -171,7 +171,7 @@ func (f firstTokens) afterStart(ctx context.Context) (ask, post []float64, err e
 }
 
 // awaitDiscovery waits until Entra has been asked for its documents more often
-// than that. Nobody has asked for a token by then.
+// than that. No token was requested by then.
 func (f firstTokens) awaitDiscovery(ctx context.Context, known int) error {
 	for {
 		n, err := f.discoveries()

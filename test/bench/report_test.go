@@ -18,7 +18,7 @@ func TestResults(t *testing.T) {
 		"missed":                      {at(1.08), at(1.0), atMost(1.05, ""), missed},
 		"missed by both":              {at(1.08), at(1.07), atMost(1.05, ""), bound},
 		"missed by us by more":        {at(1.10), at(1.07), atMost(1.05, ""), missed},
-		"cannot be told of the least": {at(1.06), at(1.045), atMost(1.05, ""), bound},
+		"the least is not clear":      {at(1.06), at(1.045), atMost(1.05, ""), bound},
 		"met by us alone":             {at(1.04), at(1.07), atMost(1.05, ""), met},
 		"least, met":                  {at(0.99), at(1.0), atLeast(0.98, ""), met},
 		"least, missed":               {at(0.9), at(1.0), atLeast(0.98, ""), missed},

@@ -13,7 +13,7 @@ import (
 )
 
 // session is a process that is asked one thing after another, so that it need
-// not start anew for each turn that it takes.
+// not start a process for each turn that it takes.
 type session struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser

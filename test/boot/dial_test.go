@@ -21,7 +21,7 @@ var imds = netip.MustParseAddrPort(lab.IMDS + ":80")
 const (
 	served  = "served"
 	sent    = "sent"
-	refused = "ECONNREFUSED" // at the node listener's address nobody listens
+	refused = "ECONNREFUSED" // the node listener's address has no listener
 	eperm   = "EPERM"        // in connect() or send()
 )
 

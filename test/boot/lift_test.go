@@ -138,7 +138,7 @@ func TestAgentLifts(t *testing.T) {
 		t.Errorf("beside the agent it said %s", out)
 	}
 	check(t, asks(app, ownClient))
-	if r := report(t, s); r.BootGuard != "held at this boot" || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "nobody keeps") {
+	if r := report(t, s); r.BootGuard != "held at this boot" || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "is not kept up to date") {
 		t.Errorf("the agent, which keeps no configuration for it, reports %q, %q", r.BootGuard, r.Problems)
 	}
 }

@@ -16,7 +16,7 @@ func TestMalformedConfiguration(t *testing.T) {
 	r.want(r.passing, nodeToken)
 	end()
 	check(t, r.Agent.Configure(config.UnlabeledDeny))
-	check(t, r.Agent.WaitInForce(t.Context(), r.passing.Pod.UID, config.UnlabeledDeny))
+	check(t, r.Agent.WaitApplied(t.Context(), r.passing.Pod.UID, config.UnlabeledDeny))
 	r.want(r.passing, refused)
 	r.want(r.steered, ownToken)
 	r.see("then the unlabelled pod is denied")
@@ -37,7 +37,7 @@ func TestMalformedConfigurationAtTheStart(t *testing.T) {
 	check(t, err)
 	r.see("ready, by the configuration that was %s", report.Configuration.Origin)
 	check(t, r.Agent.Configure(config.UnlabeledDeny))
-	check(t, r.Agent.WaitInForce(t.Context(), r.passing.Pod.UID, config.UnlabeledDeny))
+	check(t, r.Agent.WaitApplied(t.Context(), r.passing.Pod.UID, config.UnlabeledDeny))
 	r.want(r.passing, refused)
 	r.see("then the unlabelled pod is denied")
 }

@@ -40,9 +40,9 @@ func TestServiceAccountDeleted(t *testing.T) {
 	r.see("its own token")
 }
 
-// The API server has not told of a pod that runs: the watch may be silent.
+// The API server has not reported a pod that runs: the watch may be silent.
 func TestAPodThatIsNotExplained(t *testing.T) {
-	r := open(t, "a pod runs that the API server has not told of", "pods are listed again, a problem in status and a metric")
+	r := open(t, "a pod runs that the API server has not reported", "pods are listed again, a problem in status and a metric")
 	stranger, err := r.Node.StartPod(lab.PodOptions{})
 	check(t, err)
 	r.strangers = append(r.strangers, stranger)

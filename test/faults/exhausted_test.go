@@ -74,7 +74,7 @@ func TestDescriptorsExhausted(t *testing.T) {
 }
 
 // disturb has the agent look at everything: a container that starts, a level of
-// the tree that comes, a pod that nobody knows and that asks.
+// the tree that comes, a pod that is not known and that asks.
 func (r *rig) disturb() {
 	r.t.Helper()
 	check(r.t, os.Mkdir(filepath.Join(r.passing.Pod.Cgroup, strings.Repeat("ab", 32)), 0o755))

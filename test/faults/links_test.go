@@ -24,7 +24,7 @@ const ownHooks, ownMaps, ownGate = 11, 11, 1
 
 func (r *rig) pins() string { return filepath.Join(r.Node.BPFFS, intercept.PinDirectory) }
 
-// detach takes pinned links out of force, as `bpftool link detach` does.
+// detach detaches pinned links, as `bpftool link detach` does.
 func (r *rig) detach(pattern string) (n int) {
 	r.t.Helper()
 	all, err := filepath.Glob(filepath.Join(r.pins(), pattern))
@@ -60,7 +60,7 @@ func TestCgroupLinksDetached(t *testing.T) {
 	end()
 }
 
-// With all of them detached there is nothing that could refuse: nobody asks
+// With all of them detached there is nothing that could refuse: no program asks
 // until they are back.
 func TestEveryLinkDetached(t *testing.T) {
 	r := open(t, "the guards of pods' links detached too", "open until noticed; put back within seconds, counted")
@@ -217,7 +217,7 @@ func TestAnothersProgramAfterOurs(t *testing.T) {
 }
 
 func TestKubepodsMadeAnew(t *testing.T) {
-	r := open(t, "kubepods cgroup removed and made anew", "attached anew, counted")
+	r := open(t, "kubepods cgroup removed and recreated", "attached again, counted")
 	check(t, errors.Join(r.steered.Pod.Stop(), r.passing.Pod.Stop()))
 	check(t, errors.Join(os.Remove(filepath.Join(r.Node.Kubepods, "burstable")), os.Remove(r.Node.Kubepods)))
 	time.Sleep(100 * time.Millisecond) // for the agent to see that there is none

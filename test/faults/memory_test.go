@@ -17,19 +17,19 @@ import (
 )
 
 // crowd is as many pods as the kubelet runs on a node, at most, where it is
-// told to run many; each with a service account of its own.
+// asked to run many; each with a service account of its own.
 const crowd = 250
 
-// The lab has no memory controller: the agent is told of a limit, as the
+// The lab has no memory controller: the agent gets a limit by its flag, as the
 // DaemonSet tells it of its pod's, and nothing but its own collector keeps it.
-// It is told of an eighth, so that it has less than it would take.
+// It gets an eighth, so that it has less than it would take.
 func TestMemoryLimit(t *testing.T) {
 	if testing.Short() {
 		t.Skip("250 pods take a while to make")
 	}
 	limit := memoryLimit(t)
 	var all []*scene.Workload
-	r := open(t, fmt.Sprintf("memory short: told of %d MiB, 250 pods ask", limit>>20/8),
+	r := open(t, fmt.Sprintf("memory short: a limit of %d MiB, 250 pods ask", limit>>20/8),
 		fmt.Sprintf("each has its own token; far below the manifest's %d MiB", limit>>20), func(o *scene.Options) {
 			o.Flags = append(o.Flags, "--memory-limit", strconv.FormatInt(limit/8, 10))
 			o.LogLevel = "warn"

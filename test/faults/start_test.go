@@ -30,7 +30,7 @@ func TestFirstStart(t *testing.T) {
 		},
 	} {
 		t.Run(start.fault, func(t *testing.T) {
-			r := open(t, start.fault, "nobody has the node's identity; the agent is not ready and says why",
+			r := open(t, start.fault, "no pod gets the node's identity; the agent is not ready and says why",
 				start.change, func(o *scene.Options) { o.Unready = true })
 			check(t, r.Agent.WaitProblem(t.Context(), start.says))
 			r.want(r.steered, refused)
@@ -43,7 +43,7 @@ func TestFirstStart(t *testing.T) {
 // A mistake in the configuration is found out likewise, and once it is fixed
 // the same agent serves.
 func TestFirstConfigurationIsMalformed(t *testing.T) {
-	r := open(t, "malformed configuration at the first start", "nobody has the node's identity; once fixed, pods are served",
+	r := open(t, "malformed configuration at the first start", "no pod gets the node's identity; once fixed, pods are served",
 		func(o *scene.Options) { o.Unready, o.Config = true, malformed })
 	check(t, r.Agent.WaitProblem(t.Context(), "the configuration is refused, every pod is held"))
 	r.wantHeld()

@@ -147,10 +147,10 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 	if err != nil {
 		return row{}, err
 	}
-	address, told, _ := strings.Cut(strings.TrimSpace(line), " ")
+	address, figures, _ := strings.Cut(strings.TrimSpace(line), " ")
 	t := &target{address: address}
 	defer t.release()
-	before, err := figuresOf(ctx, told)
+	before, err := figuresOf(ctx, figures)
 	if err != nil {
 		return row{}, err
 	}
@@ -158,7 +158,7 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 	waits := make(chan []time.Duration, 1)
 	go func() { waits <- watch(address, end) }()
 	statuses := f.run(t)
-	after, err := settled(ctx, told)
+	after, err := settled(ctx, figures)
 	memory := resident(cmd.Process.Pid)
 	close(end)
 	r := row{memory: memory}

@@ -13,7 +13,7 @@ import (
 )
 
 // A successor that is killed at some moment of the hand-over leaves either the
-// old agent serving, as if nothing had been, or a lease that is free: then the
+// old agent serving, as if nothing had been, or a lock that is free: then the
 // old one ends by itself, and the next one starts as on a fresh node.
 func TestSuccessorKilled(t *testing.T) {
 	s, all := open(t)
@@ -62,7 +62,7 @@ func TestHolderKilled(t *testing.T) {
 	}
 }
 
-// An agent that is told to end, with none to follow it, first tells its
+// An agent that is asked to stop, with none to follow it, first asks its
 // clients: none finds a connection broken that it has used.
 func TestEndWithoutASuccessor(t *testing.T) {
 	s, all := open(t)
@@ -76,8 +76,8 @@ func TestEndWithoutASuccessor(t *testing.T) {
 	})
 	check(t, agent.Wait())
 	sum := end()
-	if sum.Told == 0 {
-		t.Error("no client was told")
+	if sum.Closing == 0 {
+		t.Error("no client was asked to leave")
 	}
 	for _, note := range sum.Notes {
 		// Who comes when no agent is left is refused.

@@ -56,12 +56,12 @@ func TestUpgradesUnderLoad(t *testing.T) {
 	}
 	sum := ended()
 	took := time.Since(started)
-	t.Logf("%d upgrades in %.1f s, %d requests (%.0f a second): %d failed, %d reset, %d wrong; %d told to leave",
-		*rounds, took.Seconds(), sum.Requests, float64(sum.Requests)/took.Seconds(), sum.Failed, sum.Reset, sum.Wrong, sum.Told)
+	t.Logf("%d upgrades in %.1f s, %d requests (%.0f a second): %d failed, %d reset, %d wrong; %d asked to leave",
+		*rounds, took.Seconds(), sum.Requests, float64(sum.Requests)/took.Seconds(), sum.Failed, sum.Reset, sum.Wrong, sum.Closing)
 	for _, note := range sum.Notes {
 		t.Error(note)
 	}
-	if sum.Requests == 0 || sum.Told == 0 {
+	if sum.Requests == 0 || sum.Closing == 0 {
 		t.Error("no load, or no client with a connection that was to end")
 	}
 	if n := issued(t, s); n != pods {

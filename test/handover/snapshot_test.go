@@ -68,7 +68,7 @@ func TestStartWithoutTheAPI(t *testing.T) {
 	})
 }
 
-// replace starts another pod of the same name, which nobody has heard of while
+// replace starts another pod of the same name, which was not reported while
 // the API server is down. It is held, gets nothing of the node's, and is served
 // once the API server is back.
 func replace(ctx context.Context, t *testing.T, s *scene.Scene, w *scene.Workload) *scene.Workload {
@@ -101,7 +101,7 @@ func replace(ctx context.Context, t *testing.T, s *scene.Scene, w *scene.Workloa
 	}
 	check(t, back.Wait())
 	if n := nodeTokens(t, s); n != ofNode {
-		t.Errorf("the pod that nobody knew got %d tokens of the node's", n-ofNode)
+		t.Errorf("the pod that was not known got %d tokens of the node's", n-ofNode)
 	}
 	return &next
 }

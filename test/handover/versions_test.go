@@ -68,7 +68,7 @@ func wantNoneLost(t *testing.T, s *scene.Scene, sum load.Tally) {
 	for _, note := range sum.Notes {
 		t.Error(note)
 	}
-	if sum.Requests == 0 || sum.Told == 0 {
+	if sum.Requests == 0 || sum.Closing == 0 {
 		t.Error("no load, or no client with a connection that was to end")
 	}
 	if n := issued(t, s); n != pods {

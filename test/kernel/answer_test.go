@@ -126,7 +126,7 @@ func answerAsIMDS(c net.Conn) {
 	}
 }
 
-// nodeListenerOther is a place on the node that is nobody's business.
+// nodeListenerOther is a place on the node without a purpose.
 var nodeListenerOther = netip.AddrPortFrom(nodeListener.Addr(), 8080)
 
 // listenElsewhere accepts connections there and says nothing.

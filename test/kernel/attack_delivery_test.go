@@ -63,7 +63,7 @@ func deletesItself(t *testing.T, o lab.PodOptions) string {
 	n.changedFrom(t, p.Cgroup, workload.Steer)
 	var all []string
 	for range 3 {
-		n.delivery.Poke()
+		n.delivery.Trigger()
 		all = append(all, seenBy(p, dialFrom(t, p, dialing{To: imds})))
 	}
 	return worst(held, all...)
@@ -148,12 +148,12 @@ func firstStart(t *testing.T, guard guardMode) string {
 	return neverServed
 }
 
-// changedFrom waits until the verdict is not in force any more.
+// changedFrom waits until the verdict is not applied any more.
 func (n *node) changedFrom(t *testing.T, cgroup string, was workload.Verdict) {
 	t.Helper()
 	id, err := lab.CgroupID(cgroup)
 	check(t, err)
-	eventually(t, was.String()+" is not in force for "+cgroup, func() bool {
+	eventually(t, was.String()+" is not applied for "+cgroup, func() bool {
 		e, ok, err := n.hooks.Verdict(id)
 		check(t, err)
 		return !ok || e.Verdict != was

@@ -322,7 +322,7 @@ func (s *sockets) send(f frames, frame []byte) {
 	}
 }
 
-// sourceRouted sends a packet to the node by which it is told to hand it on to
+// sourceRouted sends a packet to the node that asks it to forward it to
 // the metadata service.
 func sourceRouted(t *testing.T, guard guardMode) string {
 	n := newNode(t, options{guard: guard})

@@ -213,7 +213,7 @@ func (p poser) seenBy(t *testing.T, victim *lab.Pod, d dialing) string {
 	case got.Answer.UID != "" || got.Answer.Err != "":
 		return seenBy(victim, dialed{Answer: got.Answer})
 	case got.Took > soon:
-		return "told after " + got.Took.String()
+		return "refused after " + got.Took.String()
 	case got.Errno == 0 && !got.Closed:
 		return fmt.Sprintf("%+v", got)
 	}

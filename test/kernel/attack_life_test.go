@@ -24,7 +24,7 @@ func lifeAttacks() []attack {
 			defence: "second look at the pod", success: ownIdentity, run: deletedMeanwhile,
 		},
 		{
-			name: "cgroup made anew under the same path", expected: always(held),
+			name: "cgroup recreated under the same path", expected: always(held),
 			defence: "cgroup ids", success: ownIdentity, run: recreatedMeanwhile,
 		},
 		{

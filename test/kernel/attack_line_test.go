@@ -162,7 +162,7 @@ func remotePod(t *testing.T) string {
 	return seenBy(p, dialFrom(t, p, dialing{To: imds, Impatient: true}))
 }
 
-// strangerWithoutAgent is of a pod whose link nobody has guarded yet, behind so
+// strangerWithoutAgent is of a pod whose link is not guarded yet, behind so
 // many VLAN tags with id 0.
 func strangerWithoutAgent(tags int) func(*testing.T) string {
 	return func(t *testing.T) string {

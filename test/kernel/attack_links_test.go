@@ -19,7 +19,7 @@ const (
 
 	notGuarded    = "reaches it, and is reported"
 	notSaid       = "REACHES IT, NOT REPORTED"
-	laterLinkWait = 4 * time.Second // less than until the next thorough look without a poke
+	laterLinkWait = 4 * time.Second // less than until the next thorough look without a trigger
 )
 
 // linkAttacks send over links that their pod did not have when it started.
@@ -224,7 +224,7 @@ func TestLaterLinksAreGuardedSoon(t *testing.T) {
 	t.Logf("guarded after %s at the median, %s at most, counted from before they were made", took[tries/2], took[tries-1])
 }
 
-// Events that were lost, here as nobody followed them, are made up for.
+// Events that were lost, here as nothing read them, are made up for.
 func TestLinksWhileNobodyFollowed(t *testing.T) {
 	n := newNode(t, options{})
 	p := n.guardedPod(t, steer, guardFull)
@@ -235,7 +235,7 @@ func TestLinksWhileNobodyFollowed(t *testing.T) {
 	eventually(t, "the link is guarded", func() bool { return n.awaitGuard(t, end.Index, guardFull) })
 }
 
-// A link that the node keeps for itself is nobody's.
+// A link that the node keeps for itself is no pod's.
 func TestOtherLinksAreLeftAlone(t *testing.T) {
 	n := newNode(t, options{})
 	passing := n.pod(t, pass, lab.PodOptions{})

@@ -198,7 +198,7 @@ func portOfDeadAgent(t *testing.T, o lab.PodOptions) string {
 }
 
 // nodePortOfDeadAgent is about a pod that no agent knows: it is steered to the
-// node listener, and from its namespace nobody can see who listens there.
+// node listener, and from its namespace it cannot be seen who listens there.
 func nodePortOfDeadAgent(t *testing.T, _ guardMode) string {
 	n := newNode(t, options{})
 	other := n.pod(t, pass, lab.PodOptions{HostNetwork: true})

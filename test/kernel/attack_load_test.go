@@ -61,7 +61,7 @@ func fillFlows(t *testing.T, _ guardMode) string {
 }
 
 // occupy has the pod open so many connections, as far as it may, and keep
-// them. Nobody claims their flows. It returns what ends that.
+// them. Their flows are not claimed. It returns what ends that.
 func (n *node) occupy(t *testing.T, p *lab.Pod, cgroup string, connections int) (release func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -200,7 +200,7 @@ func fewer(n int) int {
 }
 
 // repeated dials so often, one after the other, and counts by whose the
-// answers are; what fails counts as nobody's.
+// answers are; what fails counts for no one.
 type repeated struct {
 	Dialing dialing
 	Times   int

@@ -99,7 +99,7 @@ func (n *node) guarded(t *testing.T, p *lab.Pod, guard guardMode) {
 		return
 	}
 	eventually(t, "the pod's link is guarded", func() bool {
-		n.delivery.Poke()
+		n.delivery.Trigger()
 		links, err := n.hooks.GuardedLinks()
 		check(t, err)
 		for _, ifindex := range links {

@@ -132,7 +132,7 @@ func TestCountsCorrectThemselves(t *testing.T) {
 	}
 }
 
-// again connects the socket to nobody and to its destination, so often.
+// again connects the socket to no address and to its destination, so often.
 func (d dialing) again(fd int) error {
 	for range d.Again {
 		unspec := unix.RawSockaddr{Family: unix.AF_UNSPEC}

@@ -55,7 +55,7 @@ func address(a netip.AddrPort, to string) netip.AddrPort {
 }
 
 // captureConnection has the pod connect, and returns the connection as
-// accepted while nobody has claimed its flow.
+// accepted while its flow is not claimed.
 func captureConnection(t *testing.T, n *node, p *lab.Pod) workload.Connection {
 	t.Helper()
 	accepted := make(chan workload.Connection, 1)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What io_uring_setup(2) and io_uring_enter(2) are told; see the header
+// Arguments of io_uring_setup(2) and io_uring_enter(2); see the header
 // linux/io_uring.h.
 const (
 	ringOpConnect   = 16

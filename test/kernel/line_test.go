@@ -206,7 +206,7 @@ func TestSecondLineOnABridge(t *testing.T) {
 	exposes(t, imds)
 	p, denied := n.pod(t, pass, lab.PodOptions{}), n.pod(t, deny, lab.PodOptions{})
 	bridged(t, p, denied)
-	n.delivery.Poke() // events will tell that a link has become a port
+	n.delivery.Trigger() // events will tell that a link has become a port
 	n.guarded(t, p, guardFull)
 	passes(t, "on a bridge", dialFrom(t, p, dialing{To: imds}))
 	passes(t, "on a bridge, by a Service", dialFrom(t, p, dialing{To: vip}))

@@ -47,7 +47,7 @@ const (
 )
 
 // A program that others attached first keeps ours out if it is attached at our
-// cgroup or above and shares with nobody. The error names it.
+// cgroup or above and shares with no other. The error names it.
 func TestAnothersProgramFirst(t *testing.T) {
 	for name, tc := range map[string]struct {
 		flags    uint32

@@ -95,7 +95,7 @@ func newNode(t *testing.T, o options) *node {
 }
 
 // startAgain is a new agent after stop, with everything that ends with a
-// process opened anew.
+// process opened again.
 func (n *node) startAgain(t *testing.T) {
 	t.Helper()
 	check(t, n.hooks.Close())
@@ -151,7 +151,7 @@ func (n *node) start(t *testing.T, o options) {
 	run(n.delivery.Run)
 	run(func(ctx context.Context) error { return at.Run(ctx, n.answer) })
 	run(func(ctx context.Context) error {
-		return n.hooks.WatchUnknowns(ctx, func(uint64) { n.delivery.Poke() })
+		return n.hooks.WatchUnknowns(ctx, func(uint64) { n.delivery.Trigger() })
 	})
 	n.stop = func() {
 		cancel()
@@ -206,13 +206,13 @@ func (n *node) stranger(t *testing.T, o lab.PodOptions) *lab.Pod {
 	return p
 }
 
-// settled waits until the verdict is in force for the cgroup.
+// settled waits until the verdict is applied for the cgroup.
 func (n *node) settled(t *testing.T, cgroup string, want workload.Verdict) workload.Entry {
 	t.Helper()
 	var e workload.Entry
 	id, err := lab.CgroupID(cgroup)
 	check(t, err)
-	eventually(t, want.String()+" is in force for "+cgroup, func() bool {
+	eventually(t, want.String()+" is applied for "+cgroup, func() bool {
 		var ok bool
 		e, ok, err = n.hooks.Verdict(id)
 		check(t, err)

@@ -23,7 +23,7 @@ import (
 // pinDir is where the node's agent has its pins.
 func (n *node) pinDir() string { return filepath.Join(n.BPFFS, intercept.PinDirectory) }
 
-// detachLink takes a pinned link out of force, as `bpftool link detach` does.
+// detachLink detaches a pinned link, as `bpftool link detach` does.
 func (n *node) detachLink(t *testing.T, pin string) {
 	t.Helper()
 	l, err := link.LoadPinnedLink(filepath.Join(n.pinDir(), pin), nil)
@@ -77,8 +77,8 @@ func each(cause string, maps float64) map[string]float64 {
 	return all
 }
 
-// What others take away is put back by the next Attach, counted, and in force
-// beyond the agent. A pin that is gone takes nothing out of force meanwhile.
+// What others take away is put back by the next Attach, counted, and active
+// beyond the agent. The removal of a pin detaches nothing meanwhile.
 func TestRepairs(t *testing.T) {
 	const maps = 11
 	for name, tc := range map[string]struct {
@@ -152,7 +152,7 @@ func TestUnmountedBPFFS(t *testing.T) {
 	check(t, unix.Unmount(n.BPFFS, unix.MNT_DETACH))
 	for range 2 {
 		if err := n.hooks.Attach(n.Kubepods, true); !errors.Is(err, intercept.ErrNoBPFFS) || !strings.Contains(err.Error(), "mount -t bpf") {
-			t.Errorf("Attach = %v, want ErrNoBPFFS with what mends it", err)
+			t.Errorf("Attach = %v, want ErrNoBPFFS with its fix", err)
 		}
 		if got := dialFrom(t, p, dialing{To: imds}); got.Answer.UID != p.UID {
 			t.Errorf("%+v, want pod %s", got, p.UID)
@@ -190,7 +190,7 @@ func TestLinkGuardRepaired(t *testing.T) {
 			} else {
 				tc.take(t, n, pin)
 			}
-			n.delivery.Poke()
+			n.delivery.Trigger()
 			eventually(t, "it is repaired", func() bool { return cmp.Equal(tc.want, n.repaired(t)) })
 		})
 	}

@@ -41,7 +41,7 @@ type sending struct {
 
 func init() { lab.Register("send", send) }
 
-// send returns what the kernel said; not every drop is told to the sender.
+// send returns what the kernel said; not every drop is reported to the sender.
 func send(s sending) (string, error) {
 	err := s.send()
 	var e unix.Errno

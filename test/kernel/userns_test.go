@@ -8,7 +8,7 @@ import (
 )
 
 // A pod with hostUsers: false has a user namespace that owns its network
-// namespace. It is told apart as any other, and root in it, who may make
+// namespace. It is distinguished as any other, and root in it, who may make
 // network namespaces without being root on the node, gains nothing by that.
 func TestPodsInUserNamespaces(t *testing.T) {
 	n := newNode(t, options{})

@@ -15,7 +15,7 @@ import (
 
 // Options say how many ask, and how often.
 type Options struct {
-	Keep    bool // keep the connection until told otherwise
+	Keep    bool // keep the connection until asked to close it
 	Workers int
 	Every   time.Duration // between two requests of a worker
 	Idle    time.Duration // the same, of each fourth worker
@@ -82,10 +82,10 @@ func (w *worker) work(ctx context.Context) {
 	tick := time.NewTicker(w.Every)
 	defer tick.Stop()
 	for n := 1; ctx.Err() == nil; n++ {
-		told, err := w.ask()
+		closing, err := w.ask()
 		t := judge(err, w.alive)
-		if t.Requests = 1; told {
-			t.Told = 1
+		if t.Requests = 1; closing {
+			t.Closing = 1
 		}
 		w.sum.add(t)
 		if err != nil {
@@ -113,7 +113,7 @@ const NewConnection = "new connection"
 const Asker = "asker"
 
 // ask reports whether the answer said that its connection ends.
-func (w *worker) ask() (told bool, err error) {
+func (w *worker) ask() (closing bool, err error) {
 	if w.conn != nil {
 		return w.exchange()
 	}
@@ -124,14 +124,14 @@ func (w *worker) ask() (told bool, err error) {
 		return false, fmt.Errorf("%s: %w", NewConnection, err)
 	}
 	w.conn, w.reader = c, bufio.NewReader(c)
-	if told, err = w.exchange(); err != nil {
+	if closing, err = w.exchange(); err != nil {
 		err = fmt.Errorf("%s: %w", NewConnection, err)
 	}
-	return told, err
+	return closing, err
 }
 
 // exchange asks and reads on the connection that there is.
-func (w *worker) exchange() (told bool, err error) {
+func (w *worker) exchange() (closing bool, err error) {
 	if err := w.conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return false, err
 	}

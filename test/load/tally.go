@@ -18,7 +18,7 @@ import (
 // Tally is what came of it. Nothing was tried twice.
 type Tally struct {
 	Requests, Failed, Reset, Wrong int
-	Told                           int       // answers with Connection: close
+	Closing                        int       // answers with Connection: close
 	Notes                          []string  // on the first that went wrong
 	Failures                       []Failure // the first of them
 }
@@ -48,7 +48,7 @@ func (t *Tally) Add(o Tally) {
 	t.Failed += o.Failed
 	t.Reset += o.Reset
 	t.Wrong += o.Wrong
-	t.Told += o.Told
+	t.Closing += o.Closing
 	notes := slices.Concat(t.Notes, o.Notes) // others read the old ones
 	t.Notes = notes[:min(len(notes), maxNotes)]
 	if len(o.Failures) > 0 {

@@ -116,14 +116,14 @@ resources: {limits: {memory: 512Mi}}
 		"tolerations": pod.Tolerations, "annotation": template.Annotations["team"], "tenants": tenants,
 		"memory": container.Resources.Limits.Memory().String(), "mounted": container.VolumeMounts[mount].MountPath,
 		"kubelet": pod.Volumes[volume].HostPath.Path,
-		"told":    slices.Contains(container.Env, corev1.EnvVar{Name: "SIDESTEP_KUBELET_DIR", Value: "/data/kubelet"}),
+		"set":     slices.Contains(container.Env, corev1.EnvVar{Name: "SIDESTEP_KUBELET_DIR", Value: "/data/kubelet"}),
 	}
 	want := map[string]any{
 		"image":  "registry.example.org:5000/team/agent:v9@" + digest,
 		"policy": corev1.PullAlways, "secrets": []corev1.LocalObjectReference{{Name: "login"}},
 		"tolerations": []corev1.Toleration{{Key: "a", Operator: corev1.TolerationOpExists}},
 		"annotation":  "b", "tenants": 1, "memory": "512Mi",
-		"mounted": "/data/kubelet/pods", "kubelet": "/data/kubelet/pods", "told": true,
+		"mounted": "/data/kubelet/pods", "kubelet": "/data/kubelet/pods", "set": true,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -13,11 +13,11 @@ import (
 )
 
 // leave is how long the agent takes once it has ceased to serve: clients with
-// connections are told to go (30 s), requests under way answered (25 s).
+// connections are asked to leave (30 s), requests under way answered (25 s).
 const leave = 55 * time.Second
 
-// The kubelet kills a pod when its grace period is over: an agent that is told
-// to end must be done by then.
+// The kubelet kills a pod when its grace period is over: an agent that is
+// asked to stop must be done by then.
 func TestTheGracePeriodIsLongEnough(t *testing.T) {
 	serves := drainTimeout(t)
 	for name, objects := range rendered(t) {

@@ -68,7 +68,7 @@ func run(o options) error {
 	return nil
 }
 
-// installHead says in the file what it is, since nobody is to edit it.
+// installHead says in the file what it is, since it must not be edited.
 const installHead = `# Rendered from manifests/base, where each line has its reason; do not edit.
 # Set the image to the one in your own registry before you apply it.
 `

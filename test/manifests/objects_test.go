@@ -95,7 +95,7 @@ func TestBindings(t *testing.T) {
 			bound(b.RoleRef.Kind+" "+b.Namespace+"/"+b.RoleRef.Name, b.Subjects)
 		}
 		if len(roles) > 0 {
-			t.Errorf("%s: bound to nobody: %v", name, roles)
+			t.Errorf("%s: bound to no subject: %v", name, roles)
 		}
 	}
 }

@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Whoever may change nodes is held by a policy that is in force for its
-// account, and is told to remove the taint. What it refuses, the node tests
+// Whoever may change nodes is held by a policy that applies to its
+// account, and is asked to remove the taint. What it refuses, the node tests
 // show.
 func TestTaintsHaveTheirPolicy(t *testing.T) {
 	for _, name := range []string{"taint", "uninstall"} {
@@ -35,9 +35,9 @@ func TestTaintsHaveTheirPolicy(t *testing.T) {
 			t.Errorf("%s: the pod has no token of the account", name)
 		}
 		container := pod.Containers[0]
-		told := slices.Contains(container.Args, "--remove-taint") ||
+		set := slices.Contains(container.Args, "--remove-taint") ||
 			slices.Contains(container.Env, corev1.EnvVar{Name: "SIDESTEP_REMOVE_TAINT", Value: "true"})
-		if !told {
+		if !set {
 			t.Errorf("%s: arguments %q, environment %v", name, container.Args, container.Env)
 		}
 	}

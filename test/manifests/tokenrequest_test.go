@@ -10,8 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The policy is in force, for the agent's own account, wherever that may ask
-// for tokens; and the agent is told to. What it refuses, the node tests show.
+// The policy applies to the agent's own account, wherever that may ask
+// for tokens; and the agent has the flag. What it refuses, the node tests show.
 func TestTokenRequestsHaveTheirPolicy(t *testing.T) {
 	objects := rendered(t)["token-request"]
 	account := one[*corev1.ServiceAccount](t, objects)

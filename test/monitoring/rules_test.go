@@ -15,7 +15,7 @@ import (
 
 //go:generate go test -count=1 -run ^TestOperatorsRulesAreTheSame$ . -update
 
-var update = flag.Bool("update", false, "write prometheusrule.yaml anew")
+var update = flag.Bool("update", false, "rewrite prometheusrule.yaml")
 
 const manifests = "../../manifests/monitoring/"
 

@@ -3,7 +3,7 @@
 # into a cache outside the tree and prints the cache's path as its last line.
 # It takes some 12 minutes on two cores the first time and a second afterwards.
 # It may be stopped and started again, run in the background and run twice at
-# once: a finished binary is never built anew, and the second run waits.
+# once: a finished binary is never built again, and the second run waits.
 set -euo pipefail
 cd "$(dirname "$0")/k8s"
 # shellcheck source=test/node/env.sh

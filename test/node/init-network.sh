@@ -9,7 +9,7 @@ for address in "$imds_address" "$entra_address" "$vault_address"; do
 	ip address add "$address/32" dev lo
 done
 # Kubelet wants an address that is not loopback's. Some kernels have no dummy
-# links, so it is a veth whose other end nobody listens at.
+# links, so it is a veth whose other end has no listener.
 ip link add eth0 type veth peer name eth0-peer
 ip address add "$node_address/16" dev eth0
 ip link set eth0 up

@@ -29,9 +29,9 @@ type fault struct {
 	age time.Duration
 	// worked: they have had a token for another resource.
 	worked bool
-	// told is what the owners of their pods are told within some seconds; empty:
+	// event is what the owners of their pods are notified of within some seconds; empty:
 	// nothing while the fault lasts.
-	told string
+	event string
 	// most is how many exchanges may be sent while the fault lasts.
 	most uint64
 }
@@ -56,7 +56,7 @@ func tokenAfter(wait time.Duration) func(first, last answer) string {
 	}
 }
 
-// comeAgain: the app is held, told when to come again, and has its token in
+// comeAgain: the app is held, asked to try again later, and has its token in
 // the end.
 func comeAgain(first, last answer) string {
 	switch {
@@ -70,7 +70,7 @@ func comeAgain(first, last answer) string {
 	return ""
 }
 
-// refused: the app is told at once what is wrong.
+// refused: the app gets at once what is wrong.
 func refused(code string) func(first, last answer) string {
 	return func(first, _ answer) string {
 		if first.status != 400 || first.took > 5*time.Second || !strings.Contains(first.body, code) {
@@ -80,7 +80,7 @@ func refused(code string) func(first, last answer) string {
 	}
 }
 
-// refusedLater: the app is held, told when to come again, and told what is
+// refusedLater: the app is held, asked to try again later, and gets what is
 // wrong once that is certain.
 func refusedLater(code string) func(first, last answer) string {
 	return func(first, last answer) string {
@@ -122,15 +122,15 @@ var faults = []fault{
 	},
 	{
 		name: "identity not replicated for 8 s, new pod (AADSTS700016)", wrong: entra.Fault{Code: 700016}, lasts: 8 * time.Second, age: time.Second,
-		want: token, says: saysToken + ", and an event at once", told: "AADSTS700016", most: 40,
+		want: token, says: saysToken + ", and an event at once", event: "AADSTS700016", most: 40,
 	},
 	{
 		name: "no service principal for 8 s, new pod (AADSTS7000229)", wrong: entra.Fault{Code: 7000229}, lasts: 8 * time.Second, age: time.Second,
-		want: token, says: saysToken + ", and an event at once", told: "AADSTS7000229", most: 40,
+		want: token, says: saysToken + ", and an event at once", event: "AADSTS7000229", most: 40,
 	},
 	{
 		name: "wrong subject, pod new for 35 s more (AADSTS700213)", wrong: entra.Fault{Code: 700213}, lasts: 50 * time.Second, age: 85 * time.Second,
-		want: refusedLater("AADSTS700213"), says: "an event at once, 429 after 25 s, 400 once it is old", told: "AADSTS700213", most: 110,
+		want: refusedLater("AADSTS700213"), says: "an event at once, 429 after 25 s, 400 once it is old", event: "AADSTS700213", most: 110,
 	},
 	{
 		name: "a credential that has worked refused for 6 s (AADSTS700213)", wrong: entra.Fault{Code: 700213}, lasts: 6 * time.Second, worked: true,
@@ -152,7 +152,7 @@ type result struct {
 	why           string // the first failure's answer
 	first, last   []answer
 	sent          uint64
-	told          string // to the pods' owners, while it lasted
+	event         string // to the pods' owners, while it lasted
 }
 
 // TestFaults prints the table. A row fails if an app whose token is cached
@@ -210,13 +210,13 @@ func (f fault) run(t *testing.T) (got result) {
 	for i, without := range without {
 		all.Go(func() { got.first[i], got.last[i] = without.askUntilAnswered() })
 	}
-	if f.told != "" {
+	if f.event != "" {
 		time.Sleep(toldWithin)
-		got.told = r.noticed.String()
+		got.event = r.noticed.String()
 		time.Sleep(f.lasts - toldWithin)
 	} else {
 		time.Sleep(f.lasts)
-		got.told = r.noticed.String()
+		got.event = r.noticed.String()
 	}
 	got.sent = r.exchanges() - before
 	r.setFault(entra.Fault{})
@@ -264,11 +264,11 @@ func (f fault) judge(t *testing.T, got result) {
 			t.Errorf("without a token: %v, then %v: %s", got.first[i], got.last[i], wrong)
 		}
 	}
-	switch n := strings.Count(got.told, f.told+": "); {
-	case f.wrong.Code != 0 && f.told == "" && got.told != "":
-		t.Errorf("owners were told %q", got.told)
-	case f.told != "" && n < cold:
-		t.Errorf("%d of %d owners were told of %s: %q", n, cold, f.told, got.told)
+	switch n := strings.Count(got.event, f.event+": "); {
+	case f.wrong.Code != 0 && f.event == "" && got.event != "":
+		t.Errorf("owners were notified of %q", got.event)
+	case f.event != "" && n < cold:
+		t.Errorf("%d of %d owners were notified of %s: %q", n, cold, f.event, got.event)
 	}
 	if got.sent > f.most {
 		t.Errorf("%d exchanges were sent while it lasted, want %d at most", got.sent, f.most)

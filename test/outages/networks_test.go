@@ -196,7 +196,7 @@ func TestRotatedCAIsTrustedWithoutARestart(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	select {
 	case early := <-got:
-		t.Fatalf("%v, though nobody trusts the new authority", early)
+		t.Fatalf("%v, though the new authority is not trusted", early)
 	default:
 	}
 	r.trust(next)

@@ -156,7 +156,7 @@ func planted(t *testing.T, said map[string]string, secrets []string) {
 		text = text[max(0, len(text)-enough):]
 		for what, secret := range map[string]string{
 			"a token": secrets[0], "an assertion": secrets[len(secrets)-1], "claims": parts[1], "a signature": parts[2],
-			"in base64": base64.StdEncoding.EncodeToString([]byte(secrets[0])), "one that nobody knows": unknown,
+			"in base64": base64.StdEncoding.EncodeToString([]byte(secrets[0])), "an unknown one": unknown,
 		} {
 			middle := len(text) / 2
 			if len(leaks(where, text[:middle]+"x="+secret+text[middle:], secrets)) == 0 {

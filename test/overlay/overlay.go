@@ -20,7 +20,7 @@ const programs = "bpf"
 // Edit replaces the one place in a file where a text stands.
 type Edit struct{ File, Old, New string }
 
-// Write makes dir anew, puts the changed sources below it, with the BPF
+// Write recreates dir, puts the changed sources below it, with the BPF
 // programs compiled if they are among them, and returns a file for -overlay.
 func Write(ctx context.Context, dir string, edits []Edit) (string, error) {
 	if err := os.RemoveAll(dir); err != nil {

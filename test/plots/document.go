@@ -14,7 +14,7 @@ const (
 	end   = "<!-- end of what is generated -->\n"
 )
 
-// writeInto writes a generated part of the document anew; without a path there
+// writeInto replaces a generated part of the document; without a path there
 // is no document.
 func writeInto(path, part, generated string) error {
 	if path == "" {

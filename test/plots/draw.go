@@ -26,11 +26,11 @@ func (r report) drawLatency(path string) error {
 	if err != nil {
 		return err
 	}
-	anew, err := latencies("a connection for each request", r.NewConnection)
+	fresh, err := latencies("a connection for each request", r.NewConnection)
 	if err != nil {
 		return err
 	}
-	return save(path, kept, anew)
+	return save(path, kept, fresh)
 }
 
 func latencies(title string, sides []spread) (*plot.Plot, error) {

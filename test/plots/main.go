@@ -64,7 +64,7 @@ func main() {
 	flag.StringVar(&o.bench, "bench", "", "what test/bench has written; empty: nothing")
 	flag.StringVar(&o.scale, "scale", "", "what test/scale has written; empty: nothing")
 	flag.StringVar(&o.out, "out", "out", "directory for the plots")
-	flag.StringVar(&o.doc, "doc", "", "document whose generated parts are written anew; empty: none")
+	flag.StringVar(&o.doc, "doc", "", "document whose generated parts are replaced; empty: none")
 	flag.Parse()
 	if err := run(o); err != nil {
 		fmt.Fprintln(os.Stderr, "plots:", err)

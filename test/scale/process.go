@@ -108,7 +108,7 @@ func residentMB(pid int) (float64, error) {
 	return float64(pages*os.Getpagesize()) / 1e6, nil
 }
 
-// freePort returns a port of loopback that nobody has now.
+// freePort returns a port of loopback that is free now.
 func freePort() (int, error) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0") //nolint:noctx // it is at once
 	if err != nil {

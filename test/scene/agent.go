@@ -165,11 +165,11 @@ func (a *Agent) WriteConfig(text string) error {
 	return os.Rename(next, a.config)
 }
 
-// WaitInForce waits until the agent reports that the configuration's word on
+// WaitApplied waits until the agent reports that the configuration's word on
 // unlabelled pods decides about the pod, and that the kernel acts by it.
-func (a *Agent) WaitInForce(ctx context.Context, podUID string, unlabeled config.Unlabeled) error {
+func (a *Agent) WaitApplied(ctx context.Context, podUID string, unlabeled config.Unlabeled) error {
 	want := "unlabeled: " + string(unlabeled)
-	return a.await(ctx, want+" is in force", func() (bool, error) {
+	return a.await(ctx, want+" is applied", func() (bool, error) {
 		report, err := a.Status(ctx)
 		if err != nil {
 			return false, err
@@ -199,7 +199,7 @@ func (a *Agent) Status(ctx context.Context) (status.Report, error) {
 }
 
 // Check runs `agent check` and returns what it printed; an error if it found
-// something to mend.
+// something to fix.
 func (a *Agent) Check(ctx context.Context, s *Scene) (string, error) {
 	cmd := exec.CommandContext(ctx, a.path, "check", "--cgroup-root", s.Node.CgroupRoot,
 		"--kubepods-cgroup", s.Node.Kubepods, "--kubelet-dir", s.Node.KubeletDir, "--bpffs", s.Node.BPFFS)

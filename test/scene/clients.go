@@ -9,7 +9,7 @@ import (
 	"github.com/sidestep-agent/sidestep/test/load"
 )
 
-// asking is what a process of clients is told.
+// asking is the order for a process of clients.
 type asking struct {
 	Until string
 	Load  load.Options

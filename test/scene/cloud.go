@@ -169,8 +169,8 @@ func (c *Cloud) serve(ctx context.Context, address string, handler http.Handler,
 	return nil
 }
 
-// StopAPI has nobody answer at the API server's address until StartAPI, and
-// ends the connections to it. The issuer answers on, and what is told to the
+// StopAPI has nothing answer at the API server's address until StartAPI, and
+// ends the connections to it. The issuer answers on, and what is sent to the
 // API meanwhile is there when it is back.
 func (c *Cloud) StopAPI() error { return c.servers[apiAddress].Close() }
 

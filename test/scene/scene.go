@@ -144,7 +144,7 @@ func (s *Scene) run(ctx context.Context, a *Agent) (*Agent, error) {
 	return a, nil
 }
 
-// Restart starts an agent anew after the one before has ended, and waits until
+// Restart starts an agent again after the one before has ended, and waits until
 // it is ready.
 func (s *Scene) Restart(ctx context.Context) error {
 	s.agents++

@@ -13,7 +13,7 @@ import (
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
 
-// settleLimit is how long a changed identity may take to be in force, through
+// settleLimit is how long a changed identity may take to be applied, through
 // a fault of Entra's and a restart of the agent.
 const settleLimit = 2 * time.Minute
 

@@ -13,8 +13,8 @@ import (
 type counts struct {
 	Requests, Failed, Reset, Wrong int
 	Refused                        int // while no agent ran
-	Held                           int // and told to come again, while Entra failed
-	Pods, Identities, Reloads      int // that came and went, changed, were put in force
+	Held                           int // and asked to try again, while Entra failed
+	Pods, Identities, Reloads      int // that came and went, changed, were applied
 	HandOvers, Kills, Faults       int
 }
 

@@ -21,7 +21,7 @@
 // Clients that an agent's death breaks off are counted apart, as refused while
 // no agent ran: between the last word that a connection brought and the
 // request's failure, an agent must have been dead. Entra's faults excuse
-// nobody who had a token; a pod that is new then may be told to come again.
+// no pod that had a token; a pod that is new then may be asked to try again.
 //
 // Beside the run, builds of the agent from which one release was taken away
 // each run for a while. Every one must be found out by the figure that it is

@@ -40,7 +40,7 @@ type upheaval struct {
 	// configure writes the file that all agents read.
 	configure func(text string) error
 	// calm is had by a fault of Entra's, or by the death of an agent: after
-	// one the tokens are gone, and must be had anew before Entra fails.
+	// one the tokens are gone, and must be fetched again before Entra fails.
 	calm sync.Mutex
 	// starts is had by an agent that starts, or by a configuration that none
 	// can start with.
@@ -115,7 +115,7 @@ const header = "apiVersion: " + config.APIVersion + "\nkind: " + config.Kind + "
 - {namespaces: [system], podSelector: {matchLabels: {app: metadata}}}
 `
 
-// plainConfig is what is in force where no other is.
+// plainConfig is applied where no other is.
 const plainConfig = header
 
 // configs are what the configuration says in turn. None is about a pod that

@@ -25,7 +25,7 @@ func makeBusy(n int) (end func(), err error) {
 	var all []*exec.Cmd
 	end = func() {
 		for _, c := range all {
-			_ = c.Process.Kill() // it is there: nobody has waited for it
+			_ = c.Process.Kill() // it is there: it was not waited for
 			_ = c.Wait()         // killed
 		}
 		runtime.UnlockOSThread()

@@ -19,7 +19,7 @@ import (
 var allowedLicenses = []string{"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "ISC", "MIT"}
 
 // licenseOfBPF is that of bpf/ and of the objects made of it. The kernel is
-// told "Dual BSD/GPL", since it gives some helpers to GPL programs only.
+// declared as "Dual BSD/GPL", since it gives some helpers to GPL programs only.
 const licenseOfBPF = "Apache-2.0 OR BSD-2-Clause OR GPL-2.0-only"
 
 // allowed returns an error that names the licences which are not.
@@ -47,7 +47,7 @@ var newLicenseReader = sync.OnceValues(func() (*licenseReader, error) {
 	return &licenseReader{classifier: c}, nil
 })
 
-// errNoLicense means that nobody said under what a module may be used.
+// errNoLicense means that a module has no known licence.
 var errNoLicense = errors.New("no licence found")
 
 // licensesOf returns the SPDX identifiers of the licences that the module's

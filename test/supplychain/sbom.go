@@ -113,7 +113,7 @@ func libraries(info *buildinfo.BuildInfo, modules []module) ([]cdx.Component, er
 	for _, dep := range info.Deps {
 		i := slices.IndexFunc(modules, func(m module) bool { return m.Path == dep.Path && m.Version == dep.Version })
 		if i < 0 {
-			return nil, fmt.Errorf("the agent has %s %s in it, and these sources have not: build the image anew", dep.Path, dep.Version)
+			return nil, fmt.Errorf("the agent has %s %s in it, and these sources have not: build the image again", dep.Path, dep.Version)
 		}
 		found, err := reader.licensesOf(modules[i])
 		if err != nil {
@@ -151,7 +151,7 @@ func bpfObject(root string, img *image) (cdx.Component, error) {
 		return cdx.Component{}, err
 	}
 	if !bytes.Contains(img.files[agentFile], data) {
-		return cdx.Component{}, errors.New(name + " is not in the agent: build the image anew")
+		return cdx.Component{}, errors.New(name + " is not in the agent: build the image again")
 	}
 	return cdx.Component{
 		BOMRef: name, Type: cdx.ComponentTypeFile, Name: name,

@@ -74,7 +74,7 @@ func TestSBOMDescribesTheImage(t *testing.T) {
 	}
 }
 
-// An image of other sources, or with files that nobody knows, is not described
+// An image of other sources, or with unknown files, is not described
 // as if it were of these.
 func TestOtherImagesAreRefused(t *testing.T) {
 	self, err := os.Executable()

@@ -142,7 +142,7 @@ func TestCallEndsWithItsLastWaiter(t *testing.T) {
 		leaveSecond()
 		synctest.Wait()
 		if !cancelled || len(f.byKey) != 0 || f.window.under != 0 {
-			t.Errorf("with nobody left: cancelled %v, %d calls, %d places taken", cancelled, len(f.byKey), f.window.under)
+			t.Errorf("with no caller left: cancelled %v, %d calls, %d places taken", cancelled, len(f.byKey), f.window.under)
 		}
 	})
 }
@@ -169,7 +169,7 @@ func TestWaitingCallEndsWithItsLastWaiter(t *testing.T) {
 		leave()
 		synctest.Wait()
 		if len(f.queue.pods) != 0 || f.byKey[document("a")] != nil {
-			t.Error("a call that nobody waits for still waits for its turn")
+			t.Error("a call without a caller still waits for its turn")
 		}
 		time.Sleep(windowTime)
 		f.do(t.Context(), "pod-2", document("b"))
@@ -247,7 +247,7 @@ func TestPauseIsForAll(t *testing.T) {
 			})
 			f.do(t.Context(), "pod-1", document("kept"))
 			if got, err := f.do(t.Context(), "pod-1", document("a")); got.Status != test.status || err != nil {
-				t.Errorf("who hit the limit is told %+v, %v", got, err)
+				t.Errorf("who hit the limit gets %+v, %v", got, err)
 			}
 			if got, err := f.do(t.Context(), "pod-2", document("kept")); got.Status != 200 {
 				t.Errorf("a kept answer: %+v, %v", got, err)
@@ -255,7 +255,7 @@ func TestPauseIsForAll(t *testing.T) {
 			_, err := f.do(t.Context(), "pod-2", document("b"))
 			busy := &BusyError{}
 			if paused := errors.As(err, &busy); paused != (test.want > 0) || busy.RetryAfter != test.want {
-				t.Errorf("%d, Retry-After %q: another pod is told %v, want to wait %v", test.status, test.after, err, test.want)
+				t.Errorf("%d, Retry-After %q: another pod gets %v, want to wait %v", test.status, test.after, err, test.want)
 			}
 			time.Sleep(test.want)
 			if got, err := f.do(t.Context(), "pod-2", document("c")); got.Status != 200 {

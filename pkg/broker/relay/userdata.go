@@ -17,7 +17,7 @@ const (
 	userDataParent = "/metadata/instance/compute"
 )
 
-var errNotScrubbed = errors.New("user data cannot be told apart in the response")
+var errNotScrubbed = errors.New("user data cannot be distinguished in the response")
 
 // withoutUserData returns the body of a response for that path with the VM's
 // user data taken out and every other byte as it was. A body that might hold

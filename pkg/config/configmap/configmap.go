@@ -39,11 +39,11 @@ func (m ConfigMap) String() string {
 var pause = wait.Backoff{Duration: 800 * time.Millisecond, Factor: 2, Jitter: 1, Cap: 3 * time.Second, Steps: 10}
 
 // Follow watches the object, by its name alone, until ctx is done. It is a
-// config.Source: the channel has the newest of what was told and not yet
+// config.Source: the channel has the newest update that was not yet
 // received, and failed is called with each error to list or watch the object,
 // and with nil after each success.
-func (m ConfigMap) Follow(ctx context.Context, failed func(error)) <-chan config.Told {
-	store := objectStore{m, make(chan config.Told, 1)}
+func (m ConfigMap) Follow(ctx context.Context, failed func(error)) <-chan config.Update {
+	store := objectStore{m, make(chan config.Update, 1)}
 	objects := m.Client.CoreV1().ConfigMaps(m.Namespace)
 	report := func(ctx context.Context, err error) {
 		// Invalid: an older server that does not know watches which list; a
@@ -71,14 +71,14 @@ func (m ConfigMap) Follow(ctx context.Context, failed func(error)) <-chan config
 	r := cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(lw, m.Client), &corev1.ConfigMap{}, store,
 		cache.ReflectorOptions{Name: "configuration", Logger: &silent, Backoff: &pause})
 	go r.RunWithContext(klog.NewContext(ctx, silent))
-	return store.told
+	return store.updates
 }
 
 // objectStore takes the ConfigMap from its reflector, which calls from one
 // goroutine.
 type objectStore struct {
 	ConfigMap
-	told chan config.Told
+	updates chan config.Update
 }
 
 // Add takes the object as it is now.
@@ -89,10 +89,10 @@ func (s objectStore) Add(o any) error {
 	}
 	text, ok := object.Data[s.Key]
 	if !ok {
-		s.tell(config.Told{Err: fmt.Errorf("%s has no key %s: put the configuration there", s.ConfigMap, s.Key)})
+		s.send(config.Update{Err: fmt.Errorf("%s has no key %s: put the configuration there", s.ConfigMap, s.Key)})
 		return nil
 	}
-	s.tell(config.Told{Text: []byte(text)})
+	s.send(config.Update{Text: []byte(text)})
 	return nil
 }
 
@@ -101,7 +101,7 @@ func (s objectStore) Update(o any) error { return s.Add(o) }
 
 // Delete notes that there is no such object.
 func (s objectStore) Delete(any) error {
-	s.tell(config.Told{Err: fmt.Errorf("%s is not there: create it", s.ConfigMap)})
+	s.send(config.Update{Err: fmt.Errorf("%s is not there: create it", s.ConfigMap)})
 	return nil
 }
 
@@ -119,10 +119,10 @@ func (s objectStore) Replace(list []any, _ string) error {
 func (s objectStore) Resync() error { return nil }
 
 // tell puts what was said in the place of what was not received yet.
-func (s objectStore) tell(t config.Told) {
+func (s objectStore) send(t config.Update) {
 	select {
-	case <-s.told:
+	case <-s.updates:
 	default:
 	}
-	s.told <- t
+	s.updates <- t
 }

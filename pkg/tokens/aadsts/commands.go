@@ -38,7 +38,7 @@ const identityFlags = ` --identity-name "$name" --resource-group "$group"`
 
 // withIdentity completes a command that has identityFlags in it: by the
 // identity's ARM id where that is known, else by a look-up of its client id in
-// the subscription that az is set to. A client id that is no GUID is nobody's.
+// the subscription that az is set to. A client id that is no GUID belongs to no application.
 func (f Facts) withIdentity(command string) string {
 	if name, group, subscription, ok := parseResourceID(f.ResourceID); ok {
 		flags := " --identity-name " + commands.Word(name) + " --resource-group " + commands.Word(group) + " --subscription " + commands.Word(subscription)

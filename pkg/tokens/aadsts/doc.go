@@ -2,5 +2,5 @@
 // what it says something about, what it means for a workload, and the command
 // that fixes it. pkg/tokens asks it about every refusal; the metrics, the table
 // in docs/diagnosis.md and the Entra stand-in are made or checked from it. It
-// asks nobody and runs nothing.
+// makes no requests and runs nothing.
 package aadsts

@@ -1,5 +1,5 @@
-// Package clocks tells two kinds of time: how much of it has passed, which
-// nobody can change, and the date, which can be set in either direction while
+// Package clocks measures two kinds of time: how much of it has passed, which
+// cannot be changed, and the date, which can be set in either direction while
 // the agent runs.
 package clocks
 

@@ -47,7 +47,7 @@ type Grant struct {
 }
 
 // NewClient returns a client that sends through transport. Redirects are not followed: one would
-// carry the assertion to a host that nobody chose.
+// carry the assertion to a host that was not configured.
 func NewClient(transport http.RoundTripper, c clocks.Clocks) *Client {
 	d := newDiscovery(transport, c.Steady)
 	return &Client{

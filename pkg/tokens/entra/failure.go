@@ -22,7 +22,7 @@ import (
 
 const (
 	maxDescription = 600 // runes
-	// MaxRetryAfter bounds how long anybody is told to wait.
+	// MaxRetryAfter bounds how long a caller is asked to wait.
 	MaxRetryAfter = time.Hour
 )
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Gets tokens with the Azure CLI: logs in once, then asks twice, as a script
 # would that calls az for each token. It sends to 169.254.169.254 by nature; the
-# suite runs it where that address is its own, and nobody else should run it.
+# suite runs it where that address is its own, and it is for that suite alone.
 #
 # Arguments: managed none|client|object|resource ID RESOURCE VAULT. VAULT is not
 # used. The CLI asks LAB_ARM_URL where the rest of Azure is.

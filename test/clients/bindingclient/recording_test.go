@@ -14,7 +14,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write the recording anew")
+var update = flag.Bool("update", false, "rewrite the recording")
 
 // golden is the recording that pkg/tokens is held to.
 const golden = "../../../pkg/tokens/testdata/identitybinding.json"

@@ -31,7 +31,7 @@ type result struct {
 func environment(s *scene.Scene, home string) []string {
 	return []string{
 		"PATH=/usr/bin:/bin", "HOME=" + home,
-		// The stand-ins' CA, as OpenSSL and Go, requests and Node.js are told.
+		// The stand-ins' CA, in the variables of OpenSSL and Go, requests and Node.js.
 		"SSL_CERT_FILE=" + s.CA, "REQUESTS_CA_BUNDLE=" + s.CA, "NODE_EXTRA_CA_CERTS=" + s.CA,
 		"LAB_ARM_URL=" + armURL,
 	}

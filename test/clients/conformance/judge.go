@@ -81,7 +81,7 @@ func logged(allowed budget, want federation.Identity, lines []auditLine) string 
 	return ""
 }
 
-// spent counts requests as a budget does. What asks for nobody is a probe.
+// spent counts requests as a budget does. What asks for no token is a probe.
 func spent(lines []auditLine) budget {
 	var b budget
 	for _, l := range lines {

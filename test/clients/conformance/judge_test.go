@@ -83,14 +83,14 @@ func TestJudge(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	told := observed{result: result{Error: "400: Identity not found: …"}, requests: []auditLine{{Endpoint: "token", Status: 400}}}
-	if why := refused(told); why != "" {
+	denied := observed{result: result{Error: "400: Identity not found: …"}, requests: []auditLine{{Endpoint: "token", Status: 400}}}
+	if why := refused(denied); why != "" {
 		t.Errorf("a good refusal: %s", why)
 	}
 	for name, o := range map[string]observed{
-		"a token":     {result: result{Tokens: []string{"x"}, Error: told.result.Error}, requests: told.requests},
-		"other words": {result: result{Error: "timeout"}, requests: told.requests},
-		"asked again": {result: told.result, requests: append(told.requests, told.requests...)},
+		"a token":     {result: result{Tokens: []string{"x"}, Error: denied.result.Error}, requests: denied.requests},
+		"other words": {result: result{Error: "timeout"}, requests: denied.requests},
+		"asked again": {result: denied.result, requests: append(denied.requests, denied.requests...)},
 	} {
 		if refused(o) == "" {
 			t.Errorf("%s passes for a refusal", name)

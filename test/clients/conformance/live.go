@@ -10,7 +10,7 @@ import (
 )
 
 // live changes the mapping of identities while the first client's pod runs.
-// No agent and no pod is restarted: each change is in force within seconds.
+// No agent and no pod is restarted: each change is applied within seconds.
 func (s *suite) live(ctx context.Context, clients []client) error {
 	const patience = 5 * time.Second
 	i := slices.IndexFunc(clients, func(c client) bool {
@@ -58,7 +58,7 @@ func refused(o observed) string {
 	case len(o.result.Tokens) > 0:
 		return "it got a token"
 	case !strings.Contains(o.result.Error, "Identity not found"):
-		return "it was told " + o.result.Error
+		return "it was answered " + o.result.Error
 	case used.tokens+used.probes+used.refusals != 1:
 		return "it asked " + used.String() + " times"
 	}

@@ -10,7 +10,7 @@ import asking
 
 
 async def use_vault(url, credential):
-    """Sets, reads and deletes a secret under a name that nobody had."""
+    """Sets, reads and deletes a secret under a new name."""
     # The vault has an address for a name, and not one below vault.azure.net.
     async with SecretClient(url, credential, verify_challenge_resource=False) as secrets:
         name, value = f"python-aio-{uuid.uuid4()}", str(uuid.uuid4())

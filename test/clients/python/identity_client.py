@@ -9,7 +9,7 @@ import asking
 
 
 def use_vault(url, credential):
-    """Sets, reads and deletes a secret under a name that nobody had."""
+    """Sets, reads and deletes a secret under a new name."""
     # The vault has an address for a name, and not one below vault.azure.net.
     secrets = SecretClient(url, credential, verify_challenge_resource=False)
     name, value = f"python-{uuid.uuid4()}", str(uuid.uuid4())

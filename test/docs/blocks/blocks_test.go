@@ -52,7 +52,7 @@ func TestCheck(t *testing.T) {
 		"the tool in a comment":       {"<!-- needs: az -->", "kubectl get pods   # as az would", "it could run"},
 		"another tool":                {"<!-- needs: cosign -->", "az login", "nothing in it needs cosign"},
 		"nothing but a variable":      {"<!-- needs: az -->", "group=x", "nothing in it needs az"},
-		"a target that nobody runs":   {"<!-- run: make -->", "make soup", "no test runs make soup"},
+		"a target that no test runs":  {"<!-- run: make -->", "make soup", "no test runs make soup"},
 		"more than a target":          {"<!-- run: make -->", "make lint && rm x", "not a target"},
 	} {
 		all, err := Parse("a.md", page(tt.above, tt.text))

@@ -1,5 +1,5 @@
 // Command host is a broker with nothing around it but what a flood needs: pods
-// are told apart by the loopback address that they connect from, the token of
+// are distinguished by the loopback address that they connect from, the token of
 // each is in the cache, and the node's IMDS counts what it is asked. It prints
 // the broker's address and that of its figures.
 package main
@@ -55,8 +55,8 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	told := httptest.NewServer(http.HandlerFunc(h.tell))
-	fmt.Println(l.Addr().String(), told.URL)
+	figures := httptest.NewServer(http.HandlerFunc(h.tell))
+	fmt.Println(l.Addr().String(), figures.URL)
 	go func() {
 		for {
 			c, err := l.Accept()

@@ -25,7 +25,7 @@ const (
 	refusal = "refused"
 )
 
-// configure puts a configuration in force, fields alone without its head, and
+// configure applies a configuration, fields alone without its head, and
 // the base's again when the test ends. It returns how long the change took.
 func configure(t *testing.T, fields string) time.Duration {
 	t.Helper()

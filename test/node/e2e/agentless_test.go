@@ -6,7 +6,7 @@ import (
 )
 
 // With the DaemonSet gone its programs stay: who was steered is refused, also
-// a pod that nobody has seen yet, and who passed passes.
+// a pod that was not seen yet, and who passed passes.
 func TestWithoutTheAgent(t *testing.T) {
 	needNode(t)
 	web := pod{namespace: teamA, name: "orphan", account: "app-one", labelled: true, token: newVolume}

@@ -18,7 +18,7 @@ const (
 	vaultURL  = "https://vault.azure.net" // the resource, not the vault
 )
 
-// What a pod may be told, as who reports it.
+// Answers that a pod may get, as the reporter of each.
 const (
 	nodes    = "the node's identity"
 	refused  = "EPERM"

@@ -99,7 +99,7 @@ func TestIdentityBindings(t *testing.T) {
 	t.Cleanup(func() { kubectl(t, "-n", teamB, "delete", "pod", bound.name, "--wait=false") })
 	kubectl(t, "-n", teamB, "wait", "--for=condition=Ready", "pod/"+bound.name, "--timeout=60s")
 	if got := bound.who(t); !strings.Contains(got, "start the agent with --token-proxy https://"+proxyAt) {
-		t.Errorf("a proxy that nobody allowed: %q", got)
+		t.Errorf("a proxy that is not allowed: %q", got)
 	}
 	t.Cleanup(func() { setTokenProxy(t, "") })
 	setTokenProxy(t, "https://"+proxyAt)

@@ -110,7 +110,7 @@ func (b *bystanders) during(t *testing.T, f fault, w witness) {
 			}
 			sum.Add(less(now, before[i]))
 		}
-		t.Logf("fault: %s | %s | %s; steered pods: %s; a pod that passes: %s", f.name, f.expected, seen, told(steered), told(passing))
+		t.Logf("fault: %s | %s | %s; steered pods: %s; a pod that passes: %s", f.name, f.expected, seen, summary(steered), summary(passing))
 		if passing.Bad() != 0 || steered.Wrong != 0 || (steered.Bad() != 0) != f.noticed {
 			t.Errorf("want nothing but right answers, unless there is no agent: %q %q", steered.Notes, passing.Notes)
 		}
@@ -128,6 +128,6 @@ func less(now, before load.Tally) load.Tally {
 	return now
 }
 
-func told(t load.Tally) string {
+func summary(t load.Tally) string {
 	return fmt.Sprintf("%d requests, %d failed, %d reset, %d wrong", t.Requests, t.Failed, t.Reset, t.Wrong)
 }

@@ -85,8 +85,8 @@ func compact(t *testing.T) {
 }
 
 // cutOff resets the agent's connections to the API server, and refuses it new
-// ones until mend. Nobody else on the node goes by the Service's address.
-func cutOff(t *testing.T, nudge func()) (mend func()) {
+// ones until restore. Nothing else on the node uses the Service's address.
+func cutOff(t *testing.T, nudge func()) (restore func()) {
 	t.Helper()
 	rule := strings.Fields("OUTPUT -d 10.224.0.4 -p tcp --dport 6443 -j REJECT --reject-with tcp-reset")
 	change := func(how string) error {

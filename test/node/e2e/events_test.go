@@ -67,13 +67,13 @@ func TestRefusalsAreDiagnosed(t *testing.T) {
 	if _, below, ok := strings.Cut(status, "to fix team-b/abroad:\n"); !ok || !strings.Contains(below, fix) {
 		t.Errorf("the status has no command for team-b/abroad:\n%s", status)
 	}
-	told := 0
+	logged := 0
 	for line := range strings.Lines(kubectl(t, "-n", system, "logs", "daemonset/sidestep-agent")) {
 		if strings.Contains(line, `"pod":"`+abroad.name+`"`) && strings.Contains(line, `"fix":"kubectl annotate`) {
-			told++
+			logged++
 		}
 	}
-	if told < 1 || told > 3 { // as not final, and as final
-		t.Errorf("the log tells of it %d times", told)
+	if logged < 1 || logged > 3 { // as not final, and as final
+		t.Errorf("the log tells of it %d times", logged)
 	}
 }

@@ -17,10 +17,10 @@ func agentToken(t *testing.T) string {
 	return strings.TrimSpace(inNode(t, "bash", "-c", `ls -d "/var/lib/kubelet/pods/$0/volumes/kubernetes.io~projected/"kube-api-access-*/token`, uid))
 }
 
-// The agent's service account is deleted and made anew, as tools do that apply
+// The agent's service account is deleted and recreated, as tools do that apply
 // manifests: the API server takes no token of the old one any more, and the
 // kubelet, which looks at the token's age alone, keeps it until it is started
-// anew.
+// again.
 func refusedToken(t *testing.T, w witness) string {
 	file := agentToken(t)
 	old := inNode(t, "cat", file)

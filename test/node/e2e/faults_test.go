@@ -15,7 +15,7 @@ var (
 
 // What happens to a node's control plane, its runtime and its agent's means
 // touches no pod that runs: pods that ask all the while, and never twice, get
-// what is theirs. What changed meanwhile is in force soon after. Not parallel:
+// what is theirs. What changed meanwhile is applied soon after. Not parallel:
 // the faults are everybody's.
 func TestFaults(t *testing.T) {
 	needNode(t)
@@ -31,13 +31,13 @@ func TestFaults(t *testing.T) {
 		{"API server killed, started again later", "known pods get cached and new tokens; later, changes come through", killedAPIServer, false},
 		{"API server hangs, goes on later", "known pods get cached and new tokens; later, changes come through", hangingAPIServer, false},
 		{"watches reset", "no change is missed", closedWatches, false},
-		{"etcd compacted, API server started anew, agent cut off meanwhile", "410 Gone: it lists anew and misses no change", compactedEtcd, false},
+		{"etcd compacted, API server restarted, agent cut off meanwhile", "410 Gone: it lists again and misses no change", compactedEtcd, false},
 		{"agent killed while the API server is gone", "steered pods are refused until it is back, from its snapshot; then as ever", killedAgent, true},
 		{"kubelet killed", "running pods are served; a new pod, once it is back", killedKubelet, false},
-		// From here on the kubelet does not pause: it was started anew.
-		{"malformed ConfigMap, then a good one", "the former configuration stays in force; then the good one is", malformedConfiguration, false},
+		// From here on the kubelet does not pause: it was restarted.
+		{"malformed ConfigMap, then a good one", "the former configuration stays applied; then the good one is", malformedConfiguration, false},
 		{"containerd killed", "running pods are served; a new pod, once it is back", killedContainerd, false},
-		{"agent's service account made anew, its token refused", "known pods are served; changes come through with the kubelet's next token", refusedToken, false},
+		{"agent's service account recreated, its token refused", "known pods are served; changes come through with the kubelet's next token", refusedToken, false},
 	} {
 		b.during(t, f, w)
 	}
@@ -62,9 +62,9 @@ func hangingAPIServer(t *testing.T, w witness) string {
 }
 
 func closedWatches(t *testing.T, w witness) string {
-	mend := cutOff(t, func() { w.nudge(t) })
+	restore := cutOff(t, func() { w.nudge(t) })
 	w.label(t, "-")
-	mend()
+	restore()
 	label := w.reached(t, nodes)
 	w.steered(t)
 	return fmt.Sprintf("a change made meanwhile came through %s after the agent could connect", label)
@@ -74,7 +74,7 @@ func compactedEtcd(t *testing.T, w witness) string {
 	version := kubectl(t, "get", "--raw", "/api/v1/namespaces/"+w.namespace+"/pods?limit=1")
 	_, version, _ = strings.Cut(version, `"resourceVersion":"`)
 	version, _, _ = strings.Cut(version, `"`)
-	mend := cutOff(t, func() { w.nudge(t) })
+	restore := cutOff(t, func() { w.nudge(t) })
 	w.label(t, "-")
 	compact(t)
 	apiServer.kill(t) // its cache of watches has what etcd has not
@@ -83,14 +83,14 @@ func compactedEtcd(t *testing.T, w witness) string {
 	if !strings.Contains(gone, `"code":410`) {
 		t.Errorf("the resource version %s is not gone: %.200s", version, gone)
 	}
-	mend()
+	restore()
 	label := w.reached(t, nodes)
 	w.steered(t)
 	return fmt.Sprintf("410 for its version; a change made meanwhile came through %s after the agent could connect", label)
 }
 
 // killedAgent is the one fault that pods notice. Those that are steered are
-// refused while there is no agent: the kernel side stays in force.
+// refused while there is no agent: the kernel side stays active.
 func killedAgent(t *testing.T, w witness) string {
 	apiServer.kill(t)
 	killed := agentProcess(t)

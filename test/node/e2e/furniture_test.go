@@ -35,7 +35,7 @@ func identity(name string) federation.Identity {
 
 // stranger is labelled, and its account is annotated with an identity that does
 // not trust it. It is made before the tests, so that it is two minutes old when
-// TestMissingFederation asks what it is told then.
+// TestMissingFederation checks the answer to it then.
 var stranger = pod{namespace: teamB, name: "stranger", account: "stranger", labelled: true, token: newVolume}
 
 // furnish makes what more than one test uses.

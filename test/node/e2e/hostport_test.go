@@ -33,7 +33,7 @@ func hostPorts(namespace, name string) pod {
 	}
 }
 
-// A pod with hostPorts answers nobody else's request to the metadata service,
+// A pod with hostPorts answers no other pod's request to the metadata service,
 // with the agent alive, dead and back, with both deliveries. The node itself
 // reaches it, so its ports are translated.
 func TestHostPortPodAnswersNobody(t *testing.T) {

@@ -66,7 +66,7 @@ func tenantsRole() []any {
 
 // AzurePodIdentityException objects exempt the pods of their namespace where
 // the configuration honours them, from the moment that the cluster knows them;
-// and nobody can exempt himself where it does not, as it is by default.
+// and no pod can be exempted where it does not, as it is by default.
 func TestAzurePodIdentityExceptions(t *testing.T) {
 	needNode(t)
 	p := pod{namespace: edge, name: "exempt", account: "app-one", labelled: true, token: newVolume, labels: map[string]string{"app": "nmi"}}

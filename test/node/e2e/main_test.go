@@ -23,7 +23,7 @@ const (
 var (
 	// withoutNode says why there is no node to test on; empty: there is one.
 	withoutNode string
-	// known is who may be whom, as the stand-ins are told.
+	// known is who may be whom, by the stand-ins' configuration.
 	known federation.File
 )
 

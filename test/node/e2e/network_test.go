@@ -49,7 +49,7 @@ func intoPod(t *testing.T, p pod) []string {
 }
 
 // With pod delivery no packet leaves the pod: what drops or redirects packets
-// on the node changes nothing for labelled pods. That the rules are in force
+// on the node changes nothing for labelled pods. That the rules are applied
 // shows an unlabelled pod.
 func TestPacketRulesOnTheNode(t *testing.T) {
 	needNode(t)
@@ -81,7 +81,7 @@ func TestPacketRulesOnTheNode(t *testing.T) {
 				t.Errorf("a labelled pod gets %q, want app-one", got)
 			}
 			if got := legacy.who(t, "-timeout=500ms"); got == nodes {
-				t.Error("the rules are not in force: an unlabelled pod reaches the metadata service")
+				t.Error("the rules are not applied: an unlabelled pod reaches the metadata service")
 			}
 		})
 	}
@@ -110,6 +110,6 @@ func TestPodWithTheSidecarsRules(t *testing.T) {
 		t.Errorf("gets %q, want app-one", got)
 	}
 	if got := legacy.get(t, instanceName); got.Body != "the sidecar" {
-		t.Errorf("the rules are not in force: an unlabelled pod is answered %+v", got)
+		t.Errorf("the rules are not applied: an unlabelled pod is answered %+v", got)
 	}
 }

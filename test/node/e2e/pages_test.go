@@ -65,7 +65,7 @@ func checkAllPagesAreRun(t *testing.T, table []page) {
 	}
 	for name := range all {
 		if _, err := blocks.In(repository, name, blocks.Node); err == nil && !run[name] {
-			t.Errorf("nobody runs the commands of %s", name)
+			t.Errorf("no test runs the commands of %s", name)
 		}
 	}
 }

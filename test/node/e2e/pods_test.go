@@ -47,7 +47,7 @@ func (p pod) in(container string) pod {
 	return p
 }
 
-// direct returns the running pod with its commands run by nobody's help: the
+// direct returns the running pod with its commands run without help: the
 // node enters its cgroup and namespaces, as its runtime would.
 func (p pod) direct(t *testing.T) pod {
 	t.Helper()

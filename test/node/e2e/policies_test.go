@@ -86,7 +86,7 @@ exceptions:
 }
 
 // A configuration with a mistake is refused, with an event about the node, and
-// the former one stays in force.
+// the former one stays applied.
 func TestWrongConfiguration(t *testing.T) {
 	needNode(t)
 	legacy := pod{namespace: teamC, name: "denied", account: "default"}

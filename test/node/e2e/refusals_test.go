@@ -103,7 +103,7 @@ func (p pod) expireToken(t *testing.T) {
 }
 
 // expire returns the token with an expiry in the past. Its signature holds no
-// more, which nobody on the node verifies.
+// more, which nothing on the node verifies.
 func expire(t *testing.T, token string) string {
 	t.Helper()
 	parts := strings.Split(token, ".")

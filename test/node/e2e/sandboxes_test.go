@@ -40,7 +40,7 @@ func netnsOf(t *testing.T, pid string) string {
 	return inNode(t, "readlink", "/proc/"+pid+"/ns/net")
 }
 
-// A sandbox that dies is made anew: the same pod in another namespace.
+// A sandbox that dies is recreated: the same pod in another namespace.
 func TestRestartedSandbox(t *testing.T) {
 	needNode(t)
 	t.Parallel()
@@ -60,7 +60,7 @@ func TestRestartedSandbox(t *testing.T) {
 		}
 		tries++
 		if a.whose() == nodes {
-			t.Fatal("while the sandbox was made anew the pod got the node's identity")
+			t.Fatal("while the sandbox was recreated the pod got the node's identity")
 		}
 		if now := p.processes(t, "/pause"); len(now) != 1 || now[0] == pause[0] { // the namespace's number may be used again
 			return fmt.Errorf("the sandboxes are %q", now)

@@ -52,7 +52,7 @@ func (s *Server) verify(ctx context.Context, token string, client federation.Ide
 	if err != nil || json.Unmarshal(payload, &claimed) != nil {
 		return assertion{}, malformedAssertion()
 	}
-	// The credential is looked up first, so that keys are fetched from nobody
+	// The credential is looked up first, so that keys are fetched from no host
 	// but an issuer that the client trusts.
 	if why := match(claimed, client.FederatedCredentials); why != nil {
 		return claimed, why

@@ -14,13 +14,13 @@ import (
 
 // Fault is what is wrong with a Server. The zero Fault is none.
 type Fault struct {
-	// Refuse: nobody listens. Only a Site can do that.
+	// Refuse: there is no listener. Only a Site can do that.
 	Refuse bool `json:"refuse,omitempty"`
 	// Hang: handshakes and requests are taken and never answered.
 	Hang bool `json:"hang,omitempty"`
 	// Reset: the connection is reset in place of an answer.
 	Reset bool `json:"reset,omitempty"`
-	// BadTLS: the certificate is of an authority that nobody trusts.
+	// BadTLS: the certificate is of an authority that is not trusted.
 	BadTLS bool `json:"badTLS,omitempty"`
 	// NotJSON: the answer's status is 200, its body a page of a proxy's.
 	NotJSON bool `json:"notJSON,omitempty"`

@@ -27,7 +27,7 @@ type Site struct {
 	reserved int
 
 	mu   sync.Mutex
-	http *http.Server // nil: nobody listens
+	http *http.Server // nil: no listener
 }
 
 // OpenSite serves the server at a free port of the address.
@@ -106,7 +106,7 @@ func (s *Site) URL() string { return "https://" + s.address.String() }
 func (s *Site) Address() netip.AddrPort { return s.address }
 
 // SetFault breaks the site and its server, or with the zero Fault repairs them.
-// Connections that are open are closed before nobody listens.
+// Connections that are open are closed before the listener is.
 func (s *Site) SetFault(fault Fault) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -46,7 +46,7 @@ func (f File) validateIdentities() error {
 	if err := f.validateIDs(n.TenantID, n.ClientID, n.PrincipalID); err != nil {
 		return fmt.Errorf("nodeIdentity: %w", err)
 	}
-	// Two identities that share an id could not be told apart in a log.
+	// Two identities that share an id could not be distinguished in a log.
 	owner := map[string]string{n.ClientID: "nodeIdentity", n.PrincipalID: "nodeIdentity"}
 	for _, i := range f.Identities {
 		if err := i.validate(f); err != nil {

@@ -55,7 +55,7 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-// send writes the request line as it stands, since an http.Client would mend
+// send writes the request line as it stands, since an http.Client would correct
 // it, and returns status and body.
 func (r *rig) send(t *testing.T, method, uri string, headers ...string) (int, string) {
 	t.Helper()

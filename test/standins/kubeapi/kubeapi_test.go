@@ -64,7 +64,7 @@ func pod(name, onNode, label string) *corev1.Pod {
 	}
 }
 
-// seen is one thing that an informer told its handler.
+// seen is one thing that an informer passed to its handler.
 type seen struct{ What, Name, Label string }
 
 // inform starts a pod informer of the node; its handler's calls come out of
@@ -73,10 +73,10 @@ func inform(t *testing.T, c kubernetes.Interface) <-chan seen {
 	t.Helper()
 	factory := informers.NewSharedInformerFactoryWithOptions(c, 0,
 		informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = "spec.nodeName=" + node }))
-	told := make(chan seen, 16)
+	events := make(chan seen, 16)
 	tell := func(what string, o any) {
 		p := o.(*corev1.Pod)
-		told <- seen{what, p.Name, p.Labels["v"]}
+		events <- seen{what, p.Name, p.Labels["v"]}
 	}
 	_, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(o any) { tell("add", o) },
@@ -94,14 +94,14 @@ func inform(t *testing.T, c kubernetes.Interface) <-chan seen {
 			t.Fatal("the informer did not sync")
 		}
 	}
-	return told
+	return events
 }
 
 func TestInformerSeesItsNodesPods(t *testing.T) {
 	r := newRig(t)
 	r.api.PutPod(pod("first", node, "1"))
 	r.api.PutPod(pod("elsewhere", "node-2", "1"))
-	told := inform(t, r.client(t, "agent"))
+	events := inform(t, r.client(t, "agent"))
 	steps := []struct {
 		name string
 		do   func()
@@ -119,14 +119,14 @@ func TestInformerSeesItsNodesPods(t *testing.T) {
 		if s.want == (seen{}) {
 			continue
 		}
-		if got := <-told; got != s.want {
-			t.Fatalf("%s: told %v, want %v", s.name, got, s.want)
+		if got := <-events; got != s.want {
+			t.Fatalf("%s: got %v, want %v", s.name, got, s.want)
 		}
 	}
 	r.CloseClientConnections()
 	r.api.PutPod(pod("fourth", node, "1"))
-	if got, want := <-told, (seen{"add", "fourth", "1"}); got != want {
-		t.Errorf("after the connection broke: told %v, want %v", got, want)
+	if got, want := <-events, (seen{"add", "fourth", "1"}); got != want {
+		t.Errorf("after the connection broke: got %v, want %v", got, want)
 	}
 }
 

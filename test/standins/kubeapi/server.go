@@ -144,6 +144,6 @@ func (s *Server) note(r *http.Request, e Entry) {
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	// The client may be gone; there is nobody else to tell.
+	// The client may be gone; there is nothing else to inform.
 	_ = json.NewEncoder(w).Encode(body)
 }

@@ -96,7 +96,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(entry.Status)
-	// The client may be gone; there is nobody else to tell.
+	// The client may be gone; there is nothing else to inform.
 	_ = json.NewEncoder(w).Encode(body)
 }
 

@@ -155,7 +155,7 @@ func TestTokensThatProveNothing(t *testing.T) {
 	}
 	for _, e := range entries {
 		if e.Allowed || e.ObjectID != "" {
-			t.Errorf("the log has a caller where nobody proved who he is: %+v", e)
+			t.Errorf("the log has a caller without a proof: %+v", e)
 		}
 	}
 }

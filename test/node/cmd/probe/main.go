@@ -1,6 +1,6 @@
 // Command probe is what the pods of the node tests run:
 //
-//	probe wait                        stays until it is told to end
+//	probe wait                        stays until it is asked to stop
 //	probe serve 127.0.0.1:8000 TEXT   answers each request with TEXT
 //	probe get [flags] URL             asks once, and prints one JSON object
 //	probe load [flags] CLIENT-ID      asks all the time, and prints a tally each second
@@ -100,7 +100,7 @@ func get(ctx context.Context, args []string) error {
 	timeout := flags.Duration("timeout", 3*time.Second, "limit for all of it")
 	bare := flags.Bool("bare", false, "without the header Metadata")
 	mapped := flags.Bool("mapped", false, "by an IPv6 socket, to the address as ::ffff:a.b.c.d")
-	every := flags.Duration("every", 0, "ask again after as long, each time on a new connection, until told to end")
+	every := flags.Duration("every", 0, "ask again after as long, each time on a new connection, until asked to stop")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

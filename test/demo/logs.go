@@ -13,10 +13,10 @@ import (
 	"github.com/sidestep-agent/sidestep/test/standins/vault"
 )
 
-// logs is what all the others saw: the kernel's counters, the agent's audit
+// logs is what all other parts saw: the kernel's counters, the agent's audit
 // log and the stand-ins' logs.
 type logs struct {
-	kernel []connects // nil: the agent that tells of them is dead
+	kernel []connects // nil: the agent that reports them is dead
 	audit  []auditLine
 	entra  []entra.Entry
 	imds   []imds.Entry
@@ -24,7 +24,7 @@ type logs struct {
 }
 
 // logs reads everything as it stands.
-func (s *stage) logs(ctx context.Context) (l logs, err error) {
+func (s *setup) logs(ctx context.Context) (l logs, err error) {
 	if s.Agent.Alive() {
 		if l.kernel, err = kernelCounters(ctx); err != nil {
 			return logs{}, err
@@ -68,8 +68,8 @@ const (
 	curlInstance client = "curl, metadata"
 )
 
-// asked is a question with its answer, and what everyone else saw of it.
-type asked struct {
+// result is a question with its answer, and what everyone else saw of it.
+type result struct {
 	question
 	policy config.Unlabeled // about unlabelled pods, at that time
 	dead   bool             // the agent was
@@ -79,11 +79,11 @@ type asked struct {
 }
 
 // ask has a client ask and gathers what the others saw of it.
-func (s *stage) ask(ctx context.Context, q question, policy config.Unlabeled) (asked, error) {
-	a := asked{question: q, policy: policy, dead: !s.Agent.Alive()}
+func (s *setup) ask(ctx context.Context, q question, policy config.Unlabeled) (result, error) {
+	a := result{question: q, policy: policy, dead: !s.Agent.Alive()}
 	before, err := s.logs(ctx)
 	if err != nil {
-		return asked{}, err
+		return result{}, err
 	}
 	start := time.Now()
 	switch q.client {
@@ -95,7 +95,7 @@ func (s *stage) ask(ctx context.Context, q question, policy config.Unlabeled) (a
 		a.answer, err = s.curlPath(ctx, q.by, q.family, instancePath)
 	}
 	if err != nil {
-		return asked{}, err
+		return result{}, err
 	}
 	a.took = time.Since(start)
 	a.logs, err = s.settled(ctx, before, a)
@@ -104,7 +104,7 @@ func (s *stage) ask(ctx context.Context, q question, policy config.Unlabeled) (a
 
 // settled returns what was added to the logs. The broker writes its audit line
 // after the answer, so that it may come a moment later than the client ends.
-func (s *stage) settled(ctx context.Context, before logs, a asked) (logs, error) {
+func (s *setup) settled(ctx context.Context, before logs, a result) (logs, error) {
 	const aMoment = time.Second
 	deadline := time.Now().Add(aMoment)
 	for {
@@ -136,7 +136,7 @@ func linesOf(lines []auditLine, event string) []auditLine {
 
 // own returns the requests that reached the metadata service from the pod's
 // own address: those that no broker made in between.
-func (a asked) own() []imds.Entry {
+func (a result) own() []imds.Entry {
 	var own []imds.Entry
 	for _, e := range a.logs.imds {
 		if host, _, err := net.SplitHostPort(e.Remote); err == nil && a.by.Pod.Address.Equal(net.ParseIP(host)) {

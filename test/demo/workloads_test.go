@@ -23,7 +23,7 @@ func TestFederationFile(t *testing.T) {
 	for _, i := range f.Identities {
 		subjects[i.Name] = i.FederatedCredentials[0].Subject
 	}
-	for _, w := range newCast(f).all() {
+	for _, w := range newPods(f).all() {
 		if want := "system:serviceaccount:" + w.Namespace + ":" + w.Account; w.identity != "" && subjects[w.identity] != want {
 			t.Errorf("%s is federated to %q, not to %s", w.identity, subjects[w.identity], want)
 		}

@@ -20,7 +20,7 @@ type sdkResult struct {
 
 // azidentity gets a token with ManagedIdentityCredential and has azsecrets set,
 // get and delete a secret with it.
-func (s *stage) azidentity(ctx context.Context, w *workload) (answer, error) {
+func (s *setup) azidentity(ctx context.Context, w *workload) (answer, error) {
 	cmd := exec.CommandContext(ctx, s.programs.vaultclient, "-vault", scene.VaultURL, "-secret", "demo")
 	stdout, stderr, err := s.runIn(w, cmd)
 	// It fails for want of a token or of a right, too, and says so on stdout.

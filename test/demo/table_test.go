@@ -8,24 +8,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-func rows(s *story, colour bool) string {
+func rows(s *scenario, colour bool) string {
 	var b bytes.Buffer
 	p := &page{out: &b, colour: colour}
 	p.header()
-	for _, a := range s.asked {
+	for _, a := range s.results {
 		p.row(a.row(namesOf(s.file)))
 	}
 	return b.String()
 }
 
 func TestTable(t *testing.T) {
-	s := goodStory(t)
+	s := goodScenario(t)
 	s.question(s.pods.one, azidentity).answer.vault = vaultOK
 	s.question(s.pods.unlabelled, azidentity).logs.kernel[0].Count = 2
 	s.question(s.pods.two, azidentity).answer.vault = "AccessDenied"
 	lines := strings.Split(rows(s, false), "\n")
 	want := map[int]string{
-		0:  "WHO ASKED        WHICH IS                   WITH            SOCKET       THE KERNEL SENT IT TO  IDENTITY    MS     WHAT CAME OF IT",
+		0:  "POD              KIND                       CLIENT          SOCKET       DESTINATION            IDENTITY    MS     RESULT",
 		1:  "team-a/web       labelled                   azidentity      IPv4         its broker             app-one     0      the vault: a secret set, read, deleted",
 		2:  "team-a/web       labelled                   curl            IPv6-mapped  its broker             app-one     0      a token",
 		3:  "team-b/report    labelled                   azidentity      IPv4         its broker             app-two     0      the vault: AccessDenied",
@@ -43,17 +43,17 @@ func TestTable(t *testing.T) {
 }
 
 func TestVerdictThatDidNotComeTrue(t *testing.T) {
-	s := goodStory(t)
+	s := goodScenario(t)
 	a := s.question(s.pods.one, curlToken)
 	a.logs.imds = s.question(s.pods.exempt, curlToken).logs.imds
 	a.logs.imds[0].Remote = a.by.Pod.Address.String() + ":5"
-	if got := a.route(); got != (cell{"its broker (in truth the node's IMDS)", red}) {
+	if got := a.route(); got != (cell{"its broker (actually the node's IMDS)", red}) {
 		t.Errorf("route %+v", got)
 	}
 }
 
 func TestColourIsAllThatATerminalGets(t *testing.T) {
-	s := goodStory(t)
+	s := goodScenario(t)
 	coloured := rows(s, true)
 	if !strings.Contains(coloured, string(green)+"app-one"+end) {
 		t.Error("there is no colour")

@@ -11,15 +11,15 @@ var federationYAML []byte
 
 // Names of identities that are no app's.
 const (
-	nodes  = "the node's"
-	nobody = "none"
+	nodes      = "the node's"
+	noIdentity = "none"
 )
 
 // names has the name of each identity by its object id.
 type names map[string]string
 
 func namesOf(f federation.File) names {
-	n := names{"": nobody, f.NodeIdentity.PrincipalID: nodes}
+	n := names{"": noIdentity, f.NodeIdentity.PrincipalID: nodes}
 	for _, i := range f.Identities {
 		n[i.PrincipalID] = i.Name
 	}

@@ -20,34 +20,34 @@ Real here: the kernel's part, the agent's program, cgroups and namespaces, azide
 curl. Stand-ins: Entra, Key Vault and the metadata service (IMDS), which are only in Azure, and
 the Kubernetes API. All of it runs in namespaces of its own and is gone when the demo ends.`
 
-// story is all that happened, for the checks.
-type story struct {
-	pods     cast
+// scenario is everything that happened, for the checks.
+type scenario struct {
+	pods     podSet
 	file     federation.File
-	roads    map[*workload][]string // what could lead clients past the metadata service
-	asked    []asked
-	lived    logs   // everything up to the agent's end
+	sources  map[*workload][]string // what could lead clients past the metadata service
+	results  []result
+	observed logs   // everything up to the agent's end
 	agentLog string // to its end
 }
 
-// theatre is a story while it happens.
-type theatre struct {
-	story
-	stage *stage
+// runner runs the scenario.
+type runner struct {
+	scenario
+	setup *setup
 	out   *page
 }
 
-// play has all of the questions asked, prints the table and the checks, and
+// runAll asks all of the questions, prints the table and the checks, and
 // returns how many checks failed.
-func play(ctx context.Context, s *stage, out *page) (int, error) {
-	t := &theatre{stage: s, out: out}
-	t.pods, t.file, t.roads = s.pods, s.Cloud.Federation, map[*workload][]string{}
+func runAll(ctx context.Context, s *setup, out *page) (int, error) {
+	t := &runner{setup: s, out: out}
+	t.pods, t.file, t.sources = s.pods, s.Cloud.Federation, map[*workload][]string{}
 	for _, w := range s.pods.all() {
-		roads, err := s.otherRoads(ctx, w)
+		sources, err := s.otherSources(ctx, w)
 		if err != nil {
 			return 0, err
 		}
-		t.roads[w] = roads
+		t.sources[w] = sources
 	}
 	out.paragraph(fmt.Sprintf("The agent was ready after %d ms.", s.Agent.ReadyAfter.Milliseconds()))
 	out.header()
@@ -63,53 +63,53 @@ func play(ctx context.Context, s *stage, out *page) (int, error) {
 
 // alive asks while the agent runs, under each of the policies for unlabelled
 // pods.
-func (t *theatre) alive(ctx context.Context) (err error) {
-	for _, act := range acts(t.pods) {
-		if err := t.stage.Agent.Configure(act.policy); err != nil {
+func (t *runner) alive(ctx context.Context) (err error) {
+	for _, step := range steps(t.pods) {
+		if err := t.setup.Agent.Configure(step.policy); err != nil {
 			return err
 		}
-		if err := t.stage.Agent.WaitInForce(ctx, t.pods.unlabelled.Pod.UID, act.policy); err != nil {
+		if err := t.setup.Agent.WaitApplied(ctx, t.pods.unlabelled.Pod.UID, step.policy); err != nil {
 			return err
 		}
-		if err := t.ask(ctx, act); err != nil {
+		if err := t.ask(ctx, step); err != nil {
 			return err
 		}
 	}
-	t.lived, err = t.stage.logs(ctx)
+	t.observed, err = t.setup.logs(ctx)
 	return err
 }
 
 // dead kills the agent and asks again.
-func (t *theatre) dead(ctx context.Context) error {
-	if err := t.stage.Agent.Kill(); err != nil {
+func (t *runner) dead(ctx context.Context) error {
+	if err := t.setup.Agent.Kill(); err != nil {
 		return fmt.Errorf("kill the agent: %w", err)
 	}
-	t.agentLog = string(t.stage.Agent.Log.Whole())
+	t.agentLog = string(t.setup.Agent.Log.Whole())
 	t.out.heading("The agent is killed (SIGKILL). Its programs stay in the kernel:")
-	return t.ask(ctx, epilogue(t.pods))
+	return t.ask(ctx, lastStep(t.pods))
 }
 
-func (t *theatre) ask(ctx context.Context, act act) error {
-	for _, q := range act.questions {
-		a, err := t.stage.ask(ctx, q, act.policy)
+func (t *runner) ask(ctx context.Context, step step) error {
+	for _, q := range step.questions {
+		a, err := t.setup.ask(ctx, q, step.policy)
 		if err != nil {
 			return fmt.Errorf("%s, %s: %w", q.by, q.client, err)
 		}
-		t.asked = append(t.asked, a)
-		t.out.row(a.row(t.stage.names))
+		t.results = append(t.results, a)
+		t.out.row(a.row(t.setup.names))
 	}
 	return nil
 }
 
-// act is some questions under one policy for unlabelled pods.
-type act struct {
+// step is some questions under one policy for unlabelled pods.
+type step struct {
 	policy    config.Unlabeled
 	questions []question
 }
 
-// acts returns what is asked while the agent runs.
-func acts(p cast) []act {
-	return []act{
+// steps returns what is asked while the agent runs.
+func steps(p podSet) []step {
+	return []step{
 		{config.UnlabeledPass, []question{
 			{p.one, azidentity, ipv4},
 			{p.one, curlToken, mapped},
@@ -132,9 +132,9 @@ func acts(p cast) []act {
 	}
 }
 
-// epilogue returns what is asked when the agent is dead.
-func epilogue(p cast) act {
-	return act{config.UnlabeledDeny, []question{
+// lastStep returns what is asked when the agent is dead.
+func lastStep(p podSet) step {
+	return step{config.UnlabeledDeny, []question{
 		{p.one, azidentity, ipv4},
 		{p.one, curlToken, ipv4},
 		{p.two, curlToken, mapped},

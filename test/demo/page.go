@@ -48,8 +48,8 @@ var columns = []struct {
 	title string
 	width int
 }{
-	{"WHO ASKED", 15}, {"WHICH IS", 25}, {"WITH", 14}, {"SOCKET", 11},
-	{"THE KERNEL SENT IT TO", 21}, {"IDENTITY", 10}, {"MS", 5}, {"WHAT CAME OF IT", 0},
+	{"POD", 15}, {"KIND", 25}, {"CLIENT", 14}, {"SOCKET", 11},
+	{"DESTINATION", 21}, {"IDENTITY", 10}, {"MS", 5}, {"RESULT", 0},
 }
 
 func (p *page) header() {

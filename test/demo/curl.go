@@ -38,12 +38,12 @@ const (
 )
 
 // curl asks the metadata service with curl, once, for a token to the vault.
-func (s *stage) curl(ctx context.Context, w *workload, f family) (answer, error) {
+func (s *setup) curl(ctx context.Context, w *workload, f family) (answer, error) {
 	return s.curlPath(ctx, w, f, tokenPath+url.QueryEscape(vault.Resource))
 }
 
 // curlPath asks for a path. A refused connect is an answer, no error.
-func (s *stage) curlPath(ctx context.Context, w *workload, f family, path string) (answer, error) {
+func (s *setup) curlPath(ctx context.Context, w *workload, f family, path string) (answer, error) {
 	cmd := exec.CommandContext(ctx, s.programs.curl,
 		"--disable", "--noproxy", "*", "--globoff", "--verbose", "--no-progress-meter", "--max-time", "10",
 		"--header", "Metadata: true", "--write-out", `\n%{http_code} %{remote_ip}`,

@@ -28,12 +28,12 @@ const vaultOK = "ok"
 // environment is all that a client has from the demo. It leads to nothing but
 // the metadata service: there is no AZURE_… variable, no IDENTITY_ENDPOINT and
 // no proxy in it.
-func (s *stage) environment() []string {
+func (s *setup) environment() []string {
 	return []string{"PATH=/usr/bin:/bin", "HOME=" + s.Home, "SSL_CERT_FILE=" + s.CA}
 }
 
 // runIn runs a program in the workload's container.
-func (s *stage) runIn(w *workload, cmd *exec.Cmd) (stdout, stderr []byte, err error) {
+func (s *setup) runIn(w *workload, cmd *exec.Cmd) (stdout, stderr []byte, err error) {
 	var out, errs bytes.Buffer
 	cmd.Env, cmd.Dir = s.environment(), s.Home
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -48,26 +48,26 @@ func (s *stage) runIn(w *workload, cmd *exec.Cmd) (stdout, stderr []byte, err er
 // Azure Arc agent and not the metadata service.
 const arcAgent = "/opt/azcmagent/bin/himds"
 
-// otherRoads returns whatever could lead a client in the workload's container
+// otherSources returns whatever could lead a client in the workload's container
 // past the metadata service, as a process there sees it.
-func (s *stage) otherRoads(ctx context.Context, w *workload) ([]string, error) {
+func (s *setup) otherSources(ctx context.Context, w *workload) ([]string, error) {
 	stdout, _, err := s.runIn(w, exec.CommandContext(ctx, s.programs.env))
 	if err != nil {
 		return nil, err
 	}
-	var roads []string
+	var sources []string
 	for line := range strings.Lines(string(stdout)) {
 		name, _, _ := strings.Cut(line, "=")
 		if !slices.Contains([]string{"PATH", "HOME", "SSL_CERT_FILE"}, name) {
-			roads = append(roads, "the variable "+name)
+			sources = append(sources, "the variable "+name)
 		}
 	}
 	if _, err := os.Stat(arcAgent); err == nil {
-		roads = append(roads, arcAgent)
+		sources = append(sources, arcAgent)
 	}
 	files, err := os.ReadDir(s.Home)
 	for _, f := range files {
-		roads = append(roads, "the file "+f.Name()+" at home")
+		sources = append(sources, "the file "+f.Name()+" at home")
 	}
-	return roads, err
+	return sources, err
 }

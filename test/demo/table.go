@@ -7,7 +7,7 @@ import (
 )
 
 // row returns what the table shows of a question.
-func (a asked) row(n names) []cell {
+func (a result) row(n names) []cell {
 	return []cell{
 		{text: a.by.String()}, {text: a.which()}, {text: string(a.client)}, {text: a.socket()},
 		a.route(), a.identity(n), {text: strconv.FormatInt(a.took.Milliseconds(), 10)}, a.outcome(),
@@ -15,7 +15,7 @@ func (a asked) row(n names) []cell {
 }
 
 // which says how the rules see the pod.
-func (a asked) which() string {
+func (a result) which() string {
 	switch {
 	case a.by.labelled():
 		return "labelled"
@@ -25,9 +25,9 @@ func (a asked) which() string {
 	return "unlabelled: " + string(a.policy)
 }
 
-// socket returns the families that the kernel counted; where there is nobody
-// to tell of its counters, the one that the client was told to use.
-func (a asked) socket() string {
+// socket returns the families that the kernel counted; without an agent that
+// reports its counters, the one that the client was asked to use.
+func (a result) socket() string {
 	seen := map[string]bool{}
 	var families []string
 	for _, c := range a.logs.kernel {
@@ -53,8 +53,8 @@ var routes = map[string]cell{
 }
 
 // route returns where the kernel sent the connects, by its own counters;
-// without an agent that tells of them, by who was reached.
-func (a asked) route() cell {
+// without an agent that reports them, by who was reached.
+func (a result) route() cell {
 	if len(a.logs.kernel) > 0 {
 		return a.counted()
 	}
@@ -64,13 +64,13 @@ func (a asked) route() cell {
 	case a.answer.refused:
 		return routes["refused"]
 	}
-	return cell{"nobody knows", red}
+	return cell{"unknown", red}
 }
 
 // counted returns where the kernel's counters say that the connects went. A
 // verdict that did not come true is shown as well: audit mode counts what it
 // would have done.
-func (a asked) counted() cell {
+func (a result) counted() cell {
 	var all []string
 	passed := false
 	for _, c := range a.logs.kernel {
@@ -82,15 +82,15 @@ func (a asked) counted() cell {
 		passed = passed || c.Verdict == "pass"
 	}
 	if len(a.own()) > 0 && !passed {
-		return cell{strings.Join(all, ", ") + " (in truth " + routes["pass"].text + ")", red}
+		return cell{strings.Join(all, ", ") + " (actually " + routes["pass"].text + ")", red}
 	}
 	return cell{strings.Join(all, ", "), routes[a.logs.kernel[0].Verdict].paint}
 }
 
-func (a asked) identity(n names) cell {
+func (a result) identity(n names) cell {
 	name := n.of(a.answer.objectID)
 	switch name {
-	case nobody:
+	case noIdentity:
 		return cell{name, plain}
 	case nodes:
 		return cell{name, yellow}
@@ -98,8 +98,8 @@ func (a asked) identity(n names) cell {
 	return cell{name, green}
 }
 
-// outcome returns what came of it in the end.
-func (a asked) outcome() cell {
+// outcome returns what the client got.
+func (a result) outcome() cell {
 	switch {
 	case a.answer.refusal != "":
 		return cell{text: a.answer.refusal}

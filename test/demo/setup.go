@@ -12,11 +12,11 @@ import (
 // vaultName is the vault's in federation.yaml.
 const vaultName = "demo"
 
-// stage is the scene with the demo's pods and clients.
-type stage struct {
+// setup is the scene with the demo's pods and clients.
+type setup struct {
 	*scene.Scene
 	names    names
-	pods     cast
+	pods     podSet
 	programs programs
 }
 
@@ -27,13 +27,13 @@ type programs struct {
 	env         string
 }
 
-// openStage sets the scene, the agent included.
-func openStage(ctx context.Context, o options) (*stage, error) {
+// openSetup starts everything, the agent included.
+func openSetup(ctx context.Context, o options) (*setup, error) {
 	f, err := federation.Parse(federationYAML)
 	if err != nil {
 		return nil, err
 	}
-	s := &stage{names: namesOf(f), pods: newCast(f)}
+	s := &setup{names: namesOf(f), pods: newPods(f)}
 	if s.programs, err = findPrograms(o); err != nil {
 		return nil, err
 	}

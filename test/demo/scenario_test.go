@@ -16,47 +16,47 @@ import (
 
 const brokerRemote = "169.254.169.254:40000"
 
-// goodStory is a demo in which all was as it should be: what each client got
+// goodScenario is a demo in which all was as it should be: what each client got
 // and what was logged of it follows from the rules.
-func goodStory(t *testing.T) *story {
+func goodScenario(t *testing.T) *scenario {
 	t.Helper()
 	file, err := federation.Parse(federationYAML)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &story{pods: newCast(file), file: file, roads: map[*workload][]string{}, agentLog: `{"msg":"agent starts"}`}
+	s := &scenario{pods: newPods(file), file: file, sources: map[*workload][]string{}, agentLog: `{"msg":"agent starts"}`}
 	for i, w := range s.pods.all() {
 		w.Pod = &lab.Pod{UID: fmt.Sprintf("uid-%d", i), Address: net.IPv4(10, 64, 0, byte(4*i+2))}
 		if w.identity != "" {
 			w.Assertion = "assertion-of-" + w.identity
 		}
 	}
-	for _, act := range acts(s.pods) {
-		for _, q := range act.questions {
-			s.add(asked{question: q, policy: act.policy})
+	for _, step := range steps(s.pods) {
+		for _, q := range step.questions {
+			s.add(result{question: q, policy: step.policy})
 		}
 	}
-	for _, q := range epilogue(s.pods).questions {
-		a := asked{question: q, policy: epilogue(s.pods).policy, dead: true}
-		s.asked = append(s.asked, s.answered(a))
+	for _, q := range lastStep(s.pods).questions {
+		a := result{question: q, policy: lastStep(s.pods).policy, dead: true}
+		s.results = append(s.results, s.answered(a))
 	}
 	return s
 }
 
-// add appends a question that was asked while the agent lived.
-func (s *story) add(a asked) {
+// add appends a question that was asked while the agent ran.
+func (s *scenario) add(a result) {
 	a = s.answered(a)
-	s.asked = append(s.asked, a)
-	s.lived.kernel = append(s.lived.kernel, a.logs.kernel...)
-	s.lived.audit = append(s.lived.audit, a.logs.audit...)
-	s.lived.entra = append(s.lived.entra, a.logs.entra...)
-	s.lived.imds = append(s.lived.imds, a.logs.imds...)
-	s.lived.vault = append(s.lived.vault, a.logs.vault...)
+	s.results = append(s.results, a)
+	s.observed.kernel = append(s.observed.kernel, a.logs.kernel...)
+	s.observed.audit = append(s.observed.audit, a.logs.audit...)
+	s.observed.entra = append(s.observed.entra, a.logs.entra...)
+	s.observed.imds = append(s.observed.imds, a.logs.imds...)
+	s.observed.vault = append(s.observed.vault, a.logs.vault...)
 }
 
 // answered fills in what a good agent and a good kernel make of the question.
-func (s *story) answered(a asked) asked {
-	p := promised(a)
+func (s *scenario) answered(a result) result {
+	p := expected(a)
 	for id, name := range namesOf(s.file) {
 		if name == p.identity {
 			a.answer.objectID = id
@@ -81,7 +81,7 @@ func (s *story) answered(a asked) asked {
 	return a
 }
 
-func (s *story) answeredByBroker(a *asked) {
+func (s *scenario) answeredByBroker(a *result) {
 	switch {
 	case a.client == curlInstance:
 		a.answer.status, a.answer.body = http.StatusOK, imds.DefaultInstance.Name
@@ -94,7 +94,7 @@ func (s *story) answeredByBroker(a *asked) {
 	}
 	a.answer.status, a.answer.token = http.StatusOK, "token-of-"+a.by.identity
 	a.logs.audit = []auditLine{s.line(eventRequest, a.by, http.StatusOK)}
-	if len(s.asked) == 0 || s.asked[len(s.asked)-1].by != a.by {
+	if len(s.results) == 0 || s.results[len(s.results)-1].by != a.by {
 		a.logs.audit = append(a.logs.audit, s.line(eventIssued, a.by, 0))
 		a.logs.entra = []entra.Entry{{Kind: entra.Keys}, {
 			Kind: entra.Token, Verified: true, ClientID: s.clientID(a.by.identity),
@@ -103,7 +103,7 @@ func (s *story) answeredByBroker(a *asked) {
 	}
 }
 
-func (s *story) line(event string, w *workload, status int) auditLine {
+func (s *scenario) line(event string, w *workload, status int) auditLine {
 	l := auditLine{Event: event, Namespace: w.Namespace, Pod: w.Name, ServiceAccount: w.Account, Status: status, ClientID: s.clientID(w.identity)}
 	if event == eventRequest {
 		l.Endpoint = "token"
@@ -111,7 +111,7 @@ func (s *story) line(event string, w *workload, status int) auditLine {
 	return l
 }
 
-func vaultEntries(a asked) []vault.Entry {
+func vaultEntries(a result) []vault.Entry {
 	challenge := vault.Entry{Operation: vault.Set, Status: http.StatusUnauthorized}
 	if a.by.identity != "app-one" {
 		return []vault.Entry{challenge, {Operation: vault.Set, ObjectID: a.answer.objectID, Status: http.StatusForbidden}}
@@ -124,16 +124,16 @@ func vaultEntries(a asked) []vault.Entry {
 }
 
 // question returns the first of the workload by the client.
-func (s *story) question(by *workload, c client) *asked {
-	i := slices.IndexFunc(s.asked, func(a asked) bool { return a.by == by && a.client == c })
-	return &s.asked[i]
+func (s *scenario) question(by *workload, c client) *result {
+	i := slices.IndexFunc(s.results, func(a result) bool { return a.by == by && a.client == c })
+	return &s.results[i]
 }
 
 // last returns the workload's last question.
-func (s *story) last(by *workload) *asked {
-	for i := range slices.Backward(s.asked) {
-		if s.asked[i].by == by {
-			return &s.asked[i]
+func (s *scenario) last(by *workload) *result {
+	for i := range slices.Backward(s.results) {
+		if s.results[i].by == by {
+			return &s.results[i]
 		}
 	}
 	return nil

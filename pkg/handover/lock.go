@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrHeld is returned by Acquire while another agent holds the lease.
-var ErrHeld = errors.New("handover: another agent holds the lease")
+// ErrHeld is returned by Acquire while another agent holds the lock.
+var ErrHeld = errors.New("handover: another agent holds the lock")
 
 const (
 	lockName   = "agent.lock"
@@ -24,33 +24,33 @@ const (
 	network = "unixpacket"
 )
 
-// Lease is the right to write the maps, and the socket at which a successor
+// Lock is the right to write the maps, and the socket at which a successor
 // asks for it. There is one holder in a state directory at a time: the lock is
 // the kernel's (flock(2)), so that it ends with its holder, however that ends.
-type Lease struct {
-	lock   *os.File
+type Lock struct {
+	file   *os.File
 	socket *net.UnixListener
 	path   string
 }
 
-// Acquire takes the lease of the state directory if nobody holds it; else the
+// Acquire takes the lock of the state directory if it is free; else the
 // error is ErrHeld. The directory is made if it is missing. The caller
-// releases the lease, or has a Successor take it.
-func Acquire(stateDir string) (*Lease, error) {
-	lock, err := tryLock(stateDir)
+// releases the lock, or has a Successor take it.
+func Acquire(stateDir string) (*Lock, error) {
+	file, err := tryLock(stateDir)
 	if err != nil {
 		return nil, err
 	}
-	l := &Lease{lock: lock, path: filepath.Join(stateDir, socketName)}
-	// Whoever bound it held the lease, and is gone.
+	l := &Lock{file: file, path: filepath.Join(stateDir, socketName)}
+	// Whoever bound it held the lock, and is gone.
 	if err := os.Remove(l.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		lock.Close()
+		file.Close()
 		return nil, fmt.Errorf("handover: remove a stale socket: %w", err)
 	}
 	config := net.ListenConfig{Control: ownerOnly}
 	socket, err := config.Listen(context.Background(), network, l.path)
 	if err != nil {
-		lock.Close()
+		file.Close()
 		return nil, fmt.Errorf("handover: listen: %w", err)
 	}
 	l.socket = socket.(*net.UnixListener)
@@ -63,15 +63,15 @@ func tryLock(stateDir string) (*os.File, error) {
 	if err := os.MkdirAll(stateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("handover: make the state directory: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(stateDir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(filepath.Join(stateDir, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("handover: open the lock: %w", err)
 	}
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if err == nil {
-		return lock, nil
+		return file, nil
 	}
-	lock.Close()
+	file.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return nil, ErrHeld
 	}
@@ -86,8 +86,8 @@ func ownerOnly(_, _ string, c syscall.RawConn) error {
 	return errors.Join(err, chmodErr)
 }
 
-// Release gives the lease up; the next agent starts without what this one had.
-func (l *Lease) Release() error {
+// Release gives the lock up; the next agent starts without what this one had.
+func (l *Lock) Release() error {
 	// First the name: once the lock is free it may be another's.
 	err := os.Remove(l.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -97,20 +97,20 @@ func (l *Lease) Release() error {
 }
 
 // forget closes this process's copies.
-func (l *Lease) forget() error { return errors.Join(l.socket.Close(), l.lock.Close()) }
+func (l *Lock) forget() error { return errors.Join(l.socket.Close(), l.file.Close()) }
 
 // vacancyTick is how often Vacant looks.
 const vacancyTick = time.Second
 
-// Vacant waits until nobody holds the lease; it returns an error if ctx ends
-// first. It does not take the lease.
+// Vacant waits until the lock is free; it returns an error if ctx ends
+// first. It does not take the lock.
 func Vacant(ctx context.Context, stateDir string) error {
 	tick := time.NewTicker(vacancyTick)
 	defer tick.Stop()
 	for {
-		lock, err := tryLock(stateDir)
+		file, err := tryLock(stateDir)
 		if err == nil {
-			return lock.Close()
+			return file.Close()
 		}
 		if !errors.Is(err, ErrHeld) {
 			return err

@@ -13,11 +13,11 @@ import (
 )
 
 // checkVault: the identity that a pod has got is the one that counts.
-func (s *story) checkVault() check {
-	c := check{text: "the vault let app-one set, get and delete its secret, and nobody else do anything"}
+func (s *scenario) checkVault() check {
+	c := check{text: "the vault let app-one set, get and delete its secret, and no other identity do anything"}
 	n := namesOf(s.file)
 	var allowed, denied []string
-	for _, e := range s.lived.vault {
+	for _, e := range s.observed.vault {
 		switch {
 		case e.Allowed:
 			allowed = append(allowed, n.of(e.ObjectID)+" "+string(e.Operation))
@@ -35,7 +35,7 @@ func (s *story) checkVault() check {
 }
 
 // checkAudit: what a client has got is in the audit log, and nothing else is.
-func (s *story) checkAudit() check {
+func (s *scenario) checkAudit() check {
 	successes := s.successes()
 	c := check{text: fmt.Sprintf("each of the %d tokens that labelled pods got is one line in the broker's debug log", len(successes))}
 	var got, want []string
@@ -45,7 +45,7 @@ func (s *story) checkAudit() check {
 			c.why = fmt.Sprintf("%s by %s has %d lines", a.by, a.client, n)
 		}
 	}
-	for _, l := range granted(s.lived.requests()) {
+	for _, l := range granted(s.observed.requests()) {
 		got = append(got, l.text())
 	}
 	if c.why == "" {
@@ -63,15 +63,15 @@ func (l auditLine) text() string {
 }
 
 // auditText is what an audit line of a pod with its own identity says.
-func (s *story) auditText(w *workload) string {
+func (s *scenario) auditText(w *workload) string {
 	return auditLine{Namespace: w.Namespace, Pod: w.Name, ServiceAccount: w.Account, ClientID: s.clientID(w.identity)}.text()
 }
 
 // checkIssued: a token's first issue to a pod is logged once.
-func (s *story) checkIssued() check {
+func (s *scenario) checkIssued() check {
 	c := check{text: "the agent logged the first token of each labelled pod, once"}
 	var got, want []string
-	for _, l := range s.lived.issued() {
+	for _, l := range s.observed.issued() {
 		got = append(got, l.text())
 	}
 	for _, w := range s.labelled() {
@@ -83,10 +83,10 @@ func (s *story) checkIssued() check {
 
 // checkExchanges: Entra saw each pod's own proof, for its own identity, and
 // saw it once, since the second client was served from the cache.
-func (s *story) checkExchanges() check {
+func (s *scenario) checkExchanges() check {
 	c := check{text: "Entra verified one exchange of each labelled pod's own service account for its own identity, and was asked for nothing else"}
 	var got, want []string
-	for _, e := range s.lived.entra {
+	for _, e := range s.observed.entra {
 		if e.Kind == entra.Token {
 			got = append(got, fmt.Sprintf("%s as %s, verified %t %s", e.Subject, e.ClientID, e.Verified, e.Error))
 		}
@@ -100,10 +100,10 @@ func (s *story) checkExchanges() check {
 
 // checkNodeIdentity: only those that pass ever ask the node's metadata service
 // for an identity, and the broker never does.
-func (s *story) checkNodeIdentity() check {
+func (s *scenario) checkNodeIdentity() check {
 	c := check{text: "the node's identity was asked for by pods that pass, themselves; by no steered pod and never by the broker"}
-	for _, a := range s.asked {
-		if promised(a).verdict == "pass" && len(a.own()) == len(a.logs.imds) {
+	for _, a := range s.results {
+		if expected(a).verdict == "pass" && len(a.own()) == len(a.logs.imds) {
 			continue
 		}
 		for _, e := range a.logs.imds {
@@ -116,9 +116,9 @@ func (s *story) checkNodeIdentity() check {
 }
 
 // checkMetadata: metadata-only means what it says.
-func (s *story) checkMetadata() check {
+func (s *scenario) checkMetadata() check {
 	c := check{text: "under metadata-only the unlabelled pod learned its VM's name through the broker, and got 400 \"Identity not found\" for a token"}
-	for _, a := range s.asked {
+	for _, a := range s.results {
 		if a.policy != config.UnlabeledMetadataOnly {
 			continue
 		}
@@ -128,7 +128,7 @@ func (s *story) checkMetadata() check {
 			c.why = fmt.Sprintf("it read %q, and IMDS saw %d requests, %d of them its own", a.answer.body, len(a.logs.imds), len(a.own()))
 		case a.client == curlToken && a.answer.status != http.StatusBadRequest,
 			a.client != curlInstance && !strings.HasSuffix(a.answer.refusal, "Identity not found"):
-			c.why = fmt.Sprintf("%s was told %s", a.client, a.answer.refusal)
+			c.why = fmt.Sprintf("%s was answered %s", a.client, a.answer.refusal)
 		case a.client != curlInstance && len(a.logs.imds) > 0:
 			c.why = "IMDS was asked by " + a.logs.imds[0].Remote
 		}
@@ -137,10 +137,10 @@ func (s *story) checkMetadata() check {
 }
 
 // checkRefusedPods: a refusal is the kernel's, before anything is sent.
-func (s *story) checkRefusedPods() check {
+func (s *scenario) checkRefusedPods() check {
 	c := check{text: "denied pods, and labelled ones without the agent, are refused at connect(): nothing of theirs arrived anywhere"}
-	for _, a := range s.asked {
-		if v := promised(a).verdict; v != "deny" && v != "refused" {
+	for _, a := range s.results {
+		if v := expected(a).verdict; v != "deny" && v != "refused" {
 			continue
 		}
 		switch {
@@ -154,9 +154,9 @@ func (s *story) checkRefusedPods() check {
 }
 
 // checkCounters: while the agent lives, no pod of these is held or guessed at.
-func (s *story) checkCounters() check {
+func (s *scenario) checkCounters() check {
 	c := check{text: "while the agent ran, the kernel knew the pod of each connect"}
-	for _, k := range s.lived.kernel {
+	for _, k := range s.observed.kernel {
 		if k.Count > 0 && (k.Verdict == "unknown" || k.Verdict == "refused") {
 			c.why = fmt.Sprintf("%d connects over %s were %s", k.Count, k.Family, k.Verdict)
 		}
@@ -165,14 +165,14 @@ func (s *story) checkCounters() check {
 }
 
 // checkSecrets: what is secret stays out of logs.
-func (s *story) checkSecrets() check {
+func (s *scenario) checkSecrets() check {
 	c := check{text: "no token and no service account token is in the agent's log"}
 	for _, w := range s.pods.all() {
 		if w.Assertion != "" && strings.Contains(s.agentLog, w.Assertion) {
 			c.why = "that of " + w.String() + " is"
 		}
 	}
-	for _, a := range s.asked {
+	for _, a := range s.results {
 		if a.answer.token != "" && strings.Contains(s.agentLog, a.answer.token) {
 			c.why = "one that " + a.by.String() + " got is"
 		}

@@ -28,8 +28,8 @@ type Listener struct {
 	net.Listener `json:"-"`
 }
 
-// Estate is what one agent leaves to the next.
-type Estate struct {
+// State is what one agent passes to the next.
+type State struct {
 	Listeners []Listener
 	// Tokens are opaque here, and secret.
 	Tokens [][]byte
@@ -38,7 +38,7 @@ type Estate struct {
 }
 
 // Close closes the listeners.
-func (e *Estate) Close() error {
+func (e *State) Close() error {
 	var errs []error
 	for _, l := range e.Listeners {
 		errs = append(errs, l.Close())

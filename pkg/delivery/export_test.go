@@ -21,9 +21,9 @@ func TestListenersAreAdopted(t *testing.T) {
 	before := newReconciler(t, k, n, nil)
 	before.reconcile(true)
 	entry := k.verdicts[1]
-	var handed []Handed
-	for _, h := range before.Open() {
-		handed = append(handed, Handed{PodUID: h.PodUID, Inode: h.Inode, Listener: copyOf(t, h.Listener)})
+	var exported []ExportedListener
+	for _, h := range before.Export() {
+		exported = append(exported, ExportedListener{PodUID: h.PodUID, Inode: h.Inode, Listener: copyOf(t, h.Listener)})
 	}
 	served := make(chan uint64, 1)
 	after := newReconciler(t, k, n, func(o *Options) {
@@ -32,12 +32,12 @@ func TestListenersAreAdopted(t *testing.T) {
 			served <- cookie
 		}
 	})
-	after.Adopt(handed)
+	after.Adopt(exported)
 	before.Close()
 	n.cgroups = n.cgroups[:1]
 	after.reconcile(true)
 	if k.tagged != 4 || k.verdicts[1] != entry {
-		t.Errorf("%d listeners tagged and %+v in force, want 4 and %+v", k.tagged, k.verdicts[1], entry)
+		t.Errorf("%d listeners tagged and %+v applied, want 4 and %+v", k.tagged, k.verdicts[1], entry)
 	}
 	if _, ok := after.Listeners()["ends"]; ok {
 		t.Error("the listener of a pod that ended is kept")
@@ -62,9 +62,9 @@ func TestListenersOutOfPlaceAreNotAdopted(t *testing.T) {
 		"other ports":   func(o *Options) { o.Ports = PortRange{First: 27000, Last: 27999} },
 		"node delivery": func(o *Options) { o.NodeOnly = true },
 	} {
-		l := copyOf(t, before.Open()[0].Listener)
+		l := copyOf(t, before.Export()[0].Listener)
 		after := newReconciler(t, k, n, change)
-		after.Adopt([]Handed{{PodUID: "one", Listener: l}})
+		after.Adopt([]ExportedListener{{PodUID: "one", Listener: l}})
 		if len(after.Listeners()) != 0 {
 			t.Errorf("%s: adopted", name)
 		}

@@ -9,19 +9,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Handed is a pod's open listener as one agent hands it to the next.
-type Handed struct {
+// ExportedListener is a pod's open listener as one agent passes it to the next.
+type ExportedListener struct {
 	PodUID string
 	Inode  uint64 // of its network namespace; 0: the pod is on the host's network
 	net.Listener
 }
 
-// Open returns the listeners that are open. They stay the Reconciler's, which
-// must not run meanwhile.
-func (r *Reconciler) Open() []Handed {
-	all := make([]Handed, 0, len(r.listeners))
+// Export returns the listeners that are open, for another agent's Adopt. They
+// stay the Reconciler's, which must not run meanwhile.
+func (r *Reconciler) Export() []ExportedListener {
+	all := make([]ExportedListener, 0, len(r.listeners))
 	for uid, l := range r.listeners {
-		all = append(all, Handed{PodUID: uid, Inode: l.inode, Listener: l.Listener})
+		all = append(all, ExportedListener{PodUID: uid, Inode: l.inode, Listener: l.Listener})
 	}
 	return all
 }
@@ -29,7 +29,7 @@ func (r *Reconciler) Open() []Handed {
 // Adopt takes over listeners that another agent opened and tagged, and starts
 // to accept; those that this one would not have opened are closed. It is
 // called before Run, which closes the listeners of pods that ended meanwhile.
-func (r *Reconciler) Adopt(all []Handed) {
+func (r *Reconciler) Adopt(all []ExportedListener) {
 	for _, h := range all {
 		l, err := adoptListener(r.Kernel, h.Listener)
 		if err != nil || r.NodeOnly || l.port() < r.Ports.First || l.port() > r.Ports.Last {
@@ -54,7 +54,7 @@ func AdoptNode(kernel Kernel, l net.Listener, log *slog.Logger) (*Node, error) {
 // adoptListener reads from the socket whose namespace it is of. The agent's
 // tag is kept with the socket, whoever has it open; but it is of the former
 // agent's map, and this one's is another where the BPF filesystem was mounted
-// anew in between.
+// again in between.
 func adoptListener(kernel Kernel, tcp net.Listener) (*listener, error) {
 	from, ok := tcp.(*net.TCPListener)
 	if !ok {

@@ -20,14 +20,14 @@ func (w *workload) exempt() bool { return w.Labels[exemptLabel] == "aks" }
 
 const exemptLabel = "kubernetes.azure.com/managedby"
 
-// cast is all of the demo's pods.
-type cast struct {
+// podSet is all of the demo's pods.
+type podSet struct {
 	one, two, exempt, unlabelled *workload
 }
 
-// newCast returns the pods, not started. Those that have an identity bear the
+// newPods returns the pods, not started. Those that have an identity bear the
 // label, and their service account names the identity's client id.
-func newCast(f federation.File) cast {
+func newPods(f federation.File) podSet {
 	own := func(namespace, name, identity string) *workload {
 		return &workload{&scene.Workload{
 			Namespace: namespace, Name: name, Account: name, Federated: true,
@@ -35,7 +35,7 @@ func newCast(f federation.File) cast {
 			Annotations: map[string]string{scene.ClientIDAnnotation: clientID(f, identity)},
 		}, identity}
 	}
-	return cast{
+	return podSet{
 		one: own("team-a", "web", "app-one"),
 		two: own("team-b", "report", "app-two"),
 		exempt: &workload{Workload: &scene.Workload{
@@ -45,10 +45,10 @@ func newCast(f federation.File) cast {
 	}
 }
 
-func (c cast) all() []*workload { return []*workload{c.one, c.two, c.exempt, c.unlabelled} }
+func (c podSet) all() []*workload { return []*workload{c.one, c.two, c.exempt, c.unlabelled} }
 
 // pods returns all of the pods as the scene knows them.
-func (c cast) pods() []*scene.Workload {
+func (c podSet) pods() []*scene.Workload {
 	var all []*scene.Workload
 	for _, w := range c.all() {
 		all = append(all, w.Workload)

@@ -15,10 +15,10 @@ type check struct {
 	why  string // what is wrong; empty: nothing
 }
 
-// checks compares the story with what the documentation promises.
-func (s *story) checks() []check {
-	all := []check{s.checkRoads()}
-	for _, a := range s.asked {
+// checks compares the scenario with what the documentation promises.
+func (s *scenario) checks() []check {
+	all := []check{s.checkSources()}
+	for _, a := range s.results {
 		all = append(all, s.checkAnswer(a))
 	}
 	return append(all,
@@ -35,45 +35,45 @@ func (s *story) checks() []check {
 	)
 }
 
-// checkRoads: what a client gets can only have come over the metadata service.
-func (s *story) checkRoads() check {
+// checkSources: what a client gets can only have come over the metadata service.
+func (s *scenario) checkSources() check {
 	c := check{text: "the clients know of no other source: their environment is PATH, HOME and SSL_CERT_FILE, their home is empty"}
 	for _, w := range s.pods.all() {
-		if roads := s.roads[w]; len(roads) > 0 {
-			c.why = fmt.Sprintf("%s has %s", w, strings.Join(roads, ", "))
+		if sources := s.sources[w]; len(sources) > 0 {
+			c.why = fmt.Sprintf("%s has %s", w, strings.Join(sources, ", "))
 		}
 	}
 	return c
 }
 
-// promise is what the rules promise to a question.
-type promise struct {
+// expectation is what the rules expectation to a question.
+type expectation struct {
 	verdict  string // of the kernel, as its counters name it
 	identity string
 }
 
-func promised(a asked) promise {
+func expected(a result) expectation {
 	switch {
 	case a.by.exempt():
-		return promise{"pass", nodes}
+		return expectation{"pass", nodes}
 	case a.dead:
-		return promise{"refused", nobody}
+		return expectation{"refused", noIdentity}
 	case a.by.labelled() && a.client == curlInstance:
-		return promise{"steer", nobody}
+		return expectation{"steer", noIdentity}
 	case a.by.labelled():
-		return promise{"steer", a.by.identity}
+		return expectation{"steer", a.by.identity}
 	}
-	return map[config.Unlabeled]promise{
+	return map[config.Unlabeled]expectation{
 		config.UnlabeledPass:         {"pass", nodes},
-		config.UnlabeledMetadataOnly: {"steer", nobody},
-		config.UnlabeledDeny:         {"deny", nobody},
+		config.UnlabeledMetadataOnly: {"steer", noIdentity},
+		config.UnlabeledDeny:         {"deny", noIdentity},
 	}[a.policy]
 }
 
 // checkAnswer: the kernel did with the client's connects what the rules say,
 // and the client got the identity that they say.
-func (s *story) checkAnswer(a asked) check {
-	p := promised(a)
+func (s *scenario) checkAnswer(a result) check {
+	p := expected(a)
 	c := check{text: fmt.Sprintf("%s (%s), %s over %s: %s, identity %s",
 		a.by, a.which(), a.client, a.family, routes[p.verdict].text, p.identity)}
 	if a.dead {
@@ -91,7 +91,7 @@ func (s *story) checkAnswer(a asked) check {
 
 // went reports whether all of the question's connects, and at least one, were
 // made over its family and ended as the verdict says.
-func (a asked) went(verdict string) bool {
+func (a result) went(verdict string) bool {
 	if a.dead {
 		return a.route() == routes[verdict]
 	}
@@ -101,9 +101,9 @@ func (a asked) went(verdict string) bool {
 }
 
 // checkPeer: getpeername says to a steered client what it dialled.
-func (s *story) checkPeer() check {
+func (s *scenario) checkPeer() check {
 	c := check{text: "steered or not, curl believes that it spoke to 169.254.169.254"}
-	for _, a := range s.asked {
+	for _, a := range s.results {
 		if a.client != azidentity && a.answer.status != 0 && a.answer.peer != "169.254.169.254" {
 			c.why = fmt.Sprintf("in %s it spoke to %s", a.by, a.answer.peer)
 		}
@@ -112,17 +112,17 @@ func (s *story) checkPeer() check {
 }
 
 // successes returns the questions of labelled pods that brought a token.
-func (s *story) successes() []asked {
-	return slices.DeleteFunc(slices.Clone(s.asked), func(a asked) bool {
+func (s *scenario) successes() []result {
+	return slices.DeleteFunc(slices.Clone(s.results), func(a result) bool {
 		return !a.by.labelled() || a.answer.objectID == ""
 	})
 }
 
 // clientID returns the client id of an app's identity.
-func (s *story) clientID(name string) string { return clientID(s.file, name) }
+func (s *scenario) clientID(name string) string { return clientID(s.file, name) }
 
 // labelled returns the labelled pods.
-func (s *story) labelled() []*workload {
+func (s *scenario) labelled() []*workload {
 	return slices.DeleteFunc(s.pods.all(), func(w *workload) bool { return !w.labelled() })
 }
 

@@ -52,18 +52,18 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	return o, nil
 }
 
-// run plays the demo inside the lab and returns its exit status.
+// run runs the demo inside the lab and returns its exit status.
 func run(o options, stdout *os.File) int {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	out := &page{out: stdout, colour: isTerminal(stdout)}
 	out.paragraph(introduction)
-	s, err := openStage(ctx, o)
+	s, err := openSetup(ctx, o)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "demo: set the scene:", err)
+		fmt.Fprintln(os.Stderr, "demo: set up:", err)
 		return 1
 	}
-	failed, err := play(ctx, s, out)
+	failed, err := runAll(ctx, s, out)
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "demo: %v\n%s", err, s.Agent.LastWords())
 	}
