@@ -61,7 +61,9 @@ struct {
 /* Index: outcome * FAMILIES + family. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	/* clang-format off */
 	__uint(max_entries, OUTCOMES * FAMILIES);
+	/* clang-format on */
 	__type(key, __u32);
 	__type(value, __u64);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);

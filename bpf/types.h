@@ -35,14 +35,18 @@ enum drop {
 	DROPS,
 };
 
-enum family { FAMILY_IPV4, FAMILY_IPV6, FAMILIES };
+enum family {
+	FAMILY_IPV4,
+	FAMILY_IPV6,
+	FAMILIES,
+};
 
 enum setting_flags {
-	SETTING_AUDIT = 1 << 0,                 /* count, but let everything pass */
-	SETTING_UNKNOWN_PASS = 1 << 1,          /* pods without a verdict pass */
+	SETTING_AUDIT = 1 << 0,                    /* count, but let everything pass */
+	SETTING_UNKNOWN_PASS = 1 << 1,             /* pods without a verdict pass */
 	SETTING_UNKNOWN_HOSTNETWORK_PASS = 1 << 2, /* those in the node's namespace pass */
-	SETTING_WIRESERVER_DENY = 1 << 3,       /* pods without a verdict may not reach it */
-	SETTING_NO_NODE_LISTENER = 1 << 4,      /* others have its port: who would be steered there is refused */
+	SETTING_WIRESERVER_DENY = 1 << 3,          /* pods without a verdict may not reach it */
+	SETTING_NO_NODE_LISTENER = 1 << 4,         /* others have its port: who would be steered there is refused */
 };
 
 enum entry_flags {
@@ -55,21 +59,21 @@ enum entry_flags {
 #define QOS_CGROUPS 2
 
 struct settings {
-	__u64 kubepods_id; /* cgroup id of kubepods: callers are found from here down */
+	__u64 kubepods_id;          /* cgroup id of kubepods: callers are found from here down */
 	__u64 qos_ids[QOS_CGROUPS]; /* cgroup ids below kubepods that are no pod's; 0: not there */
-	__u64 node_netns;  /* cookie of the node's network namespace */
-	__u32 node_addr;   /* the node listener */
+	__u64 node_netns;           /* cookie of the node's network namespace */
+	__u32 node_addr;            /* the node listener */
 	__u32 node_port;
-	__u32 port_first;  /* pods' listeners have their ports in this range */
+	__u32 port_first; /* pods' listeners have their ports in this range */
 	__u32 port_last;
 	enum setting_flags flags;
-	__u32 quota;       /* open steered connections that one pod may have */
+	__u32 quota; /* open steered connections that one pod may have */
 };
 
 struct verdict_entry {
 	__u64 netns_cookie; /* where the pod's listener is */
 	enum verdict verdict;
-	__u32 port;         /* the pod's listener on 127.0.0.1; 0: the node listener */
+	__u32 port; /* the pod's listener on 127.0.0.1; 0: the node listener */
 	enum entry_flags flags;
 	__u32 zero;
 };
@@ -96,7 +100,7 @@ struct flow {
 /* Kept with a steered socket from its connect() to its end. */
 struct claim {
 	struct bpf_spin_lock lock; /* of counted */
-	__u32 counted; /* against the quota, until end_flow() */
+	__u32 counted;             /* against the quota, until end_flow() */
 	__u64 cgroup_id;
 	__u64 quota_id;
 	struct flow_key key; /* netns_cookie and server are set in connect() */
