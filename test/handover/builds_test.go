@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,11 +27,28 @@ var stopping = []overlay.Edit{{
 	New: "_ = syscall.Kill(syscall.Getpid(), syscall.SIGSTOP)\n\t// The one point at which the lease passes:",
 }}
 
-// build returns the path of the agent's program with changed sources.
-func build(t *testing.T, edits []overlay.Edit) string {
+// buildsDir is where builds are kept until the suite has ended.
+var buildsDir string
+
+func withBuilds(run func() int) int {
+	var err error
+	if buildsDir, err = os.MkdirTemp("", "sidestep-handover-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(buildsDir) }()
+	return run()
+}
+
+// build returns the path of the agent's program with changed sources, which is
+// built once under the name.
+func build(t *testing.T, name string, edits []overlay.Edit) string {
 	t.Helper()
-	dir := t.TempDir()
+	dir := filepath.Join(buildsDir, name)
 	program := filepath.Join(dir, "agent")
+	if _, err := os.Stat(program); err == nil {
+		return program
+	}
 	t.Chdir("../..")
 	changed, err := overlay.Write(t.Context(), filepath.Join(dir, "changed"), edits)
 	check(t, err)

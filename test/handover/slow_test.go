@@ -18,7 +18,7 @@ import (
 // its word, and clients wait in the queues of listeners that both have.
 func TestHolderWithoutAProcessor(t *testing.T) {
 	const stopped = 11 * time.Second // a step may take 10
-	slow := build(t, stopping)
+	slow := build(t, "stopping", stopping)
 	s, all := open(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -16,7 +16,7 @@ import (
 // and neither does the way back. Between two of the new ones the new version is
 // spoken.
 func TestRolledBetweenVersions(t *testing.T) {
-	next := build(t, raised)
+	next := build(t, "raised", raised)
 	s, all := open(t)
 	first := *program
 	ended := begin(t, all)
