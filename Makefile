@@ -48,7 +48,7 @@ plugin: build ## Install kubectl's plugin into PLUGIN_DIR (~/.local/bin)
 	install -D -m 0755 $(OUT)/kubectl-sidestep $(PLUGIN_DIR)/kubectl-sidestep
 
 .PHONY: generate
-generate: setup ## Compile the BPF programs (clang $(CLANG_VERSION)), write the references in docs/
+generate: setup ## Compile the BPF programs (clang $(CLANG_VERSION)), write the references in docs/ and the chart's schema
 	go generate ./pkg/intercept ./cmd/agent
 	go -C test/monitoring generate .
 

@@ -14,17 +14,22 @@ import (
 
 //go:generate go test -count=1 -run ^TestReference . -update
 
-var update = flag.Bool("update", false, "rewrite the references in docs/")
+var update = flag.Bool("update", false, "rewrite the references in docs/ and the chart's schema")
 
 // checkReference compares docs/name with the template of the same name filled
 // in, or writes it.
 func checkReference(t *testing.T, name string, data any) {
 	t.Helper()
-	want, err := filled(filepath.Join("testdata", name+".tmpl"), data)
+	checkGenerated(t, filepath.Join("..", "..", "docs", name), name+".tmpl", data)
+}
+
+// checkGenerated compares a file with a template filled in, or writes it.
+func checkGenerated(t *testing.T, path, from string, data any) {
+	t.Helper()
+	want, err := filled(filepath.Join("testdata", from), data)
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join("..", "..", "docs", name)
 	if *update {
 		if err := os.WriteFile(path, want, 0o644); err != nil {
 			t.Fatal(err)
@@ -36,7 +41,7 @@ func checkReference(t *testing.T, name string, data any) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), string(got)); diff != "" {
-		t.Errorf("docs/%s is not what the program has; run make generate (-program +docs):\n%s", name, diff)
+		t.Errorf("%s is not what the program has; run make generate (-program +file):\n%s", path, diff)
 	}
 }
 

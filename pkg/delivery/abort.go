@@ -59,8 +59,9 @@ type abortable struct {
 // abortJob is a pod whose sockets are to be looked at.
 type abortJob struct {
 	abortable
-	due   time.Time
-	again bool // once more after that
+	due    time.Time
+	again  bool // once more after that
+	failed bool // the log has been told
 }
 
 func newAborter(o *Options, sandboxes *sandboxFinder) *aborter {
@@ -144,7 +145,10 @@ func (a *aborter) work(now time.Time) (soon time.Duration, err error) {
 			a.Log.Info("connections ended that led to where the pod may not go", "pod_uid", job.UID, "count", n)
 		}
 		if err != nil {
-			a.Log.Warn("a pod's connections could not be looked at; trying again", "pod_uid", job.UID, "err", err)
+			if !job.failed {
+				a.Log.Warn("a pod's connections could not be looked at; trying again", "pod_uid", job.UID, "err", err)
+			}
+			job.failed = true
 			a.later(job, now.Add(checkInterval))
 		} else if job.again {
 			job.again = false

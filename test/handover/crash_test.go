@@ -14,12 +14,14 @@ import (
 
 // A successor that is killed at some moment of the hand-over leaves either the
 // old agent serving, as if nothing had been, or a lock that is free: then the
-// old one ends by itself, and the next one starts as on a fresh node.
+// old one ends by itself, and the next one starts as on a fresh node. So it is
+// between two versions of the hand-over.
 func TestSuccessorKilled(t *testing.T) {
+	programs := []string{*program, build(t, "raised", raised)}
 	s, all := open(t)
 	stayed, ended := 0, 0
 	for moment := range 9 {
-		next, err := s.StartBeside()
+		next, err := s.StartBesideAs(programs[moment%2])
 		check(t, err)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		if moment < 8 {

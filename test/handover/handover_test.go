@@ -25,7 +25,7 @@ var (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	os.Exit(lab.Suite("test-handover", m.Run))
+	os.Exit(lab.Suite("test-handover", func() int { return withBuilds(m.Run) }))
 }
 
 const (

@@ -18,7 +18,7 @@ import (
 // its word, and clients wait in the queues of listeners that both have.
 func TestHolderWithoutAProcessor(t *testing.T) {
 	const stopped = 11 * time.Second // a step may take 10
-	slow := build(t, stopping)
+	slow := build(t, "momentary", momentary)
 	s, all := open(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -26,9 +26,11 @@ func TestHolderWithoutAProcessor(t *testing.T) {
 	end := begin(t, all)
 	awaitIssued(t, s, pods)
 	former := s.Agent
+	at(t, heard, "stop")
 	next, err := s.StartBesideAs(*program)
 	check(t, err)
 	awaitState(ctx, t, former, 'T')
+	at(t, "", "")
 	time.Sleep(stopped) // the fault itself
 	if bytes.Contains(next.Log.Whole(), []byte("handed over")) {
 		t.Errorf("the successor has given up\n%s", next.LastWords())

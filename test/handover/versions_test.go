@@ -16,7 +16,7 @@ import (
 // and neither does the way back. Between two of the new ones the new version is
 // spoken.
 func TestRolledBetweenVersions(t *testing.T) {
-	next := build(t, raised)
+	next := build(t, "raised", raised)
 	s, all := open(t)
 	first := *program
 	ended := begin(t, all)
@@ -77,4 +77,31 @@ func wantNoneLost(t *testing.T, s *scene.Scene, sum load.Tally) {
 	if t.Failed() {
 		t.Log(s.Agent.LastWords())
 	}
+}
+
+// A successor that is killed before it has said that it has everything leaves
+// all to the old agent, whichever step it was killed at.
+func TestSuccessorKilledAtEachStep(t *testing.T) {
+	next := build(t, "momentary", momentary)
+	s, all := open(t)
+	end := begin(t, all)
+	awaitIssued(t, s, pods)
+	steps := []string{asked, "lock", "socket", "listener", "token", "whole"}
+	for _, step := range steps {
+		at(t, step, "kill")
+		killed, err := s.StartBesideAs(next)
+		check(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		check(t, killed.WaitEnd(ctx))
+		at(t, "", "")
+		upgradeTo(t, s, next, map[bool]int{true: 1, false: 2}[step == asked])
+		cancel()
+	}
+	sum := end()
+	t.Log(row.Row{
+		Fault:    "the successor is killed at a step, then another takes over: " + strings.Join(steps, ", "),
+		Expected: "0 failed, 0 reset, 0 wrong",
+		Seen:     fmt.Sprintf("%d requests: %d failed, %d reset, %d wrong", sum.Requests, sum.Failed, sum.Reset, sum.Wrong),
+	})
+	wantNoneLost(t, s, sum)
 }

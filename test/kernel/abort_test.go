@@ -64,15 +64,18 @@ func linger(l lingering) (lingered, error) {
 		return lingered{}, err
 	}
 	for !exists(l.Until) {
-		if _, err := unix.Read(fd, buffer); !errors.Is(err, unix.EAGAIN) {
+		// Go's runtime interrupts reads that have a timeout.
+		if _, err := unix.Read(fd, buffer); !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR) {
 			return lingered{Errno: errnoOf(err)}, nil
 		}
 	}
 	if _, err := unix.Write(fd, []byte("again\n")); err != nil {
 		return lingered{Errno: errnoOf(err)}, nil
 	}
-	time.Sleep(100 * time.Millisecond)
-	n, err := unix.Read(fd, buffer)
+	n, err := -1, error(unix.EAGAIN)
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && (errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR)); {
+		n, err = unix.Read(fd, buffer)
+	}
 	return lingered{Errno: errnoOf(err), Said: string(buffer[:max(0, n)])}, nil
 }
 

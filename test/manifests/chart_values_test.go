@@ -33,6 +33,7 @@ func TestChartRefusesWrongValues(t *testing.T) {
 		"config: {limits: {requestsPerSecond: many}}":        "got string, want integer",
 		"env: {SIDESTEP_DELIVERY: node}":                     "SIDESTEP_DELIVERY",
 		"env: {TENANT: a}":                                   "TENANT",
+		"env: {SIDESTEP_TENANTID: a}":                        "SIDESTEP_TENANTID",
 		"env: {SIDESTEP_TENANT_ID: 1}":                       "at '/env/SIDESTEP_TENANT_ID'",
 		"delivery: sidecar":                                  "'pod', 'node'",
 		"{delivery: node, env: {SIDESTEP_GUARD: full}}":      "env.SIDESTEP_GUARD",

@@ -42,7 +42,7 @@ func suites(agent string, quick bool) [][]string {
 	}
 	return [][]string{
 		lab,
-		{"./test/handover", "-timeout=5m", "-run=^(TestRolledBetweenVersions|TestHolderWithoutAProcessor)$", "-handover.agent=" + agent, "-handover.rolls=20"},
+		{"./test/handover", "-timeout=5m", "-run=^(TestRolledBetweenVersions|TestHolderWithoutAProcessor|TestSuccessorKilledAtEachStep)$", "-handover.agent=" + agent, "-handover.rolls=20"},
 		// The clock that is set is the one that the engine and the broker read.
 		{"./test/outages", "-timeout=5m", "-run=^(TestFaults|TestRotatedCAIsTrustedWithoutARestart)$/^fault$/node's_clock"},
 		{"./test/node/e2e", "-timeout=20m", "-run=^TestFault"},
