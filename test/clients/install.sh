@@ -28,9 +28,13 @@ command -v npm >/dev/null || missing+=(npm)
 ../../scripts/apt-install.sh clients "${missing[@]}"
 dpkg-query -W -f 'clients: Debian ${Package} ${Version}\n' "${debian[@]%%=*}"
 
-for module in go/*/main.go; do
+# A module has a program of ours, or names the one that it pins as its tool.
+for module in go/*/go.mod; do
 	module=$(basename "$(dirname "$module")")
-	CGO_ENABLED=0 go -C "go/$module" build -trimpath -o "$to/go/$module" .
+	program=$(go -C "go/$module" list tool)
+	[ ! -f "go/$module/main.go" ] || program=.
+	[ -n "$program" ] || continue
+	CGO_ENABLED=0 go -C "go/$module" build -trimpath -o "$to/go/$module" "$program"
 	echo "clients: Go $module"
 done
 
@@ -48,4 +52,4 @@ for package in npm/*/package.json; do
 	echo "clients: npm $package"
 done
 
-cp -r python az "$to/"
+cp -r python az kubelogin "$to/"
