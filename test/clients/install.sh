@@ -15,6 +15,7 @@ debian=(
 	python3-azure=20230112+git-1 # azure-identity 1.13.0b2, azure-keyvault-secrets
 	python3-aiohttp # security updates change its version
 	python3-msrestazure=0.6.4-2
+	openjdk-17-jdk-headless # likewise
 	jq
 )
 
@@ -31,7 +32,7 @@ dpkg-query -W -f 'clients: Debian ${Package} ${Version}\n' "${debian[@]%%=*}"
 # A module has a program of ours, or names the one that it pins as its tool.
 for module in go/*/go.mod; do
 	module=$(basename "$(dirname "$module")")
-	program=$(go -C "go/$module" list tool)
+	program=$(awk '$1 == "tool" { print $2 }' "go/$module/go.mod")
 	[ ! -f "go/$module/main.go" ] || program=.
 	[ -n "$program" ] || continue
 	CGO_ENABLED=0 go -C "go/$module" build -trimpath -o "$to/go/$module" "$program"
@@ -51,5 +52,11 @@ for package in npm/*/package.json; do
 	fi
 	echo "clients: npm $package"
 done
+
+# The JDK by its path: the machine may have others before it.
+jdk=$(dirname "$(readlink -f /usr/lib/jvm/java-17-openjdk-*/bin/javac)")
+mkdir -p "$to/java"
+"$jdk/javac" -d "$to/java" java/Client.java
+ln -sfn "$jdk/java" "$to/java/java"
 
 cp -r python az kubelogin "$to/"

@@ -26,9 +26,9 @@ type client struct {
 	waits, retries string
 }
 
-// asksForTokens reports whether the client is more than a detector.
-func (c client) asksForTokens() bool {
-	return slices.ContainsFunc(c.cases, func(t testCase) bool { return t.mode != "detect" })
+// names reports whether the client asks for the identity that is named so.
+func (c client) names(by string) bool {
+	return slices.ContainsFunc(c.cases, func(t testCase) bool { return t.by == by })
 }
 
 // audience returns what the client's tokens are for.

@@ -31,6 +31,13 @@ func programs(dir string) []client {
 			command: nodeClient(dir, "azurite-3.37.0"),
 			cases:   managed(cached, "none", "client"),
 		},
+		{
+			name: "Java 17's HttpClient", short: "java-httpclient-17",
+			waits:   "no limit of its own",
+			retries: "once after a connection that was reset",
+			command: []string{filepath.Join(dir, "java/java"), "-cp", filepath.Join(dir, "java"), "Client"},
+			cases:   managed(uncached, "client"),
+		},
 	}
 }
 
