@@ -166,7 +166,7 @@ func statusOf(request string) string {
 	switch {
 	case isOtherClouds(path), strings.HasPrefix(path, "/metadata/identity/get"), strings.HasPrefix(path, "/metadata/identity/issue"):
 		return "404 Not Found"
-	case strings.HasPrefix(path, "/metadata/instance"), strings.HasPrefix(path, "/metadata/identity/info"):
+	case strings.HasPrefix(path, "/metadata/instance"), strings.HasPrefix(path, "/metadata/loadbalancer"), strings.HasPrefix(path, "/metadata/identity/info"):
 		return "200 OK"
 	case !metadataLine.MatchString(request), strings.Contains(request, "\r\nX-Forwarded-For:"):
 		return "400 Bad Request"
