@@ -16,6 +16,7 @@ debian=(
 	python3-aiohttp # security updates change its version
 	python3-msrestazure=0.6.4-2
 	openjdk-17-jdk-headless # likewise
+	rclone=1.60.1+dfsg-2+b5
 	jq
 )
 
@@ -59,4 +60,4 @@ mkdir -p "$to/java"
 "$jdk/javac" -d "$to/java" java/Client.java
 ln -sfn "$jdk/java" "$to/java/java"
 
-cp -r python az kubelogin "$to/"
+cp -r python az kubelogin rclone "$to/"

@@ -32,6 +32,14 @@ func programs(dir string) []client {
 			cases:   managed(cached, "none", "client"),
 		},
 		{
+			name: "rclone 1.60.1, to Azurite 3.37.0", short: "rclone-1.60.1", resource: "https://storage.azure.com", blobs: true,
+			waits:   "1 min to connect, 5 min for an answer",
+			retries: "never",
+			command: []string{filepath.Join(dir, "rclone/client.sh")},
+			// Two processes, neither of which keeps its first token.
+			cases: managed(budget{tokens: 4}, "resource"),
+		},
+		{
 			name: "Java 17's HttpClient", short: "java-httpclient-17",
 			waits:   "no limit of its own",
 			retries: "once after a connection that was reset",

@@ -41,6 +41,11 @@ func record(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	blobs, err := startAzurite(ctx, s, o.clients)
+	if err != nil {
+		return err
+	}
+	defer blobs.stop()
 	node := file.NodeIdentity
 	own := federation.Identity{ClientID: node.ClientID, PrincipalID: node.PrincipalID, ResourceID: node.ResourceID}
 	ids := identities{"none": own, "client": own, "object": own, "resource": own}
@@ -75,7 +80,6 @@ func recordClient(ctx context.Context, s *scene.Scene, pod *scene.Workload, c cl
 	}
 	release := unix.ByteSliceToString(machine.Release[:])
 	c.vault = false // the node's identity may do nothing there
-	c.blobs = false
 	for _, test := range c.cases {
 		t.rewind()
 		r, err := ask(ctx, s, pod, c, test, ids.id(test.by))
