@@ -133,9 +133,7 @@ func (a *agent) lastAnswer(podUID string) *status.Answer {
 		return nil
 	}
 	return &status.Answer{
-		At: last.At, ExpiresOn: last.ExpiresOn, Error: lastError(last.Outcome), Fix: last.Fix,
-		// What was refused without asking Entra is described by the agent itself.
-		Explained: last.Meaning != "" || last.Kind == workload.InvalidResource || last.Kind == workload.IdentityNotFound,
+		At: last.At, ExpiresOn: last.ExpiresOn, Error: lastError(last.Outcome), Fix: last.Fix, Explained: last.Explained(),
 	}
 }
 

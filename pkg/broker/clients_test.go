@@ -146,8 +146,8 @@ func judgeAnswer(t *testing.T, s section, got replayed) {
 	if want := statusOf(s.text); status != want {
 		t.Errorf("%s: status %q, want %q", s.name, status, want)
 	}
-	if !strings.Contains(head, "\r\nContent-Type: application/json; charset=utf-8\r\n") {
-		t.Errorf("%s: not JSON:\n%s", s.name, head)
+	if want := contentOf(s.text); !strings.Contains(head, "\r\nContent-Type: "+want+"\r\n") {
+		t.Errorf("%s: not %s:\n%s", s.name, want, head)
 	}
 	if strings.HasPrefix(status, "200") && strings.Contains(body, "access_token") {
 		judgeToken(t, s, got, body)
@@ -164,14 +164,28 @@ func statusOf(request string) string {
 	target := strings.ToLower(strings.Fields(request)[1])
 	path, _, _ := strings.Cut(target, "?")
 	switch {
-	case strings.HasPrefix(path, "/metadata/identity/get"), strings.HasPrefix(path, "/metadata/identity/issue"):
+	case isOtherClouds(path), strings.HasPrefix(path, "/metadata/identity/get"), strings.HasPrefix(path, "/metadata/identity/issue"):
 		return "404 Not Found"
-	case strings.HasPrefix(path, "/metadata/instance"), strings.HasPrefix(path, "/metadata/identity/info"):
+	case strings.HasPrefix(path, "/metadata/instance"), strings.HasPrefix(path, "/metadata/loadbalancer"), strings.HasPrefix(path, "/metadata/identity/info"):
 		return "200 OK"
 	case !metadataLine.MatchString(request), strings.Contains(request, "\r\nX-Forwarded-For:"):
 		return "400 Bad Request"
 	}
 	return "200 OK"
+}
+
+// isOtherClouds reports whether a path is none of IMDS's: what looks for another
+// cloud there must not take the answer for that cloud's.
+func isOtherClouds(path string) bool {
+	return !strings.HasPrefix("/"+strings.TrimLeft(path, "/"), "/metadata/")
+}
+
+// contentOf returns the content type of the answer.
+func contentOf(request string) string {
+	if isOtherClouds(strings.ToLower(strings.Fields(request)[1])) {
+		return "text/html"
+	}
+	return "application/json; charset=utf-8"
 }
 
 // judgeToken checks a token's fields: their order, that each is a string, and

@@ -118,6 +118,23 @@ func TestLastAnswerIsThePodsOwn(t *testing.T) {
 	})
 }
 
+func TestWhatIsExplained(t *testing.T) {
+	for name, tc := range map[string]struct {
+		answer Answer
+		want   bool
+	}{
+		"known code":     {Answer{Kind: workload.Refused, Outcome: Outcome{Meaning: "the client is disabled"}}, true},
+		"unknown code":   {Answer{Kind: workload.Refused, Outcome: Outcome{ErrorCode: "AADSTS1"}}, false},
+		"Entra is away":  {Answer{Kind: workload.Unavailable}, false},
+		"bad resource":   {Answer{Kind: workload.InvalidResource}, true},
+		"bad identifier": {Answer{Kind: workload.IdentityNotFound}, true},
+	} {
+		if got := tc.answer.Explained(); got != tc.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
 func wantAnswer(t *testing.T, b *bench, w workload.Workload, want *Answer) {
 	t.Helper()
 	var got *Answer

@@ -34,6 +34,13 @@ type Answer struct {
 	Outcome
 }
 
+// Explained reports whether the error names its cause, so that the agent's log
+// adds nothing: Entra's code is known, or the request was refused for what it
+// asks, without Entra.
+func (a Answer) Explained() bool {
+	return a.Meaning != "" || a.Kind == workload.InvalidResource || a.Kind == workload.IdentityNotFound
+}
+
 // Outcome is how an exchange or a request ended.
 type Outcome struct {
 	At        time.Time

@@ -15,6 +15,8 @@ debian=(
 	python3-azure=20230112+git-1 # azure-identity 1.13.0b2, azure-keyvault-secrets
 	python3-aiohttp # security updates change its version
 	python3-msrestazure=0.6.4-2
+	openjdk-17-jdk-headless # likewise
+	rclone=1.60.1+dfsg-2+b5
 	jq
 )
 
@@ -28,9 +30,13 @@ command -v npm >/dev/null || missing+=(npm)
 ../../scripts/apt-install.sh clients "${missing[@]}"
 dpkg-query -W -f 'clients: Debian ${Package} ${Version}\n' "${debian[@]%%=*}"
 
-for module in go/*/main.go; do
+# A module has a program of ours, or names the one that it pins as its tool.
+for module in go/*/go.mod; do
 	module=$(basename "$(dirname "$module")")
-	CGO_ENABLED=0 go -C "go/$module" build -trimpath -o "$to/go/$module" .
+	program=$(awk '$1 == "tool" { print $2 }' "go/$module/go.mod")
+	[ ! -f "go/$module/main.go" ] || program=.
+	[ -n "$program" ] || continue
+	CGO_ENABLED=0 go -C "go/$module" build -trimpath -o "$to/go/$module" "$program"
 	echo "clients: Go $module"
 done
 
@@ -48,4 +54,10 @@ for package in npm/*/package.json; do
 	echo "clients: npm $package"
 done
 
-cp -r python az "$to/"
+# The JDK by its path: the machine may have others before it.
+jdk=$(dirname "$(readlink -f /usr/lib/jvm/java-17-openjdk-*/bin/javac)")
+mkdir -p "$to/java"
+"$jdk/javac" -d "$to/java" java/Client.java
+ln -sfn "$jdk/java" "$to/java/java"
+
+cp -r python az kubelogin rclone "$to/"

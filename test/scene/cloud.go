@@ -128,6 +128,10 @@ func (c *Cloud) handlers(o Options) (map[string]http.Handler, error) {
 	}, nil
 }
 
+// Issue returns a certificate of the stand-ins' CA, for a server of the caller's
+// at hosts.
+func (c *Cloud) Issue(hosts ...string) (pki.Certificate, error) { return c.authority.Issue(hosts...) }
+
 func (c *Cloud) certificate(hosts ...string) (*tls.Config, error) {
 	issued, err := c.authority.Issue(hosts...)
 	if err != nil {

@@ -13,7 +13,6 @@ import (
 	"github.com/sidestep-agent/sidestep/test/scene"
 	"github.com/sidestep-agent/sidestep/test/standins/accesstoken"
 	"github.com/sidestep-agent/sidestep/test/standins/jwks"
-	"github.com/sidestep-agent/sidestep/test/standins/vault"
 )
 
 // caseLimit ends a client that waits for longer than any application would.
@@ -24,6 +23,8 @@ type result struct {
 	Tokens []string `json:"tokens"` // secret: printed nowhere
 	Error  string   `json:"error"`
 	Vault  string   `json:"vault"` // "ok", if it used the vault
+	Blob   string   `json:"blob"`  // "ok", if it wrote a blob and read it
+	Cloud  string   `json:"cloud"` // what a detector found
 }
 
 // environment is all that a client has from the suite. Nothing in it leads
@@ -33,7 +34,7 @@ func environment(s *scene.Scene, home string) []string {
 		"PATH=/usr/bin:/bin", "HOME=" + home,
 		// The stand-ins' CA, in the variables of OpenSSL and Go, requests and Node.js.
 		"SSL_CERT_FILE=" + s.CA, "REQUESTS_CA_BUNDLE=" + s.CA, "NODE_EXTRA_CA_CERTS=" + s.CA,
-		"LAB_ARM_URL=" + armURL,
+		"LAB_ARM_URL=" + armURL, "LAB_VAULT_URL=" + armURL,
 	}
 }
 
@@ -50,10 +51,13 @@ func ask(ctx context.Context, s *scene.Scene, pod *scene.Workload, c client, t t
 	if c.vault {
 		vaultURL = scene.VaultURL
 	}
-	arguments := append(slices.Clone(c.command[1:]), t.mode, t.by, id, vault.Resource, vaultURL)
+	arguments := append(slices.Clone(c.command[1:]), t.mode, t.by, id, c.audience(), vaultURL)
 	cmd := exec.CommandContext(ctx, c.command[0], arguments...)
 	var stdout, stderr bytes.Buffer
 	cmd.Env, cmd.Dir = environment(s, home), home
+	if c.blobs {
+		cmd.Env = append(cmd.Env, "LAB_BLOB_URL="+blobURL)
+	}
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := pod.Pod.Start(cmd); err != nil {
 		return result{}, fmt.Errorf("start %s: %w", c.command[0], err)

@@ -1,9 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
+
+	"github.com/sidestep-agent/sidestep/test/standins/imds"
+	"github.com/sidestep-agent/sidestep/test/standins/vault"
 )
 
 // client is a program that gets tokens with some library.
@@ -12,17 +17,37 @@ type client struct {
 	short   string // as its pod, service account and record are named
 	command []string
 	vault   bool // it also uses the vault
+	blobs   bool // it also writes and reads a blob
 	cases   []testCase
+	// resource is what its tokens are for; empty: the vault's.
+	resource string
+	// waits and retries are how long it waits for IMDS and when it tries again,
+	// as its source has it. No request shows that; the files of requests do.
+	waits, retries string
 }
+
+// names reports whether the client asks for the identity that is named so.
+func (c client) names(by string) bool {
+	return slices.ContainsFunc(c.cases, func(t testCase) bool { return t.by == by })
+}
+
+// audience returns what the client's tokens are for.
+func (c client) audience() string { return cmp.Or(c.resource, vault.Resource) }
 
 // testCase is one way to ask.
 type testCase struct {
-	mode   string // "managed": the library's managed identity; "default": its default chain
-	by     string // "none", "client", "object" or "resource": how the identity is named
+	// mode is "managed" for the library's managed identity, "default" for its
+	// default chain, and "detect" for what only looks for the cloud it runs in.
+	mode   string
+	by     string // "none", "client", "object" or "resource": how the identity is named; or the detector
 	budget budget
+	cloud  string // what the detector must find
 }
 
 func (c testCase) String() string {
+	if c.mode == "detect" {
+		return "detector " + c.by
+	}
 	name := map[string]string{
 		"none": "default identity", "client": "client_id", "object": "object_id", "resource": "resource id",
 	}[c.by]
@@ -57,7 +82,7 @@ var all = []string{"none", "client", "object", "resource"}
 func managed(b budget, by ...string) []testCase {
 	var cases []testCase
 	for _, by := range by {
-		cases = append(cases, testCase{"managed", by, b})
+		cases = append(cases, testCase{mode: "managed", by: by, budget: b})
 	}
 	return cases
 }
@@ -66,16 +91,27 @@ func managed(b budget, by ...string) []testCase {
 func chain(b budget, by ...string) []testCase {
 	var cases []testCase
 	for _, by := range by {
-		cases = append(cases, testCase{"default", by, b})
+		cases = append(cases, testCase{mode: "default", by: by, budget: b})
 	}
 	return cases
+}
+
+// What detectors may find: the stand-in's instance, or no cloud of theirs.
+var (
+	thisVM  = "azure " + imds.DefaultInstance.VMID
+	noCloud = "none"
+)
+
+// detect returns the case of a detector, which asks so often.
+func detect(by, cloud string, requests int) testCase {
+	return testCase{mode: "detect", by: by, cloud: cloud, budget: budget{probes: requests}}
 }
 
 func both(a, b []testCase) []testCase { return append(a, b...) }
 
 // catalog returns the clients installed in a directory.
 func catalog(dir string) []client {
-	return append(append(goClients(dir), nodeClients(dir)...), pythonClients(dir)...)
+	return slices.Concat(goClients(dir), nodeClients(dir), pythonClients(dir), programs(dir), detectors(dir))
 }
 
 func goClients(dir string) []client {
@@ -83,59 +119,97 @@ func goClients(dir string) []client {
 	return []client{
 		{
 			name: "azidentity (Go) 1.15.0", short: "azidentity-go-1.15.0", command: program("azidentity-1.15.0"),
-			cases: both(managed(cached, all...), chain(probing, "none", "client")),
+			waits:   "1 s for the default chain's probe, 1 min for each try for a token",
+			retries: "6 times after 404, 410, 429 and 5xx, 2 to 25 s apart; the probe never",
+			cases:   both(managed(cached, all...), chain(probing, "none", "client")),
 		},
 		{
 			name: "azidentity (Go) 1.5.2", short: "azidentity-go-1.5.2", command: program("azidentity-1.5.2"),
-			cases: both(managed(cached, "none", "client", "resource"), chain(cached, "none", "client")),
+			waits:   "1 s for the default chain's first request, 1 min for each other try",
+			retries: "5 times after 404, 410, 429 and 5xx, 2 s to 1 min apart",
+			cases:   both(managed(cached, "none", "client", "resource"), chain(cached, "none", "client")),
 		},
 		{
 			name: "azidentity (Go) 1.0.0", short: "azidentity-go-1.0.0", command: program("azidentity-1.0.0"),
-			cases: both(managed(uncached, "none", "client", "resource"), chain(uncached, "none", "client")),
+			waits:   "1 s for the default chain's first request, 1 min for each other try",
+			retries: "5 times after 404, 429 and 5xx but 503, 2 s to 1 min apart",
+			cases:   both(managed(uncached, "none", "client", "resource"), chain(uncached, "none", "client")),
 		},
 		{
 			name: "MSAL Go managedidentity 1.10.1", short: "msal-go-1.10.1", command: program("msal-1.10.1"),
-			cases: managed(cached, all...),
+			waits:   "1 min for each try",
+			retries: "twice after 404, 410, 429 and 5xx, 1 s apart",
+			cases:   managed(cached, all...),
 		},
 		{
 			name: "go-autorest adal 0.9.24", short: "adal-go-0.9.24", command: program("adal-0.9.24"),
-			cases: both(managed(cached, "none", "client", "resource"), chain(probing, "none")),
+			waits:   "2 s for MSIAvailable, no limit for a token",
+			retries: "up to 5 tries after 404, 408, 410, 429 and 5xx, ever longer apart, 1 min at most",
+			cases:   both(managed(cached, "none", "client", "resource"), chain(probing, "none")),
 		},
 		{
 			name: "hashicorp go-azure-sdk 0.20260811", short: "hashicorp-0.20260811", command: program("hashicorp-0.20260811"),
-			cases: managed(cached, "none", "client"),
+			waits:   "no limit of its own",
+			retries: "5 times after 429 and 5xx, 2 s to 1 min apart",
+			cases:   managed(cached, "none", "client"),
 		},
 	}
 }
 
-func nodeClients(dir string) []client {
+// node returns Node.js, as it is installed in a directory.
+func node(dir string) string {
 	arch := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
-	node := filepath.Join(dir, "npm/node/node_modules", "node-linux-"+arch, "bin/node")
-	program := func(name string) []string { return []string{node, filepath.Join(dir, "npm", name, "client.cjs")} }
+	return filepath.Join(dir, "npm/node/node_modules", "node-linux-"+arch, "bin/node")
+}
+
+func nodeClient(dir, name string) []string {
+	return []string{node(dir), filepath.Join(dir, "npm", name, "client.cjs")}
+}
+
+func nodeClients(dir string) []client {
+	program := func(name string) []string { return nodeClient(dir, name) }
 	return []client{
 		{
 			name: "@azure/identity 4.14.1", short: "azure-identity-js-4.14.1", command: program("identity-4.14.1"),
-			cases: both(managed(cached, all...), chain(probingTwice, "none", "client", "resource")),
+			waits:   "1 s for the probe, no limit for a token",
+			retries: "3 times after 404, 0.8 s apart at first, and after 410, 3 s apart at least; after 429 with Retry-After",
+			cases:   both(managed(cached, all...), chain(probingTwice, "none", "client", "resource")),
 		},
 		{
 			name: "@azure/identity 3.4.2", short: "azure-identity-js-3.4.2", command: program("identity-3.4.2"),
-			cases: both(managed(probing, "none", "client", "resource"), chain(probing, "none", "client", "resource")),
+			waits:   "1 s for the probe, no limit for a token",
+			retries: "3 times after 404, 0.8 s apart at first; after 429 with Retry-After",
+			cases:   both(managed(probing, "none", "client", "resource"), chain(probing, "none", "client", "resource")),
 		},
 		{
 			name: "@azure/identity 2.1.0", short: "azure-identity-js-2.1.0", command: program("identity-2.1.0"),
-			cases: both(managed(probingOnce, "none", "client", "resource"), chain(probingOnce, "none", "client")),
+			waits:   "300 ms for the probe, no limit for a token",
+			retries: "3 times after 404, 0.8 s apart at first; after 429 with Retry-After",
+			cases:   both(managed(probingOnce, "none", "client", "resource"), chain(probingOnce, "none", "client")),
 		},
 		{
 			name: "@azure/identity 1.5.2", short: "azure-identity-js-1.5.2", command: program("identity-1.5.2"),
-			cases: both(managed(probingOnce, "none", "client"), chain(probingOnce, "none", "client")),
+			waits:   "300 ms for the probe, no limit for a token",
+			retries: "3 times after 404, 0.8 s apart at first",
+			cases:   both(managed(probingOnce, "none", "client"), chain(probingOnce, "none", "client")),
 		},
 		{
 			name: "@azure/ms-rest-nodeauth 3.1.1", short: "ms-rest-nodeauth-3.1.1", command: program("ms-rest-nodeauth-3.1.1"),
-			cases: managed(uncached, all...),
+			waits:   "no limit of its own",
+			retries: "never, and the status is not looked at",
+			cases:   managed(uncached, all...),
 		},
 		{
 			name: "@azure/msal-node 7.2.1", short: "msal-node-7.2.1", command: program("msal-node-7.2.1"),
-			cases: managed(cached, all...),
+			waits:   "no limit of its own",
+			retries: "3 times after 404, 408, 429 and 5xx, 1 to 4 s apart; 7 times after 410, 10 s apart",
+			cases:   managed(cached, all...),
+		},
+		{
+			name: "@azure/msal-node 2.16.3", short: "msal-node-2.16.3", command: program("msal-node-2.16.3"),
+			waits:   "no limit of its own",
+			retries: "3 times after 404, 408, 429 and some 5xx, 1 s apart",
+			cases:   managed(cached, all...),
 		},
 	}
 }
@@ -146,23 +220,31 @@ func pythonClients(dir string) []client {
 	return []client{
 		{
 			name: "azure-identity (Python) 1.13.0b2", short: "azure-identity-py", vault: true, command: program("identity_client.py"),
-			cases: both(managed(probing, all...), chain(probing, "none", "client")),
+			waits:   "0.3 s to connect for the probe, 2 s to connect for a token",
+			retries: "5 times after 404, 429 and 5xx, up to 1 min apart; the probe never",
+			cases:   both(managed(probing, all...), chain(probing, "none", "client")),
 		},
 		{
 			name: "azure-identity aio (Python) 1.13.0b2", short: "azure-identity-py-aio", vault: true, command: program("identity_aio_client.py"),
-			cases: both(managed(probing, all...), chain(probing, "none", "client")),
+			waits:   "0.3 s to connect for the probe, 2 s to connect for a token",
+			retries: "5 times after 404, 429 and 5xx, up to 1 min apart; the probe never",
+			cases:   both(managed(probing, all...), chain(probing, "none", "client")),
 		},
 		{
 			name: "msrestazure 0.6.4", short: "msrestazure-0.6.4", command: program("msrestazure_client.py"),
-			cases: managed(cached, all...),
+			waits:   "no limit of its own",
+			retries: "12 times after 404, 410, 429 and 5xx, by chance up to minutes apart",
+			cases:   managed(cached, all...),
 		},
 		{
 			name: "az 2.45.0", short: "az-2.45.0", command: []string{filepath.Join(dir, "az/client.sh")},
+			waits:   "no limit of its own",
+			retries: "12 times after 404, 410, 429 and 5xx, by chance up to minutes apart (msrestazure)",
 			cases: []testCase{
-				{"managed", "none", budget{tokens: 3}}, // login, and one for each token
-				{"managed", "client", budget{tokens: 3}},
-				{"managed", "object", budget{refusals: 1, tokens: 3}}, // tried as a client id first
-				{"managed", "resource", budget{tokens: 3}},
+				{mode: "managed", by: "none", budget: budget{tokens: 3}}, // login, and one for each token
+				{mode: "managed", by: "client", budget: budget{tokens: 3}},
+				{mode: "managed", by: "object", budget: budget{refusals: 1, tokens: 3}}, // tried as a client id first
+				{mode: "managed", by: "resource", budget: budget{tokens: 3}},
 			},
 		},
 	}

@@ -23,20 +23,23 @@ const namespace = "clients"
 type identities map[string]federation.Identity
 
 // openFederation returns the federation file with the clients' service
-// accounts federated to every identity, and the identities by their use.
+// accounts federated to each identity that they ask for, and the identities by their use.
 func openFederation(clients []client) (federation.File, identities, error) {
 	file, err := federation.Parse(federationYAML)
 	if err != nil {
 		return federation.File{}, nil, err
 	}
+	uses := map[string]string{
+		"app-default": "none", "app-by-client": "client", "app-by-object": "object", "app-by-resource": "resource",
+	}
 	for i := range file.Identities {
 		for _, c := range clients {
+			if !c.names(uses[file.Identities[i].Name]) {
+				continue // an identity has room for 20
+			}
 			file.Identities[i].FederatedCredentials = append(file.Identities[i].FederatedCredentials,
 				federation.Credential{Subject: c.subject()})
 		}
-	}
-	uses := map[string]string{
-		"app-default": "none", "app-by-client": "client", "app-by-object": "object", "app-by-resource": "resource",
 	}
 	known := identities{}
 	for _, i := range file.Identities {

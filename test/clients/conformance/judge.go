@@ -8,7 +8,6 @@ import (
 
 	"github.com/sidestep-agent/sidestep/test/standins/entra"
 	"github.com/sidestep-agent/sidestep/test/standins/federation"
-	"github.com/sidestep-agent/sidestep/test/standins/vault"
 )
 
 // observed is what a case brought, as the client and all others saw it.
@@ -20,12 +19,20 @@ type observed struct {
 
 // judge returns what is wrong with a case; nothing: it is OK.
 func judge(c client, t testCase, want federation.Identity, o observed) string {
-	for _, check := range []func() string{
-		func() string { return tokensAre(want, o.result) },
+	checks := []func() string{
+		func() string { return tokensAre(c, want, o.result) },
 		func() string { return vaultWas(c, o.result) },
+		func() string { return blobWas(c, o.result) },
 		func() string { return logged(t.budget, want, o.requests) },
-		func() string { return exchanged(c.subject(), want, o.entra) },
-	} {
+		func() string { return exchanged(c, want, o.entra) },
+	}
+	if t.mode == "detect" {
+		checks = []func() string{
+			func() string { return detected(t, o) },
+			func() string { return neverExchanged(c, o.entra) },
+		}
+	}
+	for _, check := range checks {
 		if why := check(); why != "" {
 			return why
 		}
@@ -34,7 +41,7 @@ func judge(c client, t testCase, want federation.Identity, o observed) string {
 }
 
 // tokensAre checks that the client got two tokens of the identity.
-func tokensAre(want federation.Identity, r result) string {
+func tokensAre(c client, want federation.Identity, r result) string {
 	if r.Error != "" {
 		return "the client failed: " + r.Error
 	}
@@ -48,7 +55,7 @@ func tokensAre(want federation.Identity, r result) string {
 			return "what it got is no token: " + err.Error()
 		case claims.ObjectID != want.PrincipalID || claims.AppID != want.ClientID || claims.TenantID != want.TenantID:
 			return fmt.Sprintf("the token is of client %s, object %s, not of %s", claims.AppID, claims.ObjectID, want.Name)
-		case claims.Audience != vault.Resource:
+		case claims.Audience != c.audience():
 			return "the token is for " + claims.Audience
 		}
 	}
@@ -58,6 +65,36 @@ func tokensAre(want federation.Identity, r result) string {
 func vaultWas(c client, r result) string {
 	if c.vault && r.Vault != "ok" {
 		return "it did not use the vault"
+	}
+	return ""
+}
+
+func blobWas(c client, r result) string {
+	if c.blobs && r.Blob != "ok" {
+		return "it did not write and read a blob"
+	}
+	return ""
+}
+
+// detected checks what the detector found, and that it asked as often as it asks
+// IMDS itself: more would be tries again, and none would be a test of nothing.
+func detected(t testCase, o observed) string {
+	used := spent(o.requests)
+	switch {
+	case o.result.Error != "":
+		return "the detector failed: " + o.result.Error
+	case o.result.Cloud != t.cloud:
+		return fmt.Sprintf("it found %q, not %q", o.result.Cloud, t.cloud)
+	case used != t.budget:
+		return fmt.Sprintf("%s requests, not %s", used, t.budget)
+	}
+	return ""
+}
+
+// neverExchanged checks that nothing was asked of Entra for the client.
+func neverExchanged(c client, entries []entra.Entry) string {
+	if slices.ContainsFunc(entries, func(e entra.Entry) bool { return e.Subject == c.subject() }) {
+		return "Entra was asked for a token"
 	}
 	return ""
 }
@@ -98,12 +135,12 @@ func spent(lines []auditLine) budget {
 }
 
 // exchanged checks that Entra verified one exchange of the service account for
-// the identity and the vault: one, because all later ones come from the cache.
-func exchanged(subject string, want federation.Identity, entries []entra.Entry) string {
+// the identity and the resource: one, because all later ones come from the cache.
+func exchanged(c client, want federation.Identity, entries []entra.Entry) string {
 	var verified int
 	for _, e := range entries {
-		if e.Kind == entra.Token && e.Verified && e.Error == "" && e.Subject == subject &&
-			e.ClientID == want.ClientID && e.ObjectID == want.PrincipalID && forVault(e.Scope) {
+		if e.Kind == entra.Token && e.Verified && e.Error == "" && e.Subject == c.subject() &&
+			e.ClientID == want.ClientID && e.ObjectID == want.PrincipalID && isFor(c.audience(), e.Scope) {
 			verified++
 		}
 	}
@@ -113,10 +150,10 @@ func exchanged(subject string, want federation.Identity, entries []entra.Entry) 
 	return ""
 }
 
-// forVault reports whether the scopes, of which MSAL adds some that mean
-// nothing here, have the vault's among them.
-func forVault(scopes string) bool {
-	return slices.Contains(strings.Fields(scopes), vault.Resource+"/.default")
+// isFor reports whether the scopes, of which MSAL adds some that mean nothing
+// here, have the resource's among them.
+func isFor(resource, scopes string) bool {
+	return slices.Contains(strings.Fields(scopes), resource+"/.default")
 }
 
 // gaveUp reports whether the client failed because its own timer for a probe

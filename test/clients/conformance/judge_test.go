@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 
@@ -15,7 +16,7 @@ import (
 var (
 	testIdentity = federation.Identity{Name: "app", TenantID: "t", ClientID: "c", PrincipalID: "o"}
 	testClient   = client{name: "x 1.0", short: "x-1.0", vault: true}
-	testProbing  = testCase{"default", "none", probing}
+	testProbing  = testCase{mode: "default", by: "none", budget: probing}
 )
 
 // token returns a JWT whose signature is no one's: the vault verifies those.
@@ -37,6 +38,71 @@ func good() observed {
 			Kind: entra.Token, Verified: true, Subject: testClient.subject(), ClientID: "c", ObjectID: "o",
 			Scope: vault.Resource + "/.default openid",
 		}},
+	}
+}
+
+func TestJudgeBlobs(t *testing.T) {
+	c := testClient
+	c.vault, c.blobs = false, true
+	o := good()
+	if why := judge(c, testProbing, testIdentity, o); !strings.Contains(why, "blob") {
+		t.Errorf("no blob: %q", why)
+	}
+	o.result.Blob = "ok"
+	if why := judge(c, testProbing, testIdentity, o); why != "" {
+		t.Error(why)
+	}
+	c.resource = "https://storage.azure.com"
+	if why := judge(c, testProbing, testIdentity, o); !strings.Contains(why, "is for") {
+		t.Errorf("tokens for the vault: %q", why)
+	}
+}
+
+func TestJudgeDetectors(t *testing.T) {
+	c := client{name: "d 1.0", short: "d-1.0"}
+	page, instance := auditLine{Endpoint: "other", Status: 404}, auditLine{Endpoint: "instance", Status: 200}
+	found := func() observed {
+		return observed{result: result{Cloud: thisVM}, requests: []auditLine{page, instance}, entra: good().entra}
+	}
+	for name, test := range map[string]struct {
+		spoil func(*observed)
+		want  string // empty: OK
+	}{
+		"good":            {func(*observed) {}, ""},
+		"failed":          {func(o *observed) { o.result.Error = "no luck" }, "no luck"},
+		"another cloud":   {func(o *observed) { o.result.Cloud = "aws i-1" }, `it found "aws i-1"`},
+		"another machine": {func(o *observed) { o.result.Cloud = "azure x" }, `it found "azure x"`},
+		"asked again":     {func(o *observed) { o.requests = append(o.requests, page) }, "0+3 probe"},
+		"asked nothing":   {func(o *observed) { o.requests = nil }, "0 requests"},
+		"asked Entra": {func(o *observed) { o.entra = append(o.entra, entra.Entry{Kind: entra.Token, Subject: c.subject()}) },
+			"Entra was asked"},
+	} {
+		o := found()
+		test.spoil(&o)
+		why := judge(c, detect("auto", thisVM, 2), testIdentity, o)
+		if (why == "") != (test.want == "") || !strings.Contains(why, test.want) {
+			t.Errorf("%s: %q, want %q", name, why, test.want)
+		}
+	}
+}
+
+// Each client of the catalogue has its requests replayed, and what docs/clients.md
+// says of its patience is what the catalogue says.
+func TestClientsAreRecorded(t *testing.T) {
+	for _, c := range catalog("") {
+		text, err := os.ReadFile("../../../pkg/broker/testdata/clients/" + c.short + ".requests")
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if head := c.head(); !strings.HasPrefix(string(text), head) {
+			t.Errorf("%s does not begin with %q", c.short, head)
+		}
+		for _, test := range c.cases {
+			if !strings.Contains(string(text), "\n=== "+test.String()+"\n") {
+				t.Errorf("%s: no request of %q", c.short, test)
+			}
+		}
 	}
 }
 
@@ -138,6 +204,12 @@ func TestCatalog(t *testing.T) {
 		}
 		names[c.short] = true
 		for _, test := range c.cases {
+			if test.mode == "detect" {
+				if test.cloud == "" || test.budget.probes == 0 || test.budget.tokens > 0 {
+					t.Errorf("%s: case %+v", c.name, test)
+				}
+				continue
+			}
 			if _, ok := ids[test.by]; !ok || test.budget.tokens == 0 {
 				t.Errorf("%s: case %+v", c.name, test)
 			}

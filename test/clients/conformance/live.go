@@ -14,12 +14,12 @@ import (
 func (s *suite) live(ctx context.Context, clients []client) error {
 	const patience = 5 * time.Second
 	i := slices.IndexFunc(clients, func(c client) bool {
-		return slices.ContainsFunc(c.cases, func(t testCase) bool { return t == testCase{"managed", "object", cached} })
+		return slices.ContainsFunc(c.cases, func(t testCase) bool { return t == testCase{mode: "managed", by: "object", budget: cached} })
 	})
 	if i < 0 {
 		return nil
 	}
-	c, t := clients[i], testCase{"managed", "object", cached}
+	c, t := clients[i], testCase{mode: "managed", by: "object", budget: cached}
 	pod := s.pods[c.short]
 	for _, step := range []struct {
 		what   string

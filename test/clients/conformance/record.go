@@ -41,6 +41,11 @@ func record(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
+	blobs, err := startAzurite(ctx, s, o.clients)
+	if err != nil {
+		return err
+	}
+	defer blobs.stop()
 	node := file.NodeIdentity
 	own := federation.Identity{ClientID: node.ClientID, PrincipalID: node.PrincipalID, ResourceID: node.ResourceID}
 	ids := identities{"none": own, "client": own, "object": own, "resource": own}
@@ -61,12 +66,14 @@ func record(ctx context.Context, o options, out io.Writer) (err error) {
 	return nil
 }
 
-// recordedBy heads each file.
-const recordedBy = "# Recorded from the client itself by test/clients/conformance -record.\n"
+// head returns what stands before a client's requests.
+func (c client) head() string {
+	return fmt.Sprintf("# Recorded from the client itself by test/clients/conformance -record.\n# Waits: %s\n# Retries: %s\n", c.waits, c.retries)
+}
 
 func recordClient(ctx context.Context, s *scene.Scene, pod *scene.Workload, c client, ids identities, t *tape) ([]byte, error) {
 	var text bytes.Buffer
-	text.WriteString(recordedBy)
+	text.WriteString(c.head())
 	var machine unix.Utsname
 	if err := unix.Uname(&machine); err != nil {
 		return nil, err
@@ -86,12 +93,17 @@ func recordClient(ctx context.Context, s *scene.Scene, pod *scene.Workload, c cl
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", test, err)
 		}
+		if test.mode == "detect" { // what is asked at the same time comes in any order
+			slices.Sort(requests)
+		}
 		// The budgets are what IMDS itself is asked.
 		if most := test.budget; len(requests) != most.probes+most.refusals+most.tokens {
 			return nil, fmt.Errorf("%s: %d requests, the budget is %s", test, len(requests), most)
 		}
-		// What is sent a second time tells nothing new.
-		for _, request := range slices.Compact(requests) {
+		for i, request := range requests {
+			if slices.Contains(requests[:i], request) {
+				continue // what is sent a second time tells nothing new
+			}
 			fmt.Fprintf(&text, "=== %s\n%s\n", test, strings.ReplaceAll(request, release, "5.15.0"))
 		}
 	}

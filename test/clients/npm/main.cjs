@@ -8,8 +8,9 @@
  * that makes two calls, and prints what came back.
  *
  * @param open takes {mode, by, id, resource} and returns a function that
- *   resolves to an access token each time it is called. mode is "managed" or
- *   "default", by is "none", "client", "object" or "resource".
+ *   resolves to an access token each time it is called. It is given the result,
+ *   to say there what else it did. mode is "managed" or "default", by is "none",
+ *   "client", "object" or "resource".
  */
 exports.main = async function main(open) {
   const [mode, by, id, resource] = process.argv.slice(2);
@@ -17,7 +18,7 @@ exports.main = async function main(open) {
   try {
     const credential = open({ mode, by, id, resource });
     for (let i = 0; i < 2; i++) {
-      result.tokens.push(await credential());
+      result.tokens.push(await credential(result));
     }
   } catch (error) {
     result.error = String(error);

@@ -46,6 +46,7 @@ type Credential func(context.Context) (string, error)
 // result is the line that a client prints.
 type result struct {
 	Tokens []string `json:"tokens"` // secret: the suite reads them from a pipe
+	Cloud  string   `json:"cloud,omitempty"`
 	Error  string   `json:"error"`
 }
 
@@ -58,7 +59,28 @@ func Main(open func(Request) (Credential, error)) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	r := run(ctx, Request{Mode: os.Args[1], By: os.Args[2], ID: os.Args[3], Resource: os.Args[4]}, open)
+	answer(run(ctx, Request{Mode: os.Args[1], By: os.Args[2], ID: os.Args[3], Resource: os.Args[4]}, open))
+}
+
+// Detect runs the detector that the second argument names, and prints what it
+// takes this machine for: "azure …" or "none", or an error.
+func Detect(detectors map[string]func(context.Context) (string, error)) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	detect, ok := detectors[os.Args[2]]
+	if !ok {
+		fmt.Fprintf(os.Stderr, "this client has no detector %q\n", os.Args[2])
+		os.Exit(2)
+	}
+	r := result{Tokens: []string{}}
+	var err error
+	if r.Cloud, err = detect(ctx); err != nil {
+		r.Error = err.Error()
+	}
+	answer(r)
+}
+
+func answer(r result) {
 	if err := json.NewEncoder(os.Stdout).Encode(r); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
