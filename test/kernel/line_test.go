@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,14 +48,17 @@ func newLined(t *testing.T, settings func(*intercept.Settings)) *node {
 	return n
 }
 
-// keepLine has the line put back where others change it, until the test ends.
-func (n *node) keepLine(t *testing.T) {
+// keepLine has the line put back where others change it, until the test ends or
+// leave is called.
+func (n *node) keepLine(t *testing.T) (leave func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	line := n.line
 	go func() { done <- line.Run(ctx) }()
-	t.Cleanup(func() { cancel(); check(t, <-done) })
+	leave = sync.OnceFunc(func() { cancel(); check(t, <-done) })
+	t.Cleanup(leave)
+	return leave
 }
 
 func lineThere(t *testing.T) bool {
@@ -281,10 +285,13 @@ func TestSecondLineIsPutBack(t *testing.T) {
 
 // What an earlier agent left stays until this one knows as much.
 func TestNextAgentAdoptsTheSecondLine(t *testing.T) {
-	n := newLined(t, nil)
+	n := newNode(t, options{line: true})
+	leave := n.keepLine(t)
+	eventually(t, "the second line is there", func() bool { return lineThere(t) })
 	exposes(t, imds)
 	p, denied := n.pod(t, pass, lab.PodOptions{}), n.pod(t, deny, lab.PodOptions{})
 	n.stop()
+	leave() // two agents are two processes: nftables counts sets in a variable of its own
 	next := routeguard.New(routeguard.Options{Log: quiet(), Repaired: func() {}, Failed: func(err error) { t.Error(err) }})
 	check(t, next.Hold())
 	if state, err := next.State(); state != routeguard.Waiting || err != nil {
