@@ -35,7 +35,7 @@ func (o runOptions) effectiveGuard() (string, error) {
 	return o.guard, nil
 }
 
-// tellGuard makes known, in log, metric and event, which guard is active.
+// tellGuard reports, in log, metric and event, which guard is active.
 func (a *agent) tellGuard() {
 	guard, reduced := a.options.effectiveGuard()
 	mode := prometheus.NewGauge(prometheus.GaugeOpts{

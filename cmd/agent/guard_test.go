@@ -6,7 +6,7 @@ import (
 )
 
 // A pod that is not guarded is reported once, and not while it only starts.
-func TestUnguardedPodsAreToldOnce(t *testing.T) {
+func TestUnguardedPodsAreReportedOnce(t *testing.T) {
 	var known unguardedPods
 	macvlan, none := errors.New("net1 (macvlan)"), map[string]error{}
 	for i, step := range []struct {

@@ -74,7 +74,7 @@ func (a *agent) applyLine(c *config.AgentConfiguration) {
 	}
 }
 
-// keepLine keeps the line as it was written, or takes away what an earlier
+// keepLine keeps the line as it was written, or removes what an earlier
 // agent with another guard has left of one.
 func (a *agent) keepLine(ctx context.Context) error {
 	if a.line != nil {
@@ -106,7 +106,7 @@ func (a *agent) lineState() (string, error) {
 	return string(state), err
 }
 
-// tellLine makes known, in metric, log and event, whether the line is there.
+// tellLine reports, in metric, log and event, whether the line is there.
 func (a *agent) tellLine() {
 	for _, s := range routeguard.States() {
 		a.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

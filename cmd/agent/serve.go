@@ -15,7 +15,7 @@ import (
 // linger is how long an agent that was asked to stop goes on serving, while
 // clients keep connections open that they have not been asked to leave. With
 // the 25 s that requests then have it is below the pod's grace period
-// (manifests/base/daemonset.yaml). An idle connection is closed untold after
+// (manifests/base/daemonset.yaml). An idle connection is closed without notice after
 // that time only.
 const linger = 30 * time.Second
 
@@ -100,7 +100,7 @@ func (a *agent) write(until context.Context) (*handover.Successor, error) {
 	return successor, err
 }
 
-// retire lets go of what the successor has, and waits until this agent's own
+// retire releases what the successor has, and waits until this agent's own
 // connections have ended and it is asked to stop. It stays until then: a program
 // that ends in a pod is started again.
 func (a *agent) retire(ctx, life context.Context, successor *handover.Successor) error {

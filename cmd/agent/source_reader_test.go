@@ -64,7 +64,7 @@ func (r *sourceReader) visit(n ast.Node) bool {
 	return true
 }
 
-// Loggers are told by their names.
+// Loggers are recognized by their names.
 var loggerNames = []string{"log", "Log", "audit", "Audit"}
 
 func isNamed(e ast.Expr, names []string) bool {
@@ -80,7 +80,7 @@ func isNamed(e ast.Expr, names []string) bool {
 	return false
 }
 
-// field sees to it that a field or parameter that is a logger is named as one.
+// field makes sure that a field or parameter that is a logger is named as one.
 func (r *sourceReader) field(f *ast.Field) {
 	pointer, ok := f.Type.(*ast.StarExpr)
 	if !ok {

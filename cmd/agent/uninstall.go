@@ -21,7 +21,7 @@ import (
 )
 
 // errAgentRuns is what uninstall says while there is still somebody who would
-// serve pods with what it takes away.
+// serve pods with what it removes.
 var errAgentRuns = errors.New("an agent runs on this node: end it first (kubectl -n sidestep-system delete daemonset sidestep-agent), or say --force")
 
 // uninstallOptions are the flags of `agent uninstall`.

@@ -41,7 +41,7 @@ func TestContainerThatIsNotKnownYetIsHeld(t *testing.T) {
 
 // Who is in the pod's own cgroup, in none of its containers, is refused at once
 // where those are decided on one by one, also if that shows while it is held.
-func TestCallerInNoContainerIsToldAtOnce(t *testing.T) {
+func TestCallerInNoContainerIsRefusedAtOnce(t *testing.T) {
 	refPod := workload.CgroupRef{PodUID: "a"}
 	k, p := newKernel(), newPods()
 	k.put(42, refPod)

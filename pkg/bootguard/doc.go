@@ -1,4 +1,4 @@
-// Package bootguard puts the boot guard on a host and takes it away: a systemd
+// Package bootguard puts the boot guard on a host and removes it: a systemd
 // unit that runs the agent's program before the kubelet, so that no pod of a
 // node that boots has a way to the node's identity before the agent runs.
 // cmd/agent calls it, in the container that installs the unit, in the agent

@@ -96,7 +96,7 @@ func throttled(wait time.Duration) answer {
 	return a
 }
 
-// tryAgain tells a client to come again on a new connection.
+// tryAgain asks a client to try again on a new connection.
 func tryAgain() answer {
 	a := throttled(time.Second)
 	a.close = true
@@ -150,7 +150,7 @@ func encode(v any) []byte {
 const identityNotFound = "Identity not found"
 
 // tokenFailure returns the answer that makes clients do what the failure
-// calls for: give up at once on a wrong set-up, else come again.
+// calls for: give up at once on a wrong set-up, else try again.
 func tokenFailure(err error, r workload.TokenRequest) answer {
 	var te *workload.TokenError
 	if !errors.As(err, &te) {

@@ -118,7 +118,7 @@ func (c *conn) recovered() {
 	}
 }
 
-// refuse has the caller get no answer but a refusal: "come again" where its pod
+// refuse has the caller get no answer but a refusal: "try again" where its pod
 // is only not known yet, else 403.
 func (c *conn) refuse(err error) {
 	a := forbidden("The caller of this connection is not known")

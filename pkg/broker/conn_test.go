@@ -18,7 +18,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-func TestAttestIsToldTheConnection(t *testing.T) {
+func TestAttestGetsTheConnection(t *testing.T) {
 	r := newRig(t)
 	c := r.dial()
 	c.send(get(tokenTarget))
@@ -92,7 +92,7 @@ func TestKeptConnectionFollowsDecision(t *testing.T) {
 	c.ended()
 }
 
-func TestUnknownDecisionIsToldToComeAgain(t *testing.T) {
+func TestUnknownDecisionIsAskedToTryAgain(t *testing.T) {
 	r := newRig(t)
 	r.attester.set(func(f *fakeAttester) { f.decision = workload.Decision{Verdict: workload.Unknown} })
 	c := r.dial()

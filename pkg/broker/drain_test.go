@@ -7,7 +7,7 @@ import (
 
 // A client that keeps its connection is informed by an answer that it ends, and
 // never finds it closed in place of one.
-func TestClientsAreToldBeforeTheirConnectionsEnd(t *testing.T) {
+func TestClientsAreAskedToLeaveBeforeTheirConnectionsEnd(t *testing.T) {
 	r := newRig(t)
 	kept := r.dial()
 	if got, h := kept.send(get(tokenTarget)); got.Status != 200 || h.Get("Connection") != "" {

@@ -20,7 +20,7 @@ type Paths interface {
 	AwaitListener(ctx context.Context, caller workload.Caller) bool
 }
 
-// guardPath sees to it that no token goes out on a connection that a neighbour
+// guardPath makes sure that no token goes out on a connection that a neighbour
 // of the steered caller can read. Such a caller is asked to try again once its
 // own listener is open, which it then reaches; where it will have none it is
 // refused with the reason.

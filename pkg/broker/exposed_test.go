@@ -62,7 +62,7 @@ func (f *fakePaths) AwaitListener(ctx context.Context, _ workload.Caller) bool {
 	}
 }
 
-// A caller whose neighbours can read gets no token: it comes again once its
+// A caller whose neighbours can read gets no token: it tries again once its
 // own listener is open, and not before.
 func TestReadableConnectionBringsNoToken(t *testing.T) {
 	r := newRig(t)

@@ -47,7 +47,7 @@ func newMetrics(r prometheus.Registerer, conns *connlimit.Table) (*metrics, erro
 		exposed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sidestep_exposed_connections_total",
 			Help: "Connections of steered pods that a neighbour could have read, by what their callers were answered: " +
-				"to come again to their own listener, or why they are not served.",
+				"to try again at their own listener, or why they are not served.",
 		}, []string{"result"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "sidestep_imds_request_duration_seconds",

@@ -32,7 +32,7 @@ func withoutDescriptors(t *testing.T, fn func()) {
 	fn()
 }
 
-// That cgroups cannot be read, for want of descriptors, ends no pod; one that
+// That cgroups cannot be read, for lack of descriptors, ends no pod; one that
 // is gone meanwhile is gone.
 func TestPodsStayWithoutDescriptors(t *testing.T) {
 	mount, own := cgroup2(t)

@@ -34,7 +34,7 @@ type seen struct {
 // find returns what is known of the cgroup if it exists; false says nothing.
 func (k *known) find(id uint64) (workload.CgroupRef, bool) {
 	k.mu.RLock()
-	defer k.mu.RUnlock() // till then the file is not closed
+	defer k.mu.RUnlock() // until then the file is not closed
 	s, ok := k.byID[id]
 	return s.ref, ok && s.exists()
 }

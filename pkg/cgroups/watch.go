@@ -65,8 +65,8 @@ type watch struct {
 	scanned time.Time
 	// unread is why a cgroup of the last scan, or one since, could not be read;
 	// nil: all could.
-	unread     error
-	toldUnread bool
+	unread       error
+	loggedUnread bool
 }
 
 // handle reads again what one event is about.
@@ -120,11 +120,11 @@ func (w *watch) scan() {
 	}
 	if w.unread != nil {
 		w.addKnown(pods)
-		if !w.toldUnread {
+		if !w.loggedUnread {
 			w.tree.log.Warn("a cgroup cannot be read; what was known stays", "err", w.unread)
 		}
 	}
-	w.toldUnread = w.unread != nil
+	w.loggedUnread = w.unread != nil
 	w.forgetGone()
 	w.tree.replace(id, pods)
 	w.tree.known.forgetGone()
@@ -136,7 +136,7 @@ func (w *watch) scan() {
 }
 
 // addKnown adds the pods that were known before and are still there: that one
-// could not be read, for want of descriptors or memory, does not mean that it
+// could not be read, for lack of descriptors or memory, does not mean that it
 // has ended.
 func (w *watch) addKnown(pods map[string]workload.PodCgroup) {
 	for _, pod := range w.tree.Snapshot() {

@@ -57,7 +57,7 @@ func withoutDescriptors(t *testing.T, fn func()) {
 	fn()
 }
 
-// That a pod cannot be looked at, for want of descriptors, takes neither its
+// That a pod cannot be looked at, for lack of descriptors, takes neither its
 // listener nor the guard of its link away, and is not tried all the time.
 func TestWhatIsThereStaysWithoutDescriptors(t *testing.T) {
 	pod := startPod(t)
@@ -79,7 +79,7 @@ func TestWhatIsThereStaysWithoutDescriptors(t *testing.T) {
 		t.Errorf("%+v applied and %d listeners, want %+v and its listener", k.verdicts[1], len(r.Listeners()), before)
 	}
 	if k.guarded[link] != 1 {
-		t.Error("the guard of the pod's link was taken away")
+		t.Error("the guard of the pod's link was removed")
 	}
 }
 

@@ -157,7 +157,7 @@ type findings struct {
 	let       map[string]workload.PodLink // what the second line may let pods send, by UID
 	problems  map[string]error            // why a pod's packets are not guarded, by UID
 	sure      bool                        // every pod could be looked at
-	exhausted bool                        // some could not for want of descriptors or memory
+	exhausted bool                        // some could not for lack of descriptors or memory
 }
 
 // find looks for the links of the pods; all: also of those that are known.
@@ -360,14 +360,14 @@ func (g *guard) went(ifindex int, pod workload.PodCgroup, err error) {
 	g.waiting.settle(pod, err)
 }
 
-// drop takes the guards away that are not wanted.
+// drop removes the guards that are not wanted.
 func (g *guard) drop(want map[int]workload.PodCgroup) {
 	for ifindex := range g.guarded {
 		if _, ok := want[ifindex]; ok {
 			continue
 		}
 		if err := g.Kernel.UnguardLink(ifindex); err != nil {
-			g.Log.Warn("cannot take away the guard of a link", "ifindex", ifindex, "err", err)
+			g.Log.Warn("cannot remove the guard of a link", "ifindex", ifindex, "err", err)
 		}
 		delete(g.guarded, ifindex)
 	}

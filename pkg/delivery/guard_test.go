@@ -54,7 +54,7 @@ func TestGuardFollowsTheVerdicts(t *testing.T) {
 	wantGuarded(t, k, map[int]uint64{})
 }
 
-func TestGuardThatFailsIsToldAndTriedAgain(t *testing.T) {
+func TestGuardThatFailsIsReportedAndTriedAgain(t *testing.T) {
 	r, k, _ := newGuarding(t)
 	k.behind = true
 	clear(r.guard.guarded)
@@ -192,7 +192,7 @@ func TestOtherEventsHaveAllPodsLookedAt(t *testing.T) {
 	}
 }
 
-// A failed look takes no guard away, and is reported.
+// A failed look removes no guard, and is reported.
 func TestFailedLookKeepsTheGuards(t *testing.T) {
 	p := newPairs(t)
 	p.err = errors.New("interrupted")

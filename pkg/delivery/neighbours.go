@@ -40,7 +40,7 @@ type neighbours struct {
 const exposedFor = 10 * time.Minute
 
 // Exposed returns why connections to the node could be read by neighbours of
-// those who made them lately. With pod delivery their callers came again to
+// those who made them lately. With pod delivery their callers tried again at
 // listeners of their own; with node delivery they are not served.
 func (r *Reconciler) Exposed() []string {
 	n := &r.neighbours

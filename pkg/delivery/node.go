@@ -141,7 +141,7 @@ func (n *Node) Run(ctx context.Context, serve func(c net.Conn, netnsCookie uint6
 	return nil
 }
 
-// keepAddress puts the address back if others take it away.
+// keepAddress puts the address back if others remove it.
 func (n *Node) keepAddress(ctx context.Context, tick <-chan time.Time) {
 	logged := false
 	for {

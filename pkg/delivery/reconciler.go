@@ -188,7 +188,7 @@ func (r *Reconciler) set(id uint64, want workload.Entry) error {
 	return nil
 }
 
-// drop takes away the verdicts that are not wanted.
+// drop removes the verdicts that are not wanted.
 func (r *Reconciler) drop(want map[uint64]workload.Entry) {
 	for id := range r.applied {
 		if _, ok := want[id]; ok {

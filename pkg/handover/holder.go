@@ -89,7 +89,7 @@ func greet(c *net.UnixConn, speak versions) (version int, err error) {
 // write what the lock is for. After an error nothing has changed, and it may
 // again: the successor has not heard that it may write, and has given back what
 // it had, however late this agent was. Without an error the successor serves,
-// and the caller closes its listeners at leisure. Tokens too long to be sent
+// and the caller closes its listeners later. Tokens too long to be sent
 // are left out: a token can be had again.
 func (s *Successor) Offer(e State) error {
 	items := []struct {

@@ -13,9 +13,9 @@ import (
 // Take asks the agent that holds the lock of the state directory for it and
 // for all that it has, and returns both once they have passed. The caller must
 // be ready to serve. After an error the other agent goes on as before, or has
-// died, when Acquire will get the lock. An agent that is slow to let go is
-// waited for until it has, it dies or ctx ends; if it dies, what came of it is
-// returned.
+// died, when Acquire will get the lock. An agent that is slow to release it is
+// waited for until it has, it dies or ctx ends; if it dies, what has
+// arrived is returned.
 func Take(ctx context.Context, stateDir string) (_ *Lock, _ *State, err error) {
 	return take(ctx, stateDir, spoken)
 }
@@ -45,7 +45,7 @@ func take(ctx context.Context, stateDir string, speak versions) (_ *Lock, _ *Sta
 	if err := h.receiveAll(c); err != nil {
 		return nil, nil, err
 	}
-	// From here on the other agent may let go at any moment: the connection must
+	// From here on the other agent may release the lock at any moment: the connection must
 	// not be closed before it is known whether it has.
 	if !stop() {
 		return nil, nil, ctx.Err()
@@ -63,7 +63,7 @@ func take(ctx context.Context, stateDir string, speak versions) (_ *Lock, _ *Sta
 }
 
 // awaitLock waits until the holder says that the lock has passed, for as long
-// as it takes: one that has no processor may have decided to let go already.
+// as it takes: one that has no processor may have released it already.
 // When ctx ends the socket is shut, so that it has either said so before, or
 // cannot any more and goes on.
 func awaitLock(ctx context.Context, c *net.UnixConn) error {

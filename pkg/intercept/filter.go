@@ -26,7 +26,7 @@ func filterAttrs(ifindex int) netlink.FilterAttrs {
 	}
 }
 
-// keepFilter sees to it that our filter is there, and puts it back, counted, if
+// keepFilter makes sure that our filter is there, and puts it back, counted, if
 // others have removed it. The caller holds mu.
 func (h *Hooks) keepFilter(ifindex int) error {
 	if h.filters[ifindex] {

@@ -23,7 +23,7 @@ func (AmbiguousError) Ambiguous() bool { return true }
 
 // Claim takes the record of an accepted connection and returns the id of the
 // cgroup that made it. It can be taken once: whoever asks again gets
-// ErrNoFlow. An ambiguous record is taken away with an AmbiguousError.
+// ErrNoFlow. An ambiguous record is removed with an AmbiguousError.
 func (h *Hooks) Claim(c workload.Connection) (uint64, error) {
 	if !c.Client.Addr().Is4() || !c.Server.Addr().Is4() {
 		return 0, ErrNoFlow // only IPv4 is ever steered

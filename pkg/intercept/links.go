@@ -46,9 +46,9 @@ func (h *Hooks) guard() hook {
 // maps: they outlive this process. Links that an earlier agent pinned at the
 // same cgroup are updated in place; links of a cgroup that is gone are
 // replaced. guard says whether the guard of sockets is among them; if not, one
-// that an earlier agent pinned is taken away. Configure must have been called.
+// that an earlier agent pinned is removed. Configure must have been called.
 //
-// To call it again is cheap, and repairs what others have taken away since:
+// To call it again is cheap, and repairs what others have removed since:
 // links, programs behind them, pins of links and of maps. While this process
 // lives, the removal of a pin detaches nothing. The error is an
 // *ExclusiveError where another program keeps ours out, and ErrNoBPFFS where
@@ -65,7 +65,7 @@ func (h *Hooks) Attach(cgroup string, guard bool) error {
 	if guard {
 		hooks = append(hooks, h.guard())
 	} else if err := h.letGo(h.pin(h.guard())); err != nil {
-		return fmt.Errorf("take away the guard: %w", err)
+		return fmt.Errorf("remove the guard: %w", err)
 	}
 	var errs []error
 	for _, hook := range hooks {

@@ -21,7 +21,7 @@ var ErrBehindAnother = errors.New("another tc program of the link runs first")
 // the link's end in the calling thread's network namespace, the node's. The
 // program outlives this process and ends with the link. Others' programs stay
 // and run after ours; where they cannot, that is ErrBehindAnother. To call it
-// again is cheap, and repairs what others have taken away since. A link that
+// again is cheap, and repairs what others have removed since. A link that
 // is gone is unix.ENODEV.
 func (h *Hooks) GuardLink(ifindex int, podCgroupID uint64) error {
 	// First the owner: a program that knows none drops.
@@ -40,7 +40,7 @@ func (h *Hooks) GuardLink(ifindex int, podCgroupID uint64) error {
 	return nil
 }
 
-// UnguardLink takes the guard away. To do so where none is, or where the link
+// UnguardLink removes the guard. To do so where none is, or where the link
 // is gone, is no error.
 func (h *Hooks) UnguardLink(ifindex int) error {
 	h.mu.Lock()
@@ -49,7 +49,7 @@ func (h *Hooks) UnguardLink(ifindex int) error {
 	delete(h.attachTypes, ifindex)
 	err := errors.Join(h.letGo(h.tcxPin(ifindex)), detachFilter(ifindex))
 	if err != nil {
-		return fmt.Errorf("take away the guard of link %d: %w", ifindex, err)
+		return fmt.Errorf("remove the guard of link %d: %w", ifindex, err)
 	}
 	// Last the owner, for the same reason.
 	err = h.objects.SidestepLinks.Delete(uint32(ifindex))

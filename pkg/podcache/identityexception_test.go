@@ -193,7 +193,7 @@ func TestClusterWithoutIdentityExceptions(t *testing.T) {
 	c.custom.put(newIdentityException("shop", "e", "app", "nmi"))
 	c.custom.setFailure(nil)
 	eventually(t, "the exception", func() bool { return c.verdict("u1") == workload.Pass })
-	// It is taken away, and its objects with it.
+	// It is removed, and its objects with it.
 	store.failed(t.Context(), errNoKind)
 	if v := c.verdict("u1"); v != workload.Steer {
 		t.Errorf("verdict after the kind is gone: %v", v)

@@ -148,7 +148,7 @@ func readOwn(path string) ([]byte, error) {
 	return text, nil
 }
 
-// Remove takes the snapshot away. One that is not there is no error.
+// Remove removes the snapshot. One that is not there is no error.
 func (f *File) Remove() error { return remove(f.path) }
 
 func remove(path string) error {

@@ -102,7 +102,7 @@ func sweep(stateDir, instance string) error {
 	return nil
 }
 
-// withdraw takes away what Announce made, unless it is another's by now.
+// withdraw removes what Announce made, unless it is another's by now.
 func withdraw(stateDir, instance string) {
 	link := filepath.Join(stateDir, servingName)
 	if to, err := os.Readlink(link); err == nil && to == socketOf(instance) {

@@ -89,7 +89,7 @@ func (r *Remover) Present(ctx context.Context) (bool, error) {
 	return slices.ContainsFunc(node.Spec.Taints, isOurs), nil
 }
 
-// Remove takes the taint away, with whichever values and effects it is there,
+// Remove removes the taint, with whichever values and effects it is there,
 // and leaves others as they are. A node without it is left alone. The error is
 // ErrNotAllowed, ErrContended, or one of the API server's.
 func (r *Remover) Remove(ctx context.Context) error {

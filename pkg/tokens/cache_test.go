@@ -73,7 +73,7 @@ func TestRefusalIsRememberedForOnePause(t *testing.T) {
 		if n := b.entra.exchanges(); n != 1 {
 			t.Errorf("%d exchanges, want 1", n)
 		}
-		b.advance(toldPause)
+		b.advance(refusedPause)
 		for range 300 {
 			if err := b.once(w, workload.TokenRequest{Resource: vault}); err == nil {
 				t.Fatal("a token")

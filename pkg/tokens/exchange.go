@@ -24,9 +24,9 @@ import (
 const (
 	// pauseMemory is how long a failure counts as the same as the next one.
 	pauseMemory = time.Minute
-	// toldPause is the shortest pause after Entra itself said no: it has seen
+	// refusedPause is the shortest pause after Entra itself said no: it has seen
 	// the request, and counts how often it comes.
-	toldPause = 2 * time.Second
+	refusedPause = 2 * time.Second
 	// refusalMemory is the longest pause after a refusal: it keeps a retrying
 	// client from asking Entra the same in vain, and is short enough for
 	// whoever fixes the set-up and tries again.
@@ -256,7 +256,7 @@ func (x *exchanges) note(k key, p *call, r result, now time.Time) {
 	}
 	pause := pauseAfter(now.Sub(last.since))
 	if r.err.Code != "" {
-		pause = max(pause, toldPause)
+		pause = max(pause, refusedPause)
 	}
 	if r.err.Kind != workload.Unavailable {
 		pause = min(pause, refusalMemory)

@@ -72,7 +72,7 @@ func TestSilentEntraIsTriedAgain(t *testing.T) {
 	})
 }
 
-func TestSetUpErrorIsToldAtOnce(t *testing.T) {
+func TestSetUpErrorIsReturnedAtOnce(t *testing.T) {
 	for code, kind := range map[int]workload.TokenErrorKind{
 		70021: workload.Refused, 700016: workload.Refused, 90002: workload.Refused, 500011: workload.InvalidResource,
 	} {
@@ -118,7 +118,7 @@ func TestYoungWorkloadIsHeldForItsFederation(t *testing.T) {
 	})
 }
 
-func TestYoungWorkloadIsToldOnceItIsOld(t *testing.T) {
+func TestYoungWorkloadIsRefusedOnceItIsOld(t *testing.T) {
 	for name, tt := range map[string]struct {
 		age  time.Duration
 		held time.Duration
@@ -201,7 +201,7 @@ func TestCallersOfOneKeyShareItsTries(t *testing.T) {
 			})
 		}
 		all.Wait()
-		if n := b.entra.exchanges(); n > int(patience/toldPause)+2 {
+		if n := b.entra.exchanges(); n > int(patience/refusedPause)+2 {
 			t.Errorf("%d exchanges for 50 callers of one key", n)
 		}
 		// Another key of the same tenant is not concerned.
@@ -249,7 +249,7 @@ func TestUnreachableIssuerIsWaitedFor(t *testing.T) {
 				b.after(6*time.Second, func(f *fakeEntra) { f.refuse = nil })
 				began := time.Now()
 				b.mustToken(b.pod("shop", "cart", "web"), workload.TokenRequest{Resource: vault})
-				if took := time.Since(began); took > 6*time.Second+toldPause {
+				if took := time.Since(began); took > 6*time.Second+refusedPause {
 					t.Errorf("the caller waited %v for 6 s", took)
 				}
 				if events := heard(); len(events) > 0 || strings.Contains(b.log.String(), "fix") {
@@ -271,7 +271,7 @@ func TestNewIdentityIsWaitedFor(t *testing.T) {
 				w.ChangedAt = b.clock.Now()
 				began := time.Now()
 				b.mustToken(w, workload.TokenRequest{Resource: vault})
-				if took := time.Since(began); took > 10*time.Second+toldPause {
+				if took := time.Since(began); took > 10*time.Second+refusedPause {
 					t.Errorf("the caller waited %v for 10 s", took)
 				}
 			})
@@ -281,7 +281,7 @@ func TestNewIdentityIsWaitedFor(t *testing.T) {
 
 // The owner of a new pod learns of a refusal when it comes, not when it has
 // lasted, and once more when it is final.
-func TestFirstRefusalIsToldAtOnce(t *testing.T) {
+func TestFirstRefusalIsReportedAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		var events []workload.TokenError
 		b.engine.reporter.owners = func(_ workload.Workload, e *workload.TokenError) { events = append(events, *e) }
@@ -320,7 +320,7 @@ func TestWhatHasWorkedIsRetried(t *testing.T) {
 				b.after(6*time.Second, func(f *fakeEntra) { f.refuse = nil })
 				began := time.Now()
 				b.mustToken(w, workload.TokenRequest{Resource: "https://other"})
-				if took := time.Since(began); took > 6*time.Second+toldPause {
+				if took := time.Since(began); took > 6*time.Second+refusedPause {
 					t.Errorf("the caller waited %v for 6 s", took)
 				}
 				if events := heard(); len(events) > 0 || strings.Contains(b.log.String(), " fix") {

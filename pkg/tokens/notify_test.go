@@ -30,7 +30,7 @@ func listen(b *bench) func() []string {
 	}
 }
 
-func TestOwnersAreToldOfWhatTheyCanFix(t *testing.T) {
+func TestOwnersAreNotifiedOfWhatTheyCanFix(t *testing.T) {
 	refuse := func(status, code int, name string) func(*bench, *workload.Workload) {
 		return func(b *bench, _ *workload.Workload) {
 			b.entra.set(func(f *fakeEntra) { f.refuse = refusing(status, code, name, "no") })
@@ -63,7 +63,7 @@ func TestOwnersAreToldOfWhatTheyCanFix(t *testing.T) {
 	}
 }
 
-func TestOwnersAreToldOnceInAWhile(t *testing.T) {
+func TestOwnersAreNotifiedOnceInAWhile(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {
 		heard := listen(b)
 		b.entra.set(func(f *fakeEntra) {

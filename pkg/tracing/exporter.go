@@ -104,7 +104,7 @@ func roots(file string) (*x509.CertPool, error) {
 }
 
 // ExportSpans implements sdktrace.SpanExporter. It tries until ctx ends while
-// the collector asks to come again, or cannot be reached.
+// the collector asks to try again, or cannot be reached.
 func (x *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
 	body, err := proto.Marshal(request(spans))
 	if err != nil {

@@ -1,5 +1,5 @@
-// Command attack runs the attack suite (test/kernel) and prints what came of
-// it. Each attack is run as things are, and once more against a build from
+// Command attack runs the attack suite (test/kernel) and prints the
+// results. Each attack is run as things are, and once more against a build from
 // which the defence in question was taken: there it must succeed, or the suite
 // would prove nothing. Nothing of this is in the agent.
 package main
@@ -27,7 +27,7 @@ type result struct {
 	Attack, Capabilities, Guard, Expected, Seen, Defence, Note string
 }
 
-var only = flag.String("only", "", "the one defence to take away, in place of the whole suite")
+var only = flag.String("only", "", "the one defence to remove, in place of the whole suite")
 
 func main() {
 	flag.Parse()
@@ -54,7 +54,7 @@ func run(ctx context.Context) error {
 	if err := s.try(ctx, nil); err != nil {
 		return err
 	}
-	fmt.Println("\neach defence taken away, so that its attacks must succeed:")
+	fmt.Println("\neach defence removed, so that its attacks must succeed:")
 	for _, d := range defences {
 		if err := s.try(ctx, &d); err != nil {
 			return err
@@ -63,7 +63,7 @@ func run(ctx context.Context) error {
 	return s.judge()
 }
 
-// tryOnly takes one defence away, to work on it or on its attacks.
+// tryOnly removes one defence, to work on it or on its attacks.
 func (s *suite) tryOnly(ctx context.Context, name string) error {
 	i := slices.IndexFunc(defences, func(d defence) bool { return d.name == name })
 	if i < 0 {
@@ -101,7 +101,7 @@ func (s *suite) try(ctx context.Context, d *defence) error {
 	if d != nil {
 		changed, err := overlay.Write(ctx, filepath.Join(s.dir, "without"), d.changes())
 		if err != nil {
-			return fmt.Errorf("take away %q: %w", d.name, err)
+			return fmt.Errorf("remove %q: %w", d.name, err)
 		}
 		build, agent = append(build, "-overlay", changed), append(agent, "-overlay", changed)
 		args, without = append(args, "-attack.without", d.name), d.name

@@ -107,7 +107,7 @@ func (e elsewhere) send(sockets map[string]int, kind, size int, part time.Durati
 		if err := unix.Connect(fd, e.address()); err != nil {
 			return 0, err
 		}
-		sockets[e.Do] = fd // the process's, till its end
+		sockets[e.Do] = fd // the process's, until its end
 	}
 	payload := make([]byte, size)
 	return medianOf(partsOfTurn, func() (float64, error) {

@@ -15,7 +15,7 @@ import (
 
 const (
 	connectRounds = 500
-	// swapRounds are those in which programs are attached and taken away.
+	// swapRounds are those in which programs are attached and removed.
 	swapRounds = 150
 )
 

@@ -25,7 +25,7 @@ const (
 )
 
 func init() {
-	var open []func() // listeners, till the process ends
+	var open []func() // listeners, until the process ends
 	registerSession("sink", func(e elsewhere) (float64, error) {
 		stop, err := listenAt(e.To)
 		open = append(open, stop)

@@ -41,7 +41,7 @@ func (s programSet) without(hook string) programSet {
 }
 
 // attach attaches the programs at a cgroup and the node's end of a pod's link.
-// The function takes them away.
+// The function removes them.
 func (s programSet) attach(p *lab.Pod, cgroup string) (detach func() error, err error) {
 	var links []link.Link
 	detach = func() error {

@@ -23,7 +23,7 @@ type sdkResult struct {
 func (s *setup) azidentity(ctx context.Context, w *workload) (answer, error) {
 	cmd := exec.CommandContext(ctx, s.programs.vaultclient, "-vault", scene.VaultURL, "-secret", "demo")
 	stdout, stderr, err := s.runIn(w, cmd)
-	// It fails for want of a token or of a right, too, and says so on stdout.
+	// It fails for lack of a token or of a right, too, and says so on stdout.
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		return answer{}, err

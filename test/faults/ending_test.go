@@ -11,7 +11,7 @@ import (
 )
 
 // A node that is drained, with pods that need a token for their last words.
-func TestToldToEndWhileSteeredPodsRun(t *testing.T) {
+func TestAskedToStopWhileSteeredPodsRun(t *testing.T) {
 	const serves = 5 * time.Second
 	r := open(t, "SIGTERM without a successor, steered pods run", "served for --drain-timeout (here 5 s), then refused",
 		func(o *scene.Options) { o.Flags = []string{"--drain-timeout", serves.String()} })

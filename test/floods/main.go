@@ -68,11 +68,11 @@ func run(ctx context.Context) error {
 			failed = append(failed, f.name)
 		}
 	}
-	fmt.Println("\neach bound taken away, so that its flood must do what it prevents:")
+	fmt.Println("\neach bound removed, so that its flood must do what it prevents:")
 	for _, f := range floods {
 		edited, err := overlay.Write(ctx, filepath.Join(dir, "without"), without[f.bound])
 		if err != nil {
-			return fmt.Errorf("take away %q: %w", f.bound, err)
+			return fmt.Errorf("remove %q: %w", f.bound, err)
 		}
 		if err := build(ctx, "-overlay", edited, "-o", program); err != nil {
 			return fmt.Errorf("without %q: %w", f.bound, err)
@@ -100,7 +100,7 @@ func build(ctx context.Context, args ...string) error {
 	return nil
 }
 
-// row is what came of a flood.
+// row is the result of a flood.
 type row struct {
 	seen   string
 	p50    time.Duration

@@ -9,7 +9,7 @@ import (
 )
 
 // connectAttacks try each way to connect that a hook on connect() might miss.
-// Behind the hook stands the guard, so both are taken away for the proof.
+// Behind the hook stands the guard, so both are removed for the proof.
 func connectAttacks() []attack {
 	var all []attack
 	for _, way := range []struct {

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	leaked   = "AN IMPOSTOR HAS THE REQUEST"
-	toldSoon = "no byte either way, an error soon"
+	leaked    = "AN IMPOSTOR HAS THE REQUEST"
+	errorSoon = "no byte either way, an error soon"
 	// soon is within what clients wait for an answer.
 	soon = 5 * time.Second
 )
@@ -33,7 +33,7 @@ func gateAttacks() []attack {
 	var all []attack
 	for _, way := range []dialing{{}, {Mapped: true}, {Nonblock: true}, {Way: wayMPTCP}, {Way: wayFastOpen}, {Way: wayFastOpenConnect}} {
 		all = append(all, attack{
-			name: "hostPort 2579, node delivery, " + way.manner(), expected: always(toldSoon),
+			name: "hostPort 2579, node delivery, " + way.manner(), expected: always(errorSoon),
 			defence: "gate", success: leaked,
 			run: func(t *testing.T, _ guardMode) string { return hostPortAlive(t, way) },
 		})
@@ -41,17 +41,17 @@ func gateAttacks() []attack {
 	return append(
 		all,
 		attack{
-			name: "hostPort 2579, node delivery, agent dead, then back", expected: always(toldSoon),
+			name: "hostPort 2579, node delivery, agent dead, then back", expected: always(errorSoon),
 			defence: "gate", success: leaked,
 			run: func(t *testing.T, _ guardMode) string { return hostPortOfDeadAgent(t, options{nodeOnly: true}, steer) },
 		},
 		attack{
-			name: "hostPort 2579, unknown pod, agent dead, then back", expected: always(toldSoon),
+			name: "hostPort 2579, unknown pod, agent dead, then back", expected: always(errorSoon),
 			defence: "gate", success: leaked,
 			run: func(t *testing.T, _ guardMode) string { return hostPortOfDeadAgent(t, options{}, unknownPod) },
 		},
 		attack{
-			name: "hostPort 2579, guard off", expected: map[guardMode]string{guardOff: toldSoon},
+			name: "hostPort 2579, guard off", expected: map[guardMode]string{guardOff: errorSoon},
 			defence: "gate", success: leaked, without: guardOff,
 			run: func(t *testing.T, guard guardMode) string {
 				_, victim, p := hostPortNode(t, options{nodeOnly: true, guard: guard}, steer)
@@ -59,11 +59,11 @@ func gateAttacks() []attack {
 			},
 		},
 		attack{
-			name: "NodePorts 28000-29999, pod on the node's network", expected: always(toldSoon),
+			name: "NodePorts 28000-29999, pod on the node's network", expected: always(errorSoon),
 			defence: "gate", success: leaked, run: nodePorts,
 		},
 		attack{
-			name: "translated in the pod's own namespace", expected: always(toldSoon),
+			name: "translated in the pod's own namespace", expected: always(errorSoon),
 			defence: "gate", success: leaked, run: ownTranslation,
 		},
 		attack{
@@ -164,7 +164,7 @@ func poseTo(c int, got *os.File) {
 	}
 }
 
-// conversed is what came of a request.
+// conversed is the result of a request.
 type conversed struct {
 	Errno  unix.Errno // of whatever failed
 	Closed bool       // the other side's word was its end
@@ -199,7 +199,7 @@ func requestOnce(d dialing) (c conversed, err error) {
 	return c, nil
 }
 
-// seenBy has the victim send a request, and says what came of it.
+// seenBy has the victim send a request, and returns the result.
 func (p poser) seenBy(t *testing.T, victim *lab.Pod, d dialing) string {
 	t.Helper()
 	d.To = imds
@@ -217,7 +217,7 @@ func (p poser) seenBy(t *testing.T, victim *lab.Pod, d dialing) string {
 	case got.Errno == 0 && !got.Closed:
 		return fmt.Sprintf("%+v", got)
 	}
-	return toldSoon
+	return errorSoon
 }
 
 // nft runs rules in the network namespace at the path.
@@ -290,7 +290,7 @@ func hostPortOfDeadAgent(t *testing.T, o options, d decision) string {
 	n.stop()
 	dead := p.seenBy(t, victim, dialing{})
 	n.startAgain(t)
-	return worst(toldSoon, alive, dead, p.seenBy(t, victim, dialing{}))
+	return worst(errorSoon, alive, dead, p.seenBy(t, victim, dialing{}))
 }
 
 func nodePorts(t *testing.T, _ guardMode) string {
@@ -299,7 +299,7 @@ func nodePorts(t *testing.T, _ guardMode) string {
 	victim := n.pod(t, steer, lab.PodOptions{HostNetwork: true})
 	p := pose(t, tenant, addrPort(tenant.Address, 8080))
 	p.translate(t, nodeNetns, fmt.Sprintf("%d-%d", ports.First, ports.Last))
-	return worst(toldSoon, p.seenBy(t, victim, dialing{}), p.seenBy(t, victim, dialing{Mapped: true}))
+	return worst(errorSoon, p.seenBy(t, victim, dialing{}), p.seenBy(t, victim, dialing{Mapped: true}))
 }
 
 func ownTranslation(t *testing.T, _ guardMode) string {

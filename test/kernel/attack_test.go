@@ -35,7 +35,7 @@ type attack struct {
 	// success is what is seen without it. Where the guard itself is the
 	// defence, both are empty: off is without it.
 	defence, success string
-	// without is the guard when the defence is taken away: a defence may stand
+	// without is the guard when the defence is removed: a defence may stand
 	// before another.
 	without guardMode
 	run     func(t *testing.T, guard guardMode) (seen string)

@@ -36,7 +36,7 @@ func init() { lab.Register("limited", actLimited) }
 
 // TestNeededCapabilities runs the agent's privileged work with the
 // capabilities that it says it needs and no other, and then with each of them
-// taken away, to show that each is needed.
+// removed, to show that each is needed.
 func TestNeededCapabilities(t *testing.T) {
 	for name, needed := range map[string][]preflight.Capability{
 		"pod delivery":  preflight.NeededForPodDelivery(),

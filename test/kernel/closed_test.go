@@ -50,7 +50,7 @@ func TestHostProcessDialsListener(t *testing.T) {
 	got, err := dial(dialing{To: listenerOf(t, n, host)})
 	check(t, err)
 	if got.Answer.UID != "" || !strings.Contains(got.Answer.Err, "no flow record") {
-		t.Errorf("a host process got %+v, want a refusal for want of a flow record", got.Answer)
+		t.Errorf("a host process got %+v, want a refusal for lack of a flow record", got.Answer)
 	}
 }
 

@@ -36,7 +36,7 @@ type dialing struct {
 	Again     int    // disconnect and connect once more, so often
 }
 
-// dialed is what came of it.
+// dialed is its result.
 type dialed struct {
 	Errno  unix.Errno // of connect(), or of the wait for an answer
 	Peer   string     // what getpeername() says

@@ -77,7 +77,7 @@ func each(cause string, maps float64) map[string]float64 {
 	return all
 }
 
-// What others take away is put back by the next Attach, counted, and active
+// What others remove is put back by the next Attach, counted, and active
 // beyond the agent. The removal of a pin detaches nothing meanwhile.
 func TestRepairs(t *testing.T) {
 	const maps = 11

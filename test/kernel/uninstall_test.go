@@ -28,7 +28,7 @@ import (
 
 func init() { lab.Register("uninstall", uninstall) }
 
-// uninstall takes away all that there is on the node and returns its names.
+// uninstall removes all that there is on the node and returns its names.
 func uninstall(bpffs string) ([]string, error) {
 	all, err := leftovers(bpffs)
 	if err != nil {

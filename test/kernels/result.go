@@ -13,7 +13,7 @@ import (
 // printed (go tool test2json).
 const syn = "\x16"
 
-// result is what came of the tests on one kernel. It is a writer for what
+// result has the results of the tests on one kernel. It is a writer for what
 // suite.sh prints, and tells progress what is worth telling.
 type result struct {
 	name     string // of the kernel, in front of each line of progress

@@ -56,7 +56,7 @@ func TestMachinesNamespaceIsNotIsolated(t *testing.T) {
 	}
 }
 
-// TestWithoutTheSetUp takes away what makes the lab safe, once here and once
+// TestWithoutTheSetUp removes what makes the lab safe, once here and once
 // there: each time the check fails and a pod refuses to start anything.
 func TestWithoutTheSetUp(t *testing.T) {
 	t.Run("the node does not own the address", func(t *testing.T) {

@@ -1,5 +1,5 @@
 // Package load asks the metadata service for tokens all the time, as clients
-// do that never try twice, and counts what came of it.
+// do that never try twice, and counts the results.
 package load
 
 import (
@@ -24,7 +24,7 @@ type Options struct {
 	Requests int
 }
 
-// Run asks until ctx ends and returns what came of it. Till then tell, if not
+// Run asks until ctx ends and returns the counts. Until then tell, if not
 // nil, is called each second with what has come by then.
 func Run(ctx context.Context, o Options, tell func(Tally)) Tally {
 	s := &sum{}

@@ -15,7 +15,7 @@ import (
 	"github.com/sidestep-agent/sidestep/test/standins/jwks"
 )
 
-// Tally is what came of it. Nothing was tried twice.
+// Tally counts the results. Nothing was tried twice.
 type Tally struct {
 	Requests, Failed, Reset, Wrong int
 	Closing                        int       // answers with Connection: close

@@ -38,7 +38,7 @@ func TestCheckAndJudge(t *testing.T) {
 		"said to be right":   {200, answer("me", "other"), Tally{Wrong: 1, Failures: []Failure{{Client: "other"}}}},
 		"without an owner":   {200, answer("", "me"), Tally{Wrong: 1, Failures: []Failure{{Client: "nobody"}}}},
 		"no token":           {200, `{"client_id":"me"}`, Tally{Failed: 1, Failures: []Failure{{}}}},
-		"come again":         {http.StatusTooManyRequests, "{}", Tally{Failed: 1, Failures: []Failure{{Status: 429}}}},
+		"try again":          {http.StatusTooManyRequests, "{}", Tally{Failed: 1, Failures: []Failure{{Status: 429}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := judge(check(c.status, []byte(c.body), "me"), time.Now())

@@ -97,7 +97,7 @@ func TestRunbooksAreThere(t *testing.T) {
 	}
 }
 
-// promtool tests what there is a test for; this sees to it that there is one,
+// promtool tests what there is a test for; this makes sure that there is one,
 // of each alert firing and of it staying silent.
 func TestEachAlertIsTestedBothWays(t *testing.T) {
 	var file struct {

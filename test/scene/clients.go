@@ -21,7 +21,7 @@ func init() { lab.Register(askTask, ask) }
 
 // Ask has clients in the pod ask for tokens, as a process of its container,
 // until each has made its requests or the file named until is there, and
-// returns what came of it. An empty until names none.
+// returns the results. An empty until names none.
 func (w *Workload) Ask(ctx context.Context, until string, o load.Options) (load.Tally, error) {
 	return lab.Run[asking, load.Tally](ctx, w.Pod, askTask, asking{until, o})
 }

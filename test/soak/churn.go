@@ -17,7 +17,7 @@ import (
 // a fault of Entra's and a restart of the agent.
 const settleLimit = 2 * time.Minute
 
-// churner makes pods and takes them away, one after the other.
+// churner makes pods and removes them, one after the other.
 type churner struct {
 	scene  *scene.Scene
 	record *record

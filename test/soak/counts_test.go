@@ -10,7 +10,7 @@ import (
 	"github.com/sidestep-agent/sidestep/test/load"
 )
 
-// Nothing is excused but what came of a dead agent, and new pods' waiting for
+// Nothing is excused but the results of a dead agent, and new pods' waiting for
 // Entra; another's token never is.
 func TestWhatIsExcused(t *testing.T) {
 	at := func(second int64) time.Time { return time.Unix(second, 0) }

@@ -23,7 +23,7 @@
 // request's failure, an agent must have been dead. Entra's faults excuse
 // no pod that had a token; a pod that is new then may be asked to try again.
 //
-// Beside the run, builds of the agent from which one release was taken away
+// Beside the run, builds of the agent from which one release was removed
 // each run for a while. Every one must be found out by the figure that it is
 // said to spoil: else the figures prove nothing.
 package main

@@ -2,7 +2,7 @@ package main
 
 import "github.com/sidestep-agent/sidestep/test/overlay"
 
-// leak is one release in the agent's sources, how to take it away, and the
+// leak is one release in the agent's sources, how to remove it, and the
 // figure by which that must be seen.
 type leak struct {
 	name   string

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// result is what came of a run.
+// result holds the results of a run.
 type result struct {
 	Took          time.Duration
 	Counts        counts
@@ -50,7 +50,7 @@ func (r *result) verdict() error {
 	case c.Failed+c.Reset+c.Wrong > 0:
 		return errors.New("requests went wrong")
 	case len(r.leaked()) > 0:
-		return errors.New("the agent has not let go of everything")
+		return errors.New("the agent has not released everything")
 	case c.Requests == 0 || c.Pods == 0 || c.Identities == 0 || c.HandOvers == 0 || c.Faults == 0:
 		return errors.New("not everything was done: the run was too short")
 	}

@@ -21,7 +21,7 @@ const (
 
 // traffic has every standing pod ask all the time, half of the clients on
 // connections that they keep, half on one each time. The function ends it, by a
-// file below home, and counts what came of it.
+// file below home, and counts the results.
 func traffic(home string, standing []*scene.Workload, rate int, r *record) (end func() error, err error) {
 	dir, err := os.MkdirTemp(home, "enough-")
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	testsuite "github.com/sidestep-agent/sidestep/test/suite"
 )
 
-// suite is tests that are run together, and what came of it so far.
+// suite is tests that are run together, and their results so far.
 type suite struct {
 	name   string
 	dir    string // where it runs: its tests' package

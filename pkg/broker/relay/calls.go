@@ -135,7 +135,7 @@ func (cs *calls) awaitTurn(ctx context.Context, c *call) error {
 }
 
 // advance starts as many calls as it may. It returns whether c is among those
-// started till now and, if not, when to come again, or that IMDS must not be
+// started so far and, if not, when to try again, or that IMDS must not be
 // asked. Every waiter does so: none depends on another, nor on a goroutine
 // beside them.
 func (cs *calls) advance(c *call) (started bool, wait time.Duration, busy error) {

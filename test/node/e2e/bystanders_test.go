@@ -53,7 +53,7 @@ func startBystanders(t *testing.T) *bystanders {
 	return b
 }
 
-// tallies returns what came of each one's requests so far, by the logs on the
+// tallies returns the results of each one's requests so far, by the logs on the
 // node: the API server may be down.
 func (b *bystanders) tallies(t *testing.T) []load.Tally {
 	t.Helper()

@@ -181,7 +181,7 @@ func nodeSockets(t *testing.T, process string) map[string]bool {
 	return sockets
 }
 
-// checkNothingLeft makes sure that the agent has let go of deleted pods.
+// checkNothingLeft makes sure that the agent has released deleted pods.
 func checkNothingLeft(t *testing.T, before holdings) {
 	t.Helper()
 	// Files that the agent reads just then.

@@ -88,7 +88,7 @@ func TestAzurePodIdentityExceptions(t *testing.T) {
 		{"the exception changes", put("app", "mic"), "app-one"},
 		{"and back", put("app", "nmi"), nodes},
 		{"the exception goes", remove, "app-one"},
-		{"it comes again", put("app", "nmi"), nodes},
+		{"it is back", put("app", "nmi"), nodes},
 		{"ignored: its maker cannot exempt himself", func() { configure(t, "azurePodIdentityExceptions: ignore\n") }, "app-one"},
 		{"honoured again", func() { configure(t, "azurePodIdentityExceptions: honour\n") }, nodes},
 	} {

@@ -8,7 +8,7 @@ import (
 // rules adds iptables rules, lines as of iptables without -w, and removes them
 // when the test ends. where is a command that leads to a network namespace,
 // such as nsenter; empty: the node's. Nothing outside of the rig is touched:
-// exec.sh sees to it.
+// exec.sh makes sure of it.
 func rules(t *testing.T, where []string, lines ...string) {
 	t.Helper()
 	for _, line := range lines {

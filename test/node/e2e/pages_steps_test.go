@@ -81,7 +81,7 @@ func shop(t *testing.T) {
 	kubectl(t, "-n", shopName, "rollout", "status", "deployment/"+checkout, "--timeout=60s")
 }
 
-// leave takes away what a page added to the cluster.
+// leave removes what a page added to the cluster.
 func leave(t *testing.T) {
 	t.Helper()
 	const tokenRequest = "sidestep-agent-token-request"

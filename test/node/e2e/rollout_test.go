@@ -57,7 +57,7 @@ func (p pod) asks(t *testing.T) {
 	})
 }
 
-// tally returns what came of the pod's requests so far.
+// tally returns the results of the pod's requests so far.
 func (p pod) tally(t *testing.T) (last load.Tally) {
 	t.Helper()
 	out := kubectl(t, "-n", p.namespace, "logs", p.name, "--tail=1")
