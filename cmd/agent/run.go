@@ -105,7 +105,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	flags.Var(&o.configMap, "config-map", "the ConfigMap that --config is mounted from, watched besides the file: a change counts at once")
 	addDelivery(flags, &o.delivery)
 	o.kernelFlags.add(flags)
-	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://169.254.169.254", "the node's instance metadata service")
+	flags.StringVar(&o.imdsEndpoint, "imds-endpoint", "http://"+workload.IMDS.String(), "the node's instance metadata service")
 	flags.StringVar(&o.tenantID, "tenant-id", "", "Entra tenant of workloads that name none")
 	addOneOf(flags, &o.cloud, "cloud", "", "the cloud whose Entra is asked", string(tokens.AzurePublic), string(tokens.AzureUSGovernment), string(tokens.AzureChina))
 	flags.StringVar(&o.authorityHost, "authority-host", "", "Entra's URL, in place of the cloud's")

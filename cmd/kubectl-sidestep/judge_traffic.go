@@ -14,7 +14,7 @@ import (
 )
 
 // imds is what applications ask for a token.
-var imds = &url.URL{Scheme: "http", Host: "169.254.169.254", Path: "/metadata/identity/oauth2/token"}
+var imds = &url.URL{Scheme: "http", Host: workload.IMDS.String(), Path: "/metadata/identity/oauth2/token"}
 
 // judgeTraffic looks in the pod's spec for what takes its requests elsewhere
 // before a hook of the agent's sees them, or changes them behind it.

@@ -9,16 +9,12 @@ import (
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // errNoDestroy means that this kernel destroys no sockets on request.
 var errNoDestroy = errors.New("the kernel destroys no sockets: it is built without CONFIG_INET_DIAG_DESTROY, or has no tcp_diag")
-
-var (
-	imdsAddress     = netip.MustParseAddr("169.254.169.254")
-	wireServer      = netip.MustParseAddr("168.63.129.16")
-	wireServerPorts = []uint16{80, 32526}
-)
 
 // What sock_diag(7) takes and returns (linux/sock_diag.h, linux/inet_diag.h).
 const (
@@ -43,10 +39,10 @@ const (
 // those that listen, have ended, or have no socket of an application any more.
 const openStates = 0xfff &^ (1<<unix.BPF_TCP_LISTEN | 1<<unix.BPF_TCP_TIME_WAIT | 1<<unix.BPF_TCP_CLOSE)
 
-// destroySockets destroys the TCP sockets in a network namespace, the caller's if
-// it is nil, that lead to
-// the metadata service or the wire server, where closed says so of the cgroup
-// of who made the socket, 0 if the kernel does not tell. It returns how many.
+// destroySockets destroys the TCP sockets in a network namespace, the caller's
+// if it is nil, that lead to the metadata service or the wire server, where
+// closed says so of the cgroup of who made the socket, 0 if the kernel does not
+// tell. It returns how many.
 // The error is errNoDestroy if the kernel cannot. It needs CAP_NET_ADMIN, and
 // for another namespace than the caller's CAP_SYS_ADMIN.
 func destroySockets(ns *namespace, closed func(cgroupID uint64) closedTo) (n int, err error) {
@@ -125,10 +121,10 @@ func leadsTo(family byte, address []byte, port uint16) closedTo {
 		at, _ = netip.AddrFromSlice(address)
 	}
 	switch at.Unmap() {
-	case imdsAddress:
+	case workload.IMDS:
 		return closedToIMDS
-	case wireServer:
-		if slices.Contains(wireServerPorts, port) {
+	case workload.WireServer:
+		if slices.Contains(workload.WireServerPorts(), port) {
 			return closedToWireServer
 		}
 	}

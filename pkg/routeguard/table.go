@@ -19,10 +19,9 @@ const (
 	scratchName = "sidestep_check"
 )
 
-// Azure's own services, as in bpf/services.h.
 var (
-	imds       = service{name: "imds", address: [4]byte{169, 254, 169, 254}}
-	wireServer = service{name: "wireserver", address: [4]byte{168, 63, 129, 16}, ports: []uint16{80, 32526}}
+	imds       = service{name: "imds", address: workload.IMDS.As4()}
+	wireServer = service{name: "wireserver", address: workload.WireServer.As4(), ports: workload.WireServerPorts()}
 )
 
 // service is what the table guards.
