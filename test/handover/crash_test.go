@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sidestep-agent/sidestep/test/handover/changes"
 	"github.com/sidestep-agent/sidestep/test/load"
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
@@ -17,7 +18,7 @@ import (
 // old one ends by itself, and the next one starts as on a fresh node. So it is
 // between two versions of the hand-over.
 func TestSuccessorKilled(t *testing.T) {
-	programs := []string{*program, build(t, "raised", raised)}
+	programs := []string{*program, build(t, "raised", changes.Raised)}
 	s, all := open(t)
 	stayed, ended := 0, 0
 	for moment := range 9 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sidestep-agent/sidestep/test/faults/row"
+	"github.com/sidestep-agent/sidestep/test/handover/changes"
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
 
@@ -18,7 +19,7 @@ import (
 // its word, and clients wait in the queues of listeners that both have.
 func TestHolderWithoutAProcessor(t *testing.T) {
 	const stopped = 11 * time.Second // a step may take 10
-	slow := build(t, "momentary", momentary)
+	slow := build(t, "momentary", changes.Momentary)
 	s, all := open(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -26,7 +27,7 @@ func TestHolderWithoutAProcessor(t *testing.T) {
 	end := begin(t, all)
 	awaitIssued(t, s, pods)
 	former := s.Agent
-	at(t, heard, "stop")
+	at(t, changes.Heard, "stop")
 	next, err := s.StartBesideAs(*program)
 	check(t, err)
 	awaitState(ctx, t, former, 'T')

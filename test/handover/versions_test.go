@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sidestep-agent/sidestep/test/faults/row"
+	"github.com/sidestep-agent/sidestep/test/handover/changes"
 	"github.com/sidestep-agent/sidestep/test/load"
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
@@ -16,7 +17,7 @@ import (
 // and neither does the way back. Between two of the new ones the new version is
 // spoken.
 func TestRolledBetweenVersions(t *testing.T) {
-	next := build(t, "raised", raised)
+	next := build(t, "raised", changes.Raised)
 	s, all := open(t)
 	first := *program
 	ended := begin(t, all)
@@ -82,11 +83,11 @@ func wantNoneLost(t *testing.T, s *scene.Scene, sum load.Tally) {
 // A successor that is killed before it has said that it has everything leaves
 // all to the old agent, whichever step it was killed at.
 func TestSuccessorKilledAtEachStep(t *testing.T) {
-	next := build(t, "momentary", momentary)
+	next := build(t, "momentary", changes.Momentary)
 	s, all := open(t)
 	end := begin(t, all)
 	awaitIssued(t, s, pods)
-	steps := []string{asked, "lock", "socket", "listener", "token", "whole"}
+	steps := []string{changes.Asked, "lock", "socket", "listener", "token", "whole"}
 	for _, step := range steps {
 		at(t, step, "kill")
 		killed, err := s.StartBesideAs(next)
@@ -94,7 +95,7 @@ func TestSuccessorKilledAtEachStep(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		check(t, killed.WaitEnd(ctx))
 		at(t, "", "")
-		upgradeTo(t, s, next, map[bool]int{true: 1, false: 2}[step == asked])
+		upgradeTo(t, s, next, map[bool]int{true: 1, false: 2}[step == changes.Asked])
 		cancel()
 	}
 	sum := end()
