@@ -104,18 +104,18 @@ demo: build ## The main job on this machine, without a cluster (root)
 # What CI runs. A part that fails does not keep the others from running.
 .PHONY: test
 test: setup ## All of the tests; what CI runs
-	@scripts/test.sh lint generate-check test-unit test-image test-docs test-monitoring test-kernel test-handover test-faults-quick test-boot test-attack node-build test-node
+	@scripts/test.sh lint generate-check test-unit test-image test-docs test-monitoring test-kernel test-handover test-faults-quick test-boot test-attack-quick node-build test-node
 
 .PHONY: test-all
-test-all: test test-outages test-faults test-kernels test-clients test-fresh fuzz soak ## With those that take long
+test-all: test test-attack test-outages test-faults test-kernels test-clients test-fresh fuzz soak ## With those that take long
 
 # Suites that are no unit tests: each target below that runs one sets this, and
 # `go test ./...` skips it (test/suite).
 SUITE := SIDESTEP_SUITES=1
 
 .PHONY: test-node
-test-node: node-build $(HELM) ## Real pods on a real Kubernetes node (root)
-	$(SUITE) go test -v -count=1 -timeout 35m ./test/node/e2e
+test-node: node-build $(HELM) ## Real pods on a real Kubernetes node; its faults are those of test-faults (root)
+	$(SUITE) go test -v -count=1 -timeout 35m -skip '^TestFault' ./test/node/e2e
 
 .PHONY: test-unit
 test-unit: setup ## The unit tests of every module: go test ./..., with the race detector
@@ -167,6 +167,11 @@ test-boot: build ## The boot guard: in a lab, and as a unit of a systemd that bo
 test-attack: setup ## Attacks on identity and floods, each also without its defence (root)
 	go run ./test/attack
 	go run ./test/floods
+
+.PHONY: test-attack-quick
+test-attack-quick: setup ## The same with every defence in its place (root)
+	go run ./test/attack -quick
+	go run ./test/floods -quick
 
 # The faults run at the same time, in real time: as many as there are rows.
 .PHONY: test-outages
