@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,7 +56,12 @@ type abortable struct {
 	workload.PodCgroup
 	closed map[uint64]closedTo // by cgroup, of those that have an entry
 	shared bool                // some container passes
+	ended  map[uint64]bool     // cgroups of containers that the pod had; never changed
 }
+
+// mostEnded bounds the ended containers of a pod that are remembered: the
+// kubelet starts one again every five minutes at the most.
+const mostEnded = 256
 
 // abortJob is a pod whose sockets are to be looked at.
 type abortJob struct {
@@ -72,11 +79,14 @@ func newAborter(o *Options, sandboxes *sandboxFinder) *aborter {
 }
 
 // see has a pod's sockets looked at if the pod, or one of its containers, is
-// closed off where it was not before.
+// closed off where it was not before, or a container of one that is has ended.
 func (a *aborter) see(now abortable) {
 	before := a.seen[now.UID]
+	now.ended = before.endedBy(now)
 	a.seen[now.UID] = now
-	newly, passed := false, false
+	// What an ended container left may not have been known for its own when the
+	// pod was closed off.
+	newly, passed := len(now.ended) > len(before.ended) && now.closed[now.CgroupID] != 0, false
 	for id, c := range now.closed {
 		was, known := before.closed[id]
 		if c&^was != 0 {
@@ -94,6 +104,29 @@ func (a *aborter) see(now abortable) {
 	case job != nil:
 		job.abortable = now
 	}
+}
+
+// endedBy returns the cgroups of containers that the pod had and now has no
+// more. A container may have left its connections to another of the pod, and
+// their sockets still bear its cgroup.
+func (p abortable) endedBy(now abortable) map[uint64]bool {
+	var gone []uint64
+	for _, c := range p.Containers {
+		if !slices.ContainsFunc(now.Containers, func(n workload.ContainerCgroup) bool { return n.CgroupID == c.CgroupID }) {
+			gone = append(gone, c.CgroupID)
+		}
+	}
+	if len(gone) == 0 || len(p.ended)+len(gone) > mostEnded {
+		return p.ended
+	}
+	ended := maps.Clone(p.ended)
+	if ended == nil {
+		ended = make(map[uint64]bool)
+	}
+	for _, id := range gone {
+		ended[id] = true
+	}
+	return ended
 }
 
 func (a *aborter) wake() {
@@ -208,6 +241,9 @@ func (a *aborter) abort(pod abortable) (int, error) {
 		}
 	}
 	return a.destroy(ns, func(cgroupID uint64) closedTo {
+		if pod.ended[cgroupID] {
+			return pod.closed[pod.CgroupID]
+		}
 		ref, err := a.Cgroups.Resolve(cgroupID)
 		if err != nil || ref.PodUID != pod.UID {
 			return elsewhere

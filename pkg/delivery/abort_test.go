@@ -117,6 +117,23 @@ func TestContainersThatPassKeepTheirSockets(t *testing.T) {
 	}
 }
 
+// A container that has ended may have left its connections to another one.
+func TestSocketsOfEndedContainersAreDestroyed(t *testing.T) {
+	n := &node{}
+	n.run(1, workload.Pod{UID: "restarts", Decision: pass})
+	n.cgroups[0].Containers = []workload.ContainerCgroup{{ContainerID: "first", CgroupID: 11}}
+	r, d := newAborting(t, n, 1, 11, 12)
+	r.reconcile(true)
+	n.cgroups[0].Containers = []workload.ContainerCgroup{{ContainerID: "second", CgroupID: 12}}
+	r.reconcile(true)
+	r.reconcile(true)
+	n.pods[0].Decision = deny
+	r.reconcile(true)
+	if diff := cmp.Diff([]uint64{1, 11, 12}, d.at(t, r, time.Now())); diff != "" {
+		t.Errorf("destroyed (-want +got):\n%s", diff)
+	}
+}
+
 func TestFailedLookAtSocketsIsRepeated(t *testing.T) {
 	n := &node{}
 	n.run(1, workload.Pod{UID: "denied", Decision: deny})

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -163,6 +164,27 @@ func TestConnectionsOfClosedPodsAreAborted(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A connection that a container left to another of its pod is the pod's still:
+// its socket bears a cgroup that is gone.
+func TestConnectionsOfEndedContainersAreAborted(t *testing.T) {
+	n := newNode(t, options{guard: guardOff})
+	n.delivery.SetEnforced(true)
+	p := n.pod(t, pass, lab.PodOptions{HostNetwork: true})
+	ended := filepath.Join(p.Cgroup, strings.Repeat("e", len(p.ContainerID)))
+	check(t, os.Mkdir(ended, 0o755))
+	n.pods.set(workload.Pod{UID: p.UID, HostNetwork: true, Decision: pass, Containers: map[string]workload.Decision{filepath.Base(ended): pass}})
+	n.settled(t, ended, workload.Pass)
+	end := n.linger(t, p, ended, lingering{Until: filepath.Join(t.TempDir(), "never")})
+	processes, err := os.ReadFile(filepath.Join(ended, "cgroup.procs"))
+	check(t, err)
+	for process := range strings.FieldsSeq(string(processes)) {
+		check(t, os.WriteFile(filepath.Join(p.Container, "cgroup.procs"), []byte(process), 0o600))
+	}
+	check(t, os.Remove(ended))
+	n.pods.set(workload.Pod{UID: p.UID, HostNetwork: true, Decision: deny})
+	wantAborted(t, "an ended container's", end)
 }
 
 // A container that passes keeps its connections when its pod is closed off.
