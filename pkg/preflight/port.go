@@ -38,6 +38,15 @@ func port(o Options) Result {
 			"else move whatever listens there, or give the agent another port with --listen",
 			"%s is taken: %s", o.Listen, strings.Join(owners, ", "))
 	}
+	chosen, err := chosenByKernel(proc, o.Listen.Port())
+	if err != nil {
+		return fail(name, "mount /proc and set --proc to it", "the ports that the kernel chooses cannot be read: %v", err)
+	}
+	if chosen {
+		return fail(name, "give the agent a port outside of that range with --listen, or add it to net.ipv4.ip_local_reserved_ports",
+			"port %d is in net.ipv4.ip_local_port_range: while no agent runs, the kernel may choose it for another socket of the node's network, "+
+				"and pods there can have it chosen", o.Listen.Port())
+	}
 	if pids := runningNMI(proc); len(pids) > 0 {
 		return ok(name, "%s is free; NMI runs (process %s): one before 1.6.3 wants port %d of every address, is refused and restarts: "+
 			"have 1.6.3 or later, or another --listen", o.Listen, strings.Join(pids, ", "), o.Listen.Port())
@@ -65,6 +74,42 @@ func listenersAt(proc string, at netip.AddrPort) ([]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// chosenByKernel reports whether the kernel gives the port to sockets that ask
+// for none (ip-sysctl.rst). No bind hook sees that choice.
+func chosenByKernel(proc string, port uint16) (bool, error) {
+	low, high, err := portRange(filepath.Join(proc, "sys/net/ipv4/ip_local_port_range"))
+	if err != nil || port < low || port > high {
+		return false, err
+	}
+	text, err := os.ReadFile(filepath.Join(proc, "sys/net/ipv4/ip_local_reserved_ports"))
+	if err != nil {
+		return false, err
+	}
+	for _, reserved := range strings.FieldsFunc(string(text), func(r rune) bool { return r == ',' || r == '\n' }) {
+		first, last, isRange := strings.Cut(reserved, "-")
+		if !isRange {
+			last = first
+		}
+		a, errA := strconv.ParseUint(first, 10, 16)
+		b, errB := strconv.ParseUint(last, 10, 16)
+		if errA == nil && errB == nil && uint64(port) >= a && uint64(port) <= b {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func portRange(path string) (low, high uint16, err error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, 0, err
+	}
+	if _, err := fmt.Sscan(string(text), &low, &high); err != nil {
+		return 0, 0, fmt.Errorf("%s: %q is no range: %w", path, text, err)
+	}
+	return low, high, nil
 }
 
 type socket struct {

@@ -28,6 +28,12 @@ const (
 		"   3: 00000000:0A13 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 4715 1 0000000000000000 100 0 0 10 0\n"
 )
 
+// Settings of the kernel, as the fake node has them.
+const (
+	portRangeFile = "proc/sys/net/ipv4/ip_local_port_range"
+	reservedFile  = "proc/sys/net/ipv4/ip_local_reserved_ports"
+)
+
 // node is a machine that can run the agent.
 type node struct {
 	dir     string
@@ -44,6 +50,8 @@ func newNode(t *testing.T) *node {
 	n.link(t, "../self.status", "proc/42/status")
 	n.link(t, "net:[4026531840]", "proc/1/ns/net")
 	n.write(t, "proc/42/net/tcp", tcpTable+agentsSocket+hostSocket)
+	n.write(t, portRangeFile, "32768\t60999\n")
+	n.write(t, reservedFile, "\n")
 	n.mkdir(t, "cgroup/kubepods.slice")
 	n.mkdir(t, "bpf")
 	n.mkdir(t, "kubelet/pods")
@@ -182,6 +190,11 @@ func TestFailures(t *testing.T) {
 		}, "listener port", "169.254.169.252:2579 is taken: 0.0.0.0:2579 by nmi (process 77)", "1.6.3 or later"},
 		"port taken over IPv6": {func(t *testing.T, n *node) { n.write(t, "proc/42/net/tcp6", tcpTable+anySocket6) },
 			"listener port", "[::]:2579 by a process that cannot be seen from here", "--listen"},
+		"port that the kernel chooses": {func(t *testing.T, n *node) {
+			n.write(t, portRangeFile, "1024\t65535\n")
+			n.write(t, reservedFile, "2570-2578,2580\n")
+		}, "listener port", "2579 is in net.ipv4.ip_local_port_range", "ip_local_reserved_ports"},
+		"no range of ports":        {func(t *testing.T, n *node) { n.write(t, portRangeFile, "1024\n") }, "listener port", "is no range", "--proc"},
 		"no list of listeners":     {func(t *testing.T, n *node) { n.remove(t, "proc/42/net/tcp") }, "listener port", "cannot be read", "--proc"},
 		"listeners not understood": {func(t *testing.T, n *node) { n.write(t, "proc/42/net/tcp", tcpTable+"0: 00:0A13 x 0A 0 0 0 0 0 1\n") }, "listener port", `"00:0A13" is no address`, "--proc"},
 		"no proc":                  {func(t *testing.T, n *node) { n.remove(t, "proc") }, "host processes", "proc/self", "--proc"},
@@ -229,6 +242,17 @@ func TestSecondLineThatIsNotAskedFor(t *testing.T) {
 	n.options.TrySecondLine = nil
 	if r := result(t, Run(n.options), "second line"); !r.OK || r.Detail != "not asked for" {
 		t.Errorf("%+v", r)
+	}
+}
+
+func TestReservedPort(t *testing.T) {
+	for _, reserved := range []string{"2579\n", "80,2500-2600\n"} {
+		n := newNode(t)
+		n.write(t, portRangeFile, "1024\t65535\n")
+		n.write(t, reservedFile, reserved)
+		if r := result(t, Run(n.options), "listener port"); !r.OK {
+			t.Errorf("%q: %+v", reserved, r)
+		}
 	}
 }
 
