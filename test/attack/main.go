@@ -168,8 +168,11 @@ func (s *suite) judge(removed int) error {
 			return fmt.Errorf("there is no defence %q to remove", name)
 		}
 	}
-	fmt.Printf("\nattack: %d attempts, %d not as expected; %d defences shown to be needed\n",
-		len(s.results), len(s.failed), removed)
+	fmt.Printf("\nattack: %d attempts, %d not as expected", len(s.results), len(s.failed))
+	if removed > 0 {
+		fmt.Printf("; %d defences shown to be needed", removed)
+	}
+	fmt.Println()
 	if len(s.failed) > 0 {
 		return errors.New("not as expected: " + strings.Join(s.failed, "; "))
 	}
