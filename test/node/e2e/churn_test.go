@@ -141,7 +141,10 @@ func checkWave(t *testing.T, pods []pod, number string, may map[string]bool) {
 // holdings are what keeps a deleted pod's network namespace alive: sockets in
 // it, among all descriptors but the sockets of the node's own namespace, and
 // descriptors of namespaces.
-type holdings struct{ descriptors, namespaces int }
+type holdings struct {
+	descriptors, namespaces int
+	kinds                   map[string]int // of descriptors, to see what was left
+}
 
 // agentHoldings returns what the agent has open.
 func agentHoldings(t *testing.T) holdings {
@@ -154,13 +157,15 @@ func agentHoldings(t *testing.T) holdings {
 	// Read after the descriptors: a socket closed in between counts as a pod's,
 	// and the next look does not see it.
 	nodes := nodeSockets(t, process)
-	var h holdings
+	h := holdings{kinds: map[string]int{}}
 	for _, what := range open {
 		if strings.HasPrefix(what, "net:[") {
 			h.namespaces++
 		}
 		if !nodes[what] {
 			h.descriptors++
+			kind, _, _ := strings.Cut(what, "[")
+			h.kinds[kind]++
 		}
 	}
 	return h
@@ -189,7 +194,7 @@ func checkNothingLeft(t *testing.T, before holdings) {
 	if others > labelled/2 {
 		t.Fatal("a leak would not be seen")
 	}
-	eventually(t, 20*time.Second, func() error {
+	eventually(t, 60*time.Second, func() error {
 		for _, r := range agentStatus(t).Pods {
 			if r.Namespace == edge && strings.HasPrefix(r.Name, "churn-") {
 				return fmt.Errorf("the agent has %s still", r.Name)

@@ -60,6 +60,22 @@ func (p pod) explain(t *testing.T, plugin string) string {
 	return ""
 }
 
+// isExplained waits until explain names the link, as a prefix; "": none is
+// broken. A refusal is remembered for some seconds: a pod that asked within them
+// was answered by what Entra said of its token before, and so it asks again.
+func (p pod) isExplained(t *testing.T, dir, link string) {
+	t.Helper()
+	eventually(t, 40*time.Second, func() error {
+		got := p.explain(t, dir)
+		if strings.HasPrefix(got, link) && (link == "") == (got == "") {
+			t.Logf("%-16s %s", p.name, got)
+			return nil
+		}
+		_, err := p.tryGet(holdTime, tokenPath+url.QueryEscape(vaultURL))
+		return errors.Join(fmt.Errorf("%s: %q, want %q", p.name, got, link), err)
+	})
+}
+
 // For each link between a label and a token there is a pod for which it is
 // broken, and whose user learns which it is.
 func TestExplain(t *testing.T) {
@@ -131,17 +147,7 @@ func TestExplain(t *testing.T) {
 
 	dir := plugin(t)
 	for _, c := range cases {
-		// A refusal is remembered for some seconds: a pod that asked within them
-		// was answered by what Entra said of its token before.
-		eventually(t, 40*time.Second, func() error {
-			got := c.pod.explain(t, dir)
-			if strings.HasPrefix(got, c.link) && (c.link == "") == (got == "") {
-				t.Logf("%-16s %s", c.pod.name, got)
-				return nil
-			}
-			_, err := c.pod.tryGet(holdTime, tokenPath+url.QueryEscape(vaultURL))
-			return errors.Join(fmt.Errorf("%s: %q, want %q", c.pod.name, got, c.link), err)
-		})
+		c.pod.isExplained(t, dir, c.link)
 	}
 	t.Log(inNode(t, "bash", "-c", fmt.Sprintf(`PATH=%s:$PATH; kubectl sidestep status; kubectl sidestep explain -n %s stranger || true`, dir, team)))
 	if out := inNode(t, "bash", "-c", `PATH=$0:$PATH kubectl sidestep status --output json`, dir); !slices.Contains(strings.Fields(out), `"ready":`) {

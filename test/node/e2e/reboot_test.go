@@ -20,9 +20,9 @@ func switchOff(t *testing.T) {
 	inNode(t, "bash", "-euc", `echo 1 >/sys/fs/cgroup/kubepods/cgroup.kill`)
 	eventually(t, 30*time.Second, func() error {
 		_, err := tryInNode(nil, "bash", "-euc", `
-			find /sys/fs/cgroup/kubepods -depth -type d -exec rmdir {} +
+			[ ! -d /sys/fs/cgroup/kubepods ] || find /sys/fs/cgroup/kubepods -depth -type d -exec rmdir {} +
 			rm -rf /sys/fs/bpf/sidestep /run/sidestep
-			ip address delete 169.254.169.252/32 dev lo`)
+			[ -z "$(ip address show dev lo to 169.254.169.252)" ] || ip address delete 169.254.169.252/32 dev lo`)
 		return err
 	})
 }
