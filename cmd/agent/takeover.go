@@ -97,8 +97,8 @@ func (a *agent) succeed(ctx context.Context) (*handover.State, error) {
 
 // inherit takes what of the state this agent would have made itself, and
 // returns the pods' listeners. The rest is closed.
-func (a *agent) inherit(e *handover.State) (pods []delivery.ExportedListener) {
-	for _, l := range e.Listeners {
+func (a *agent) inherit(state *handover.State) (pods []delivery.ExportedListener) {
+	for _, l := range state.Listeners {
 		switch {
 		case l.Role == handover.Pod:
 			pods = append(pods, delivery.ExportedListener{PodUID: l.PodUID, Inode: l.Inode, Listener: l.Listener})
@@ -118,11 +118,11 @@ func (a *agent) inherit(e *handover.State) (pods []delivery.ExportedListener) {
 	}
 	inUse := slices.Collect(maps.Values(a.accountsInUse()))
 	known := func(uid string) bool { return slices.Contains(inUse, uid) }
-	tokens, err := a.tokens.Import(e.Tokens, known)
+	tokens, err := a.tokens.Import(state.Tokens, known)
 	if err != nil {
 		a.log.Warn("not all cached tokens were taken over", "err", err)
 	}
-	a.log.Info("taken over from another agent", "pod_listeners", len(pods), "tokens", tokens, "handover_version", e.Version)
+	a.log.Info("taken over from another agent", "pod_listeners", len(pods), "tokens", tokens, "handover_version", state.Version)
 	return pods
 }
 
@@ -148,25 +148,25 @@ func (a *agent) openOwn(ctx context.Context) (err error) {
 
 // handoverState returns what a successor gets.
 func (a *agent) handoverState() handover.State {
-	var e handover.State
+	var state handover.State
 	if l := a.node.Listener(); l != nil {
-		e.Listeners = append(e.Listeners, handover.Listener{
+		state.Listeners = append(state.Listeners, handover.Listener{
 			Role: handover.Node, Address: a.options.listen.String(), Listener: l,
 		})
 	}
 	if l := a.metrics.Load(); l != nil {
-		e.Listeners = append(e.Listeners, handover.Listener{
+		state.Listeners = append(state.Listeners, handover.Listener{
 			Role: handover.Metrics, Address: a.options.metricsAddress, Listener: *l,
 		})
 	}
 	for _, h := range a.delivery.Export() {
-		e.Listeners = append(e.Listeners, handover.Listener{
+		state.Listeners = append(state.Listeners, handover.Listener{
 			Role: handover.Pod, PodUID: h.PodUID, Inode: h.Inode, Listener: h.Listener,
 		})
 	}
 	var err error
-	if e.Tokens, err = a.tokens.Export(); err != nil {
+	if state.Tokens, err = a.tokens.Export(); err != nil {
 		a.log.Warn("the cached tokens are not handed over", "err", err)
 	}
-	return e
+	return state
 }

@@ -68,7 +68,7 @@ type abortJob struct {
 	abortable
 	due    time.Time
 	again  bool // once more after that
-	failed bool // the log has been told
+	failed bool // logged already
 }
 
 func newAborter(o *Options, sandboxes *sandboxFinder) *aborter {

@@ -80,9 +80,9 @@ func (r *Reconciler) Trigger() {
 	}
 }
 
-// SetEnforced says whether the kernel acts by the verdicts, which it must have
-// been told before, or lets every connect pass, as in audit mode. Until it is
-// called nothing is known to be enforced, and no socket is destroyed.
+// SetEnforced says whether the kernel acts by the verdicts, or lets every
+// connect pass, as in audit mode. It is called once the kernel's settings say
+// so. Until then nothing is known to be enforced, and no socket is destroyed.
 func (r *Reconciler) SetEnforced(enforced bool) {
 	if r.enforced.Swap(enforced) != enforced {
 		r.Trigger()

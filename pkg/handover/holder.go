@@ -91,7 +91,7 @@ func greet(c *net.UnixConn, speak versions) (version int, err error) {
 // it had, however late this agent was. Without an error the successor serves,
 // and the caller closes its listeners later. Tokens too long to be sent
 // are left out: a token can be had again.
-func (s *Successor) Offer(e State) error {
+func (s *Successor) Offer(state State) error {
 	items := []struct {
 		message
 		from syscall.Conn
@@ -101,7 +101,7 @@ func (s *Successor) Offer(e State) error {
 			return err
 		}
 	}
-	for _, l := range e.Listeners {
+	for _, l := range state.Listeners {
 		from, ok := l.Listener.(syscall.Conn)
 		if !ok {
 			return fmt.Errorf("handover: %T has no descriptor", l.Listener)
@@ -110,7 +110,7 @@ func (s *Successor) Offer(e State) error {
 			return err
 		}
 	}
-	for _, t := range e.Tokens {
+	for _, t := range state.Tokens {
 		if len(t) > maxToken {
 			continue
 		}

@@ -38,9 +38,9 @@ type State struct {
 }
 
 // Close closes the listeners.
-func (e *State) Close() error {
+func (s *State) Close() error {
 	var errs []error
-	for _, l := range e.Listeners {
+	for _, l := range s.Listeners {
 		errs = append(errs, l.Close())
 	}
 	return errors.Join(errs...)
