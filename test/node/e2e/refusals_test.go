@@ -89,15 +89,27 @@ func TestExpiredAssertion(t *testing.T) {
 	}
 }
 
+// putExpired writes its input to the file $0 of the volume $1 and makes the
+// volume read-only, since kubelet would put its own token back while the agent
+// holds a request. Kubelet does so at any of a pod's syncs, also between the
+// two: then they are repeated.
+const putExpired = `
+expired=$(cat)
+for attempt in {1..20}; do
+  mount -o remount,rw "$1" && printf %s "$expired" >"$0"
+  mount -o remount,ro "$1" && [[ $(cat "$0") == "$expired" ]] && exit
+  sleep 0.1
+done
+echo "kubelet puts its own token back" >&2
+exit 1`
+
 // expireToken puts a token that has expired in the place of the pod's own.
 func (p pod) expireToken(t *testing.T) {
 	t.Helper()
 	volume := fmt.Sprintf("/var/lib/kubelet/pods/%s/volumes/kubernetes.io~projected/%s", p.uid(t), p.token.name)
 	file := volume + "/" + p.token.file
 	expired := expire(t, inNode(t, "cat", file))
-	// Read-only, since kubelet would put its own token back while the agent
-	// holds a request.
-	if _, err := tryInNode([]byte(expired), "bash", "-c", `cat >"$0" && mount -o remount,ro "$1"`, file, volume); err != nil {
+	if _, err := tryInNode([]byte(expired), "bash", "-c", putExpired, file, volume); err != nil {
 		t.Fatal(err)
 	}
 }
