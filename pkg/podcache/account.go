@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/sidestep-agent/sidestep/pkg/podcache/listwatch"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -80,14 +81,14 @@ func (c *Cache) follow(ctx context.Context, a *account) {
 func (c *Cache) followAfter(ctx context.Context, a *account, after time.Duration) {
 	ctx, a.stop = context.WithCancel(ctx)
 	accounts := c.client.CoreV1().ServiceAccounts(a.name.Namespace)
-	lw := listWatch(fields.OneTermEqualSelector("metadata.name", a.name.Name),
-		c.watchErrorsOf("service account "+a.name.String()), behind(c.gate, accounts.List), c.spread(a, accounts.Watch))
+	lw := listwatch.New(fields.OneTermEqualSelector("metadata.name", a.name.Name),
+		c.errors.Of("service account "+a.name.String()), listwatch.Behind(c.gate, accounts.List), c.spread(a, accounts.Watch))
 	store := accountStore{c, a, ctx}
 	go func() {
 		if after > 0 && !c.sleep(ctx, after) {
 			return
 		}
-		keep(ctx, store, "serviceaccount", lw, c.client, &corev1.ServiceAccount{})
+		listwatch.Keep(ctx, store, "serviceaccount", lw, c.client, &corev1.ServiceAccount{})
 	}()
 }
 
@@ -110,7 +111,7 @@ func (c *Cache) sleep(ctx context.Context, d time.Duration) bool {
 // new pods wait, is not kept back.
 const spreadTime = 30 * time.Second
 
-type watchFunc = call[watch.Interface]
+type watchFunc = listwatch.Call[watch.Interface]
 
 // spread has a watch of an account that was seen wait at random after one that
 // failed or found the gate shut. The function that it returns is for one
@@ -118,7 +119,7 @@ type watchFunc = call[watch.Interface]
 func (c *Cache) spread(a *account, next watchFunc) watchFunc {
 	failed := false
 	return func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-		waited, err := c.gate.pass(ctx)
+		waited, err := c.gate.Pass(ctx)
 		if err != nil {
 			return nil, err
 		}

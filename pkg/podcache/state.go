@@ -1,6 +1,9 @@
 package podcache
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -62,6 +65,34 @@ type savedServiceAccount struct {
 	Expiration string    `json:",omitzero"`
 	Identities string    `json:",omitzero"`
 	Created    time.Time `json:",omitzero"`
+}
+
+// newState copies what is known. The cache's lock is held.
+func newState(
+	records map[types.NamespacedName]*record, accounts map[types.NamespacedName]*account, exempt *identityExceptions,
+) state {
+	var s state
+	for _, r := range records {
+		s.Pods = append(s.Pods, savePod(r))
+	}
+	for _, a := range accounts {
+		if len(a.users) > 0 {
+			s.Accounts = append(s.Accounts, saveAccount(a))
+		}
+	}
+	if exempt != nil {
+		s.IdentityExceptions = map[string]map[string]podLabels{}
+		for namespace, objects := range exempt.objects {
+			s.IdentityExceptions[namespace] = maps.Clone(objects)
+		}
+	}
+	slices.SortFunc(s.Pods, func(a, b savedPod) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	slices.SortFunc(s.Accounts, func(a, b savedAccount) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+	})
+	return s
 }
 
 func savePod(r *record) savedPod {

@@ -2,14 +2,93 @@ package podcache
 
 import (
 	"context"
+	"math/rand/v2"
 	"reflect"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sidestep-agent/sidestep/pkg/podcache/listwatch"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
+
+// relistEvery is how often, at most, everything is listed again although the
+// watches are open: one that is connected may be silent for ever, after etcd
+// was restored from an older copy for one. Up to half of it comes on top by
+// chance, so that the agents of a cluster do not ask at the same time.
+const relistEvery = 30 * time.Minute
+
+// followPods keeps the pods up to date until ctx is done, with one reflector
+// after another: each begins with a list.
+func (c *Cache) followPods(ctx context.Context) {
+	pods := c.client.CoreV1().Pods("")
+	for own, first := false, true; ; first = false {
+		again := !first
+		list := listwatch.Opening(c.gate, pods.List)
+		if own {
+			list = listwatch.Uncached(list)
+		}
+		lw := listwatch.New(fields.OneTermEqualSelector("spec.nodeName", c.node), c.errors.Of("pods"),
+			list, listwatch.Opening(c.gate, pods.Watch))
+		round, end := context.WithCancel(ctx)
+		// Not waited for: a reflector that backs off sleeps through its context's end.
+		go listwatch.Keep(round, podStore{Cache: c, ctx: ctx, round: round, again: &again}, "pods", lw, c.client, &corev1.Pod{})
+		select {
+		case own = <-c.relist:
+		case <-ctx.Done():
+		}
+		end() // its store takes nothing from now on
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// listPods has the pods listed again.
+func (c *Cache) listPods(own bool) {
+	select {
+	case c.relist <- own:
+	default: // it is asked for already
+	}
+}
+
+// relistOthers has what pods depend on listed again, over some time. The
+// caller holds the lock.
+func (c *Cache) relistOthers(ctx context.Context) {
+	for _, a := range c.accounts {
+		if a.stop != nil {
+			a.stop()
+			a.stop = nil
+			c.followAfter(ctx, a, rand.N(spreadTime))
+		}
+	}
+	if c.exempt != nil {
+		select {
+		case c.switched <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// listFromTimeToTime has everything listed again every half an hour or more.
+func (c *Cache) listFromTimeToTime(ctx context.Context) {
+	for {
+		timer := c.clock.NewTimer(relistEvery + rand.N(relistEvery/2))
+		select {
+		case <-timer.C():
+			c.listPods(false)
+			c.mu.Lock()
+			c.relistOthers(ctx)
+			c.mu.Unlock()
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
 
 // podStore takes the node's pods from their reflector. The objects themselves
 // are not kept.

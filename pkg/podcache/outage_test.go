@@ -73,13 +73,13 @@ func TestWatchesKeptBackByTheGateComeBackOverTime(t *testing.T) {
 			calls++
 			return watch.NewFake(), nil
 		})
-		c.gate.answered(errors.New("down"))
+		c.gate.Answered(errors.New("down"))
 		go func() { _, _ = watchAccount(t.Context(), metav1.ListOptions{}) }()
 		synctest.Wait()
 		if c.fake.HasWaiters() {
 			t.Error("the time began while the gate was shut")
 		}
-		c.gate.answered(nil)
+		c.gate.Answered(nil)
 		synctest.Wait()
 		if !c.fake.HasWaiters() || calls != 0 {
 			t.Error("the watch was asked for at once")
@@ -88,51 +88,6 @@ func TestWatchesKeptBackByTheGateComeBackOverTime(t *testing.T) {
 		synctest.Wait()
 		if calls != 1 {
 			t.Errorf("the watch was asked for %d times", calls)
-		}
-	})
-}
-
-func TestGate(t *testing.T) {
-	g := newGate()
-	down := errors.New("down")
-	for _, step := range []struct {
-		name   string
-		answer error
-	}{
-		{"stays open", nil}, {"shuts", down}, {"stays shut", down}, {"opens", nil},
-	} {
-		g.answered(step.answer)
-		ctx, cancel := context.WithCancel(t.Context())
-		if step.answer != nil {
-			cancel() // it would wait for ever
-		}
-		if waited, err := g.pass(ctx); waited != (step.answer != nil) || (err == nil) == waited {
-			t.Errorf("%s: pass = %t, %v", step.name, waited, err)
-		}
-		cancel()
-	}
-}
-
-func TestGateLetsAllPassWhoWaited(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g := newGate()
-		g.answered(errors.New("down"))
-		passed := make(chan error, 2)
-		for range cap(passed) {
-			go func() {
-				_, err := g.pass(t.Context())
-				passed <- err
-			}()
-		}
-		synctest.Wait()
-		if len(passed) != 0 {
-			t.Fatal("it is not shut")
-		}
-		g.answered(nil)
-		for range cap(passed) {
-			if err := <-passed; err != nil {
-				t.Error(err)
-			}
 		}
 	})
 }

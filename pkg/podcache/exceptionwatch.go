@@ -7,54 +7,43 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/fields"
+
+	"github.com/sidestep-agent/sidestep/pkg/podcache/listwatch"
 )
 
-// honour begins or ceases to honour AzurePodIdentityException objects. While
-// the cache starts, pods are unknown until the objects are listed; later they
-// keep their decisions until then. The caller holds the lock.
-func (c *Cache) honour(honoured bool) {
-	if honoured == (c.exempt != nil) {
-		return
-	}
-	c.exempt = nil
-	if honoured {
-		c.exempt = &identityExceptions{objects: map[string]map[string]podLabels{}, awaited: !c.isReady()}
-	}
-	select {
-	case c.switched <- struct{}{}:
-	default: // the last one was not taken up yet
-	}
-}
+// exceptionWatch watches the objects while they are honoured.
+type exceptionWatch struct{ *Cache }
 
-// followIdentityExceptions watches the objects while they are honoured, until
-// ctx is done.
-func (c *Cache) followIdentityExceptions(ctx context.Context) {
+// run watches until ctx is done.
+func (c exceptionWatch) run(ctx context.Context) {
 	stop := func() {}
 	defer func() { stop() }()
 	for {
 		select {
 		case <-c.switched:
 			stop()
-			stop = c.watchIdentityExceptions(ctx)
+			stop = c.begin(ctx)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (c *Cache) watchIdentityExceptions(ctx context.Context) (stop context.CancelFunc) {
+// begin watches until stop is called, if they are honoured now.
+func (c exceptionWatch) begin(ctx context.Context) (stop context.CancelFunc) {
 	ctx, stop = context.WithCancel(ctx)
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if c.exempt == nil {
 		return stop
 	}
-	store := identityExceptionStore{c, c.exempt, ctx}
+	store := identityExceptionStore{c.Cache, c.exempt, ctx}
 	objects := c.dynamic.Resource(identityExceptionKind.GroupVersion().WithResource(identityExceptionResource))
-	lw := listWatch(fields.Everything(), store.failed, behind(c.gate, objects.List), behind(c.gate, objects.Watch))
+	lw := listwatch.New(fields.Everything(), store.failed,
+		listwatch.Behind(c.gate, objects.List), listwatch.Behind(c.gate, objects.Watch))
 	example := &unstructured.Unstructured{}
 	example.SetGroupVersionKind(identityExceptionKind)
-	go keep(ctx, store, identityExceptionResource, lw, c.dynamic, example)
+	go listwatch.Keep(ctx, store, identityExceptionResource, lw, c.dynamic, example)
 	return stop
 }
 
@@ -122,7 +111,7 @@ func (s identityExceptionStore) Resync() error { return nil }
 // such objects: that is no reason to wait. The reflector goes on trying.
 func (s identityExceptionStore) failed(ctx context.Context, err error) {
 	if !apierrors.IsNotFound(err) {
-		s.logWatchError(ctx, identityExceptionResource, err)
+		s.errors.Take(ctx, identityExceptionResource, err)
 		return
 	}
 	s.mu.Lock()

@@ -18,56 +18,6 @@ type entry struct {
 	callers map[string]workload.Workload
 }
 
-// compute computes what callers get about a cgroup UID. The caller
-// holds the lock.
-func (c *Cache) compute(cgroupUID string) {
-	r := owner(c.claims[cgroupUID])
-	if r == nil {
-		delete(c.entries, cgroupUID)
-		return
-	}
-	c.entries[cgroupUID] = c.newEntry(r)
-}
-
-// owner returns the one record that a cgroup UID belongs to, or nil. A mirror
-// pod's cgroup UID is an annotation that whoever may create pods can write, so
-// it never takes a UID from the pod whose own UID that is, and two mirror pods
-// with the same one are both disbelieved.
-func owner(claims []*record) *record {
-	var mirror *record
-	mirrors := 0
-	for _, r := range claims {
-		if !r.mirror {
-			return r
-		}
-		mirror = r
-		mirrors++
-	}
-	if mirrors != 1 {
-		return nil
-	}
-	return mirror
-}
-
-func (c *Cache) newEntry(r *record) *entry {
-	a := c.accounts[r.account()]
-	decision, containers := c.policy.decide(&r.pod, a.label(), c.exempt)
-	return &entry{
-		pod: workload.Pod{
-			UID:            r.cgroupUID,
-			Namespace:      r.name.Namespace,
-			Name:           r.name.Name,
-			ServiceAccount: r.serviceAccount,
-			HostNetwork:    r.hostNetwork,
-			Ports:          r.ports,
-			Decision:       decision,
-			Containers:     containers,
-		},
-		workload: newWorkload(r, a, ""),
-		callers:  newCallers(r, a),
-	}
-}
-
 // newCallers returns the workload of each container whose own AZURE_CLIENT_ID
 // says another identity than the pod's containers do together.
 func newCallers(r *record, a *account) map[string]workload.Workload {
