@@ -1,7 +1,6 @@
 package convert
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 
@@ -33,48 +32,6 @@ type secretProviderClass struct {
 func (s *secretProviderClass) usesPodIdentity() bool {
 	uses, err := strconv.ParseBool(strings.TrimSpace(s.Spec.Parameters["usePodIdentity"]))
 	return err == nil && uses && strings.EqualFold(s.Spec.Provider, "azure")
-}
-
-// checkVaults warns of secrets that are mounted through aad-pod-identity.
-func (c *converter) checkVaults() {
-	mounts := c.mounts()
-	for _, name := range sorted(c.classes) {
-		class := c.classes[name]
-		if !class.usesPodIdentity() {
-			continue
-		}
-		client := "the client id of the pods that mount it"
-		if ids := mounts[name]; len(ids) > 0 {
-			client = strings.Join(ids, " or ")
-		}
-		c.warn(`SecretProviderClass %s has usePodIdentity: "true": the Secrets Store CSI driver asks NMI on the node, and its volumes cannot be mounted `+
-			`once NMI is removed. Set usePodIdentity to "false" and clientID to %s; the federated credential of the pods' service account serves it too`, name, client)
-	}
-	for _, name := range sorted(mounts) {
-		if _, ok := c.classes[name]; !ok {
-			c.warn("SecretProviderClass %s is mounted by pods that use aad-pod-identity, and was not read: add secretproviderclasses to what kubectl get prints", name)
-		}
-	}
-}
-
-// mounts returns the client ids of the pods that mount each SecretProviderClass
-// and use aad-pod-identity, sorted.
-func (c *converter) mounts() map[types.NamespacedName][]string {
-	mounts := map[types.NamespacedName][]string{}
-	for _, name := range sorted(c.pods) {
-		pod := c.pods[name]
-		ids := c.selected(pod.Labels[bindingLabel], pod.Namespace)
-		if len(ids) == 0 {
-			continue
-		}
-		for _, class := range mountedClasses(&pod) {
-			if !slices.Contains(mounts[class], ids[0].clientID) {
-				mounts[class] = append(mounts[class], ids[0].clientID)
-				slices.Sort(mounts[class])
-			}
-		}
-	}
-	return mounts
 }
 
 // mountedClasses returns the SecretProviderClass objects that the pod's volumes
