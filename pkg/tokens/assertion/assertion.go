@@ -1,13 +1,14 @@
-// Package assertion gets the service account token of a pod, which the engine
-// sends to Entra as the proof of who asks: from the volume that the kubelet
-// projects into the pod, or from the API server. It checks each before it
-// leaves the node, keeps none, and writes none to a log or an error.
 package assertion
 
 import (
 	"context"
+	"errors"
+	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	corev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
 	"github.com/sidestep-agent/sidestep/pkg/tokens/podfile"
@@ -57,4 +58,72 @@ func refused(format string, args ...any) *workload.TokenError {
 
 func unavailable(format string, args ...any) *workload.TokenError {
 	return workload.TokenErrorf(workload.Unavailable, format, args...)
+}
+
+// read returns the token that the kubelet projects into the pod. It reads the
+// file at each call, since the kubelet renews it.
+func (s Source) read(_ context.Context, w workload.Workload) (string, error) {
+	if w.Projected == nil {
+		return "", refused("the pod has no projected service account token for the audience %s: "+
+			"let the azure-workload-identity webhook add it (install the webhook, then recreate the pod), add the volume to the pod's spec, "+
+			"or start the agent with the --token-audience of the pod's own token", s.Audience)
+	}
+	raw, err := s.Pods.Read(w.PodUID, workload.VolumeFile{
+		Plugin: "kubernetes.io~projected", Volume: w.Projected.Volume, Path: w.Projected.Path,
+	})
+	if err != nil {
+		return "", readError(err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}
+
+func readError(err error) *workload.TokenError {
+	var e *workload.TokenError
+	switch {
+	case errors.Is(err, podfile.ErrPath):
+		e = refused("the pod's projected service account token has a path that cannot be used")
+	case errors.Is(err, podfile.ErrTooLong):
+		e = refused("the pod's projected service account token is too long to be one")
+	case errors.Is(err, podfile.ErrElsewhere):
+		e = refused("the pod's projected service account token is not a file in the pod's own directory")
+	case errors.Is(err, fs.ErrNotExist):
+		e = unavailable("the kubelet has not written the pod's projected service account token yet")
+	default:
+		e = unavailable("the pod's projected service account token cannot be read")
+	}
+	e.Err = err
+	return e
+}
+
+type claims struct {
+	jwt.RegisteredClaims
+	Kubernetes struct {
+		Pod struct {
+			UID string `json:"uid"`
+		} `json:"pod"`
+	} `json:"kubernetes.io"`
+}
+
+// check makes sure that the assertion is the workload's own, is meant for Entra
+// and still holds, before it leaves the node. The signature is Entra's to
+// verify.
+func (s Source) check(assertion string, w workload.Workload, now time.Time) error {
+	var c claims
+	if _, _, err := jwt.NewParser().ParseUnverified(assertion, &c); err != nil {
+		return refused("the pod's service account token is not a JWT")
+	}
+	switch {
+	case c.Subject != w.Subject():
+		return refused("the pod's service account token is not one of %s", w.Subject())
+	case !slices.Contains(c.Audience, s.AudienceFor(w)):
+		return refused("the pod's service account token is not for the audience %s", s.AudienceFor(w))
+	case c.Kubernetes.Pod.UID == "" || c.Kubernetes.Pod.UID != w.PodUID:
+		return refused("the service account token is not bound to this pod")
+	case c.ExpiresAt == nil:
+		return refused("the pod's service account token has no expiry")
+	case !c.ExpiresAt.After(now):
+		// The kubelet replaces it when it can.
+		return unavailable("the pod's service account token has expired and the kubelet has not renewed it yet")
+	}
+	return nil
 }
