@@ -14,6 +14,7 @@ type daemon struct {
 }
 
 var (
+	etcd        = daemon{"etcd", []string{"curl", "--silent", "--fail", "http://127.0.0.1:2379/health"}}
 	apiServer   = daemon{"kube-apiserver", []string{"curl", "--silent", "--fail", "--max-time", "2", "--cacert", pki + "ca.crt", "--cert", pki + "admin.crt", "--key", pki + "admin.key", "https://127.0.0.1:6443/readyz"}}
 	controllers = daemon{"kube-controller-manager", []string{"curl", "--silent", "--fail", "--insecure", "https://127.0.0.1:10257/healthz"}}
 	scheduler   = daemon{"kube-scheduler", []string{"curl", "--silent", "--fail", "--insecure", "https://127.0.0.1:10259/healthz"}}
@@ -82,6 +83,16 @@ func compact(t *testing.T) {
 		call() { curl --silent --show-error --fail "http://127.0.0.1:2379/v3/kv/$1" --data "$2"; }
 		revision=$(call range '{"key": "AA=="}' | grep -o '"revision":"[0-9]*"' | tr -dc 0-9)
 		call compaction "{\"revision\": \"$revision\", \"physical\": true}"`)
+}
+
+// write has etcd's revision grow by so many writes that are no objects.
+func write(t *testing.T, times int) {
+	t.Helper()
+	inNode(t, "bash", "-euo", "pipefail", "-c", `
+		for ((i = 0; i < $0; i++)); do
+			printf '%s\n' 'url = "http://127.0.0.1:2379/v3/kv/put"' 'data = "{\"key\": \"L3NpZGVzdGVwLXRlc3Q=\", \"value\": \"AA==\"}"'
+			((i == $0 - 1)) || echo next
+		done | curl --silent --show-error --fail --output /dev/null --config -`, fmt.Sprint(times))
 }
 
 // cutOff resets the agent's connections to the API server, and refuses it new

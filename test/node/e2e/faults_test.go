@@ -37,6 +37,8 @@ func TestFaults(t *testing.T) {
 		// From here on the kubelet does not pause: it was restarted.
 		{"malformed ConfigMap, then a good one", "the former configuration stays applied; then the good one is", malformedConfiguration, false},
 		{"containerd killed", "running pods are served; a new pod, once it is back", killedContainerd, false},
+		{"etcd restored from a copy of 400 writes ago, control plane and kubelet restarted",
+			"known pods are served; a new pod is known, and changes come through", restoredEtcd, false},
 		{"agent's service account recreated, its token refused", "known pods are served; changes come through with the kubelet's next token", refusedToken, false},
 	} {
 		b.during(t, f, w)
@@ -71,9 +73,7 @@ func closedWatches(t *testing.T, w witness) string {
 }
 
 func compactedEtcd(t *testing.T, w witness) string {
-	version := kubectl(t, "get", "--raw", "/api/v1/namespaces/"+w.namespace+"/pods?limit=1")
-	_, version, _ = strings.Cut(version, `"resourceVersion":"`)
-	version, _, _ = strings.Cut(version, `"`)
+	version := w.version(t)
 	restore := cutOff(t, func() { w.nudge(t) })
 	w.label(t, "-")
 	compact(t)
@@ -87,6 +87,28 @@ func compactedEtcd(t *testing.T, w witness) string {
 	label := w.reached(t, nodes)
 	w.steered(t)
 	return fmt.Sprintf("410 for its version; a change made meanwhile came through %s after the agent could connect", label)
+}
+
+// restoredEtcd has the cluster go back to versions before those that the agent
+// has seen. The API server then accepts its watch and may be silent on it.
+func restoredEtcd(t *testing.T, w witness) string {
+	const data, older = "/run/node/etcd", "/run/node/etcd-older"
+	etcd.kill(t)
+	inNode(t, "cp", "--archive", data, older)
+	etcd.start(t)
+	apiServer.works(t)
+	write(t, 400)
+	w.nudge(t)
+	seen := w.version(t)
+	for _, d := range []daemon{kubelet, scheduler, controllers, apiServer, etcd} {
+		d.kill(t)
+	}
+	inNode(t, "bash", "-euc", `rm -r "$0"; mv "$1" "$0"`, data, older)
+	for _, d := range []daemon{etcd, apiServer, controllers, scheduler, kubelet} {
+		d.start(t)
+	}
+	restored := w.version(t)
+	return fmt.Sprintf("resource version %s after %s; %s, %s", restored, seen, latePod(t, "late-restore"), w.changes(t))
 }
 
 // killedAgent is the one fault that pods notice. Those that are steered are

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +51,15 @@ func (w witness) annotate(t *testing.T, change string) {
 func (w witness) nudge(t *testing.T) {
 	t.Helper()
 	kubectl(t, "-n", w.namespace, "annotate", "pod", w.name, "--overwrite", fmt.Sprintf("sidestep.test/nudge=%d", time.Now().UnixNano()))
+}
+
+// version returns the API server's present resource version.
+func (w witness) version(t *testing.T) string {
+	t.Helper()
+	version := kubectl(t, "get", "--raw", "/api/v1/namespaces/"+w.namespace+"/pods?limit=1")
+	_, version, _ = strings.Cut(version, `"resourceVersion":"`)
+	version, _, _ = strings.Cut(version, `"`)
+	return version
 }
 
 // reached waits until the pod gets what it should, however long the agent's
