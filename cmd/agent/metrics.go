@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
+
+	"github.com/sidestep-agent/sidestep/pkg/metricsserver"
 )
 
 // portInterval is how often a port is tried that others have.
@@ -22,7 +24,7 @@ const portInterval = 2 * time.Second
 // them.
 func (a *agent) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{MaxRequestsInFlight: metricsAtOnce}))
+	mux.Handle("GET /metrics", metricsserver.Scrapes(promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if err := a.ready(); err != nil {
@@ -38,7 +40,7 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 	if listener == nil {
 		return err
 	}
-	server, listener := newMetricsServer(listener, mux, slog.NewLogLogger(a.log.Handler(), slog.LevelDebug))
+	server, listener := metricsserver.New(listener, mux, slog.NewLogLogger(a.log.Handler(), slog.LevelDebug))
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	go func() {

@@ -42,4 +42,16 @@ var without = map[string][]overlay.Edit{
 	"panics": {{
 		File: "pkg/broker/conn.go", Old: "if v := recover(); v != nil {\n\t\tc.server.panicked(v)\n\t\t_ = c.Close()", New: "if v := any(nil); v != nil {\n\t\tc.server.panicked(v)\n\t\t_ = c.Close()",
 	}},
+	"scrapers of one address": {{
+		File: "pkg/metricsserver/server.go", Old: "const perAddress = 16", New: "const perAddress = 1 << 20",
+	}},
+	"scrapers over all": {{
+		File: "pkg/metricsserver/server.go", Old: "Total: 128,", New: "Total: 1 << 20,",
+	}},
+	"slow scrapers make room": {{
+		File: "pkg/metricsserver/server.go", Old: "c.(*conn).slot.Set(connlimit.Idle,", New: "c.(*conn).slot.Set(connlimit.Serving,",
+	}},
+	"answers are shared": {{
+		File: "pkg/metricsserver/scrapes.go", Old: "if a.last != nil && (a.last.begun.After(asked) || !a.budget.Allow()) {", New: "if asked.IsZero() {",
+	}},
 }

@@ -16,6 +16,7 @@ import (
 // flood is what a pod, or some, do to the broker.
 type flood struct {
 	name, who, bound string
+	metrics          bool                // it is done to the port of the metrics, and the victim scrapes
 	run              func(*target) []int // returns the statuses of answers that matter
 	expected         string
 	// judge returns what was seen: expected if the bound holds.
@@ -29,7 +30,7 @@ func within(most, is int, what string) string {
 	return fmt.Sprintf("%d %s", is, what)
 }
 
-// target is the broker that is flooded.
+// target is what is flooded.
 type target struct {
 	address string
 	mu      sync.Mutex
@@ -107,6 +108,15 @@ func all(status int, statuses []int) string {
 		}
 	}
 	return fmt.Sprintf("%d answers %d", len(statuses), status)
+}
+
+// scrapers returns so many pods.
+func scrapers(n int) []int {
+	pods := make([]int, n)
+	for i := range pods {
+		pods[i] = 31 + i
+	}
+	return pods
 }
 
 var floods = []flood{{
@@ -219,5 +229,41 @@ var floods = []flood{{
 	expected: "3 panics, and it lives",
 	judge: func(before, after figures.Figures, _ []int) string {
 		return fmt.Sprintf("%d panics, and it lives", after.Panics-before.Panics)
+	},
+}, {
+	name: "2,000 connections to :9402, no request", who: "a pod", bound: "scrapers of one address", metrics: true,
+	run:      func(t *target) []int { t.open(2000, "", 30); return nil },
+	expected: "at most 17 connections",
+	judge:    func(_, after figures.Figures, _ []int) string { return within(17, after.Scraping, "connections") },
+}, {
+	name: "headers to :9402 that do not end", who: "20 pods, 50 each", bound: "scrapers over all", metrics: true,
+	run: func(t *target) []int {
+		t.open(50, "GET /metrics HTTP/1.1\r\nX: "+strings.Repeat("x", 7<<10), scrapers(20)...)
+		return nil
+	},
+	expected: "at most 128 connections",
+	judge:    func(_, after figures.Figures, _ []int) string { return within(128, after.Scraping, "connections") },
+}, {
+	name: "scrapes whose answers are not read", who: "20 pods, 16 each", bound: "slow scrapers make room", metrics: true,
+	run: func(t *target) []int {
+		t.open(16, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n", scrapers(20)...)
+		return nil
+	},
+	expected: "at most 128 connections",
+	judge:    func(_, after figures.Figures, _ []int) string { return within(128, after.Scraping, "connections") },
+}, {
+	name: "640 scrapes, as fast as it can", who: "a pod, 16 connections", bound: "answers are shared", metrics: true,
+	run: func(t *target) []int {
+		at(16, func(int) {
+			c := t.dial(30)
+			for range 40 {
+				ask(c, "/metrics")
+			}
+		})
+		return nil
+	},
+	expected: "at most 320 gathered",
+	judge: func(before, after figures.Figures, _ []int) string {
+		return within(320, after.Gathered-before.Gathered, "gathered")
 	},
 }}

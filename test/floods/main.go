@@ -1,6 +1,7 @@
-// Command floods has pods flood a broker, and prints who did what, the bound
+// Command floods has pods flood a broker, and the port of the agent's metrics,
+// and prints who did what, the bound
 // that stands in the way, how long another pod waits for its tokens meanwhile,
-// and what memory it costs. Each flood is tried once more against a build
+// or Prometheus for its scrape, and what memory it costs. Each flood is tried once more against a build
 // without its bound: there it must do what the bound prevents, or the table
 // would prove nothing. It needs no root; nothing leaves the loopback device.
 package main
@@ -37,10 +38,14 @@ const (
 	victim   = 1
 )
 
-var quick = flag.Bool("quick", false, "remove no bound")
+var (
+	quick = flag.Bool("quick", false, "remove no bound")
+	only  = flag.String("only", "", "the floods whose bound has this in its name alone")
+)
 
 func main() {
 	flag.Parse()
+	floods = slices.DeleteFunc(floods, func(f flood) bool { return !strings.Contains(f.bound, *only) })
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx)
 	stop()
@@ -123,7 +128,7 @@ type row struct {
 	seen   string
 	p50    time.Duration
 	p99    time.Duration
-	lost   int // requests of the victim's that brought no token
+	lost   int // requests of the victim's that brought nothing
 	memory int // MiB
 }
 
@@ -165,7 +170,14 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 	if err != nil {
 		return row{}, err
 	}
-	address, figures, _ := strings.Cut(strings.TrimSpace(line), " ")
+	addresses := strings.Fields(line)
+	if len(addresses) != 3 {
+		return row{}, fmt.Errorf("the host says %q, want three addresses", line)
+	}
+	address, asks, figures := addresses[0], goodToken, addresses[2]
+	if f.metrics {
+		address, asks = addresses[1], "/metrics"
+	}
 	t := &target{address: address}
 	defer t.release()
 	before, err := figuresOf(ctx, figures)
@@ -174,7 +186,7 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 	}
 	end := make(chan struct{})
 	waits := make(chan []time.Duration, 1)
-	go func() { waits <- watch(address, end) }()
+	go func() { waits <- watch(address, asks, end) }()
 	statuses := f.run(t)
 	after, err := settled(ctx, figures)
 	memory := resident(cmd.Process.Pid)
@@ -188,14 +200,14 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 	return r, nil
 }
 
-// watch asks for the victim's token, on a connection of its own each time,
-// until end is closed. A wait of -1 brought none.
-func watch(address string, end <-chan struct{}) []time.Duration {
+// watch asks for the victim, on a connection of its own each time, until end is
+// closed. A wait of -1 brought nothing.
+func watch(address, path string, end <-chan struct{}) []time.Duration {
 	var waits []time.Duration
 	t := &target{address: address}
 	for {
 		begun := time.Now()
-		if ask(t.dial(victim), goodToken) == http.StatusOK {
+		if ask(t.dial(victim), path) == http.StatusOK {
 			waits = append(waits, time.Since(begun))
 		} else {
 			waits = append(waits, -1)
@@ -227,7 +239,7 @@ func settled(ctx context.Context, url string) (figures.Figures, error) {
 		if err != nil {
 			return f, err
 		}
-		if same++; f.Connections != last.Connections {
+		if same++; f.Connections != last.Connections || f.Scraping != last.Scraping {
 			same = 0
 		}
 		if last = f; same == 4 {

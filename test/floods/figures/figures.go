@@ -9,4 +9,6 @@ type Figures struct {
 	Asked          int // requests that reached the node's IMDS
 	AskedPerSecond int // at most
 	Panics         int
+	Scraping       int // connections to the metrics' port that are open
+	Gathered       int // how often the metrics were
 }

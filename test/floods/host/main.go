@@ -1,7 +1,8 @@
 // Command host is a broker with nothing around it but what a flood needs: pods
 // are distinguished by the loopback address that they connect from, the token of
-// each is in the cache, and the node's IMDS counts what it is asked. It prints
-// the broker's address and that of its figures.
+// each is in the cache, and the node's IMDS counts what it is asked. Its metrics
+// are served as the agent's are. It prints the broker's address, that of the
+// metrics and that of its figures.
 package main
 
 import (
@@ -10,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,14 +19,18 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/utils/clock"
 
 	"github.com/sidestep-agent/sidestep/pkg/broker"
+	"github.com/sidestep-agent/sidestep/pkg/metricsserver"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 	"github.com/sidestep-agent/sidestep/test/floods/figures"
 )
@@ -55,8 +61,12 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := h.serveMetrics(ctx)
+	if err != nil {
+		return err
+	}
 	figures := httptest.NewServer(http.HandlerFunc(h.tell))
-	fmt.Println(l.Addr().String(), figures.URL)
+	fmt.Println(l.Addr().String(), metrics, figures.URL)
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -72,10 +82,61 @@ func run(ctx context.Context) error {
 // host counts what the floods are judged by.
 type host struct {
 	registry *prometheus.Registry
+	scraping atomic.Int32 // connections to the metrics' port
+	gathered atomic.Int32 // how often the metrics were
 
 	mu    sync.Mutex
 	lines int
 	asked []time.Time // requests at IMDS
+}
+
+// serveMetrics serves the metrics as the agent does, as many as a large node has,
+// and returns where.
+func (h *host) serveMetrics(ctx context.Context) (address string, err error) {
+	filler := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "sidestep_floods_filler", Help: "Makes the metrics many."}, []string{"n"})
+	for i := range 300 {
+		filler.WithLabelValues(strings.Repeat("x", 200) + strconv.Itoa(i))
+	}
+	more := prometheus.NewRegistry()
+	more.MustRegister(filler, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sidestep_floods_gathered", Help: "How often the metrics were gathered.",
+	}, func() float64 { return float64(h.gathered.Add(1)) }))
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	handler := metricsserver.Scrapes(promhttp.HandlerFor(prometheus.Gatherers{h.registry, more}, promhttp.HandlerOpts{}))
+	server, bounded := metricsserver.New(&countingListener{l, &h.scraping}, handler, log.New(io.Discard, "", 0))
+	go func() { _ = server.Serve(bounded) }()
+	return l.Addr().String(), nil
+}
+
+// countingListener counts the connections that are open.
+type countingListener struct {
+	net.Listener
+	open *atomic.Int32
+}
+
+// Accept implements net.Listener.
+func (l *countingListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	l.open.Add(1)
+	return &countedConn{Conn: c, open: l.open}, nil
+}
+
+type countedConn struct {
+	net.Conn
+	open *atomic.Int32
+	once sync.Once
+}
+
+// Close implements net.Conn.
+func (c *countedConn) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
 }
 
 // Write counts log lines.
@@ -101,7 +162,7 @@ func (h *host) answerAsIMDS(w http.ResponseWriter, r *http.Request) {
 func (h *host) tell(w http.ResponseWriter, _ *http.Request) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := figures.Figures{Goroutines: runtime.NumGoroutine(), Lines: h.lines, Asked: len(h.asked)}
+	f := figures.Figures{Gathered: int(h.gathered.Load()), Goroutines: runtime.NumGoroutine(), Lines: h.lines, Asked: len(h.asked), Scraping: int(h.scraping.Load())}
 	for i, at := range h.asked {
 		n := 0
 		for _, other := range h.asked[i:] {
