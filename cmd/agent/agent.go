@@ -125,7 +125,7 @@ func (a *agent) makeSources() (err error) {
 	if err != nil {
 		return err
 	}
-	a.events = newEvents(client, a.options.nodeName)
+	a.events = newEvents(client, a.options.nodeName, a.registry)
 	a.applyLine(a.watcher.Initial())
 	a.pods, err = podcache.New(podcache.Options{
 		Client: client, Dynamic: custom, NodeName: a.options.nodeName, Config: a.watcher.Initial(),

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -22,16 +25,41 @@ type events struct {
 	broadcaster eventsv1.EventBroadcaster
 	recorder    eventsv1.EventRecorder
 	node        *corev1.ObjectReference
+	budget      *rate.Limiter // of events on pods
+	leftOut     prometheus.Counter
 }
 
-func newEvents(client kubernetes.Interface, node string) *events {
+// Events on pods: so many at once, one for each pod of a full node, and so many
+// in each second after that. The requests for them are the API client's, which
+// has others to make. What is over it is in the log, and in the pod's answer.
+const (
+	eventBurst = 250
+	eventRate  = 1
+)
+
+func newEvents(client kubernetes.Interface, node string, r prometheus.Registerer) *events {
 	broadcaster := eventsv1.NewBroadcaster(&eventsv1.EventSinkImpl{Interface: client.EventsV1()})
 	return &events{
 		broadcaster: broadcaster,
 		recorder:    broadcaster.NewRecorder(scheme.Scheme, "sidestep-agent"),
 		// The kubelet's own events name nodes by the name in place of the UID.
-		node: &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node, UID: types.UID(node)},
+		node:   &corev1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: node, UID: types.UID(node)},
+		budget: rate.NewLimiter(eventRate, eventBurst),
+		leftOut: promauto.With(r).NewCounter(prometheus.CounterOpts{
+			Name: "sidestep_events_left_out_total",
+			Help: "Events on pods that were not sent, because there were too many.",
+		}),
 	}
+}
+
+// mayTell reports whether the budget of events on pods has room, and counts what
+// is left out.
+func (e *events) mayTell() bool {
+	if e.budget.Allow() {
+		return true
+	}
+	e.leftOut.Inc()
+	return false
 }
 
 // Run sends events until ctx ends.
@@ -52,6 +80,9 @@ func (e *events) guardReduced(guard string, reason error) {
 
 // packetsNotGuarded reports on a pod that only its sockets are guarded.
 func (e *events) packetsNotGuarded(p workload.Pod, reason error) {
+	if !e.mayTell() {
+		return
+	}
 	pod := &corev1.ObjectReference{
 		Kind: "Pod", APIVersion: "v1", Namespace: p.Namespace, Name: p.Name, UID: types.UID(p.UID),
 	}
@@ -90,6 +121,9 @@ const maxNote = 1024
 
 // tokenRefused reports on the pod why it got no token, and what fixes that.
 func (e *events) tokenRefused(w workload.Workload, failed *workload.TokenError) {
+	if !e.mayTell() {
+		return
+	}
 	pod := &corev1.ObjectReference{
 		Kind: "Pod", APIVersion: "v1", Namespace: w.Namespace, Name: w.PodName, UID: types.UID(w.PodUID),
 	}

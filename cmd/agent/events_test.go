@@ -3,15 +3,19 @@ package main
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -19,7 +23,7 @@ import (
 
 func TestRefusalBecomesAnEventOnThePod(t *testing.T) {
 	client := fake.NewClientset()
-	e := newEvents(client, "node-1")
+	e := newEvents(client, "node-1", nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
@@ -51,6 +55,32 @@ func TestRefusalBecomesAnEventOnThePod(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// However many pods are refused, the API server is not asked for more events than
+// the budget says.
+func TestEventsOnPodsAreBounded(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	e := newEvents(fake.NewClientset(), "node-1", registry)
+	e.budget.SetLimit(0)
+	recorded := &countingRecorder{}
+	e.recorder = recorded
+	for i := range eventBurst + 50 {
+		uid := strconv.Itoa(i)
+		if i%2 == 0 {
+			e.packetsNotGuarded(workload.Pod{Namespace: "shop", Name: uid, UID: uid}, errors.New("macvlan"))
+			continue
+		}
+		e.tokenRefused(workload.Workload{Namespace: "shop", PodName: uid, PodUID: uid}, &workload.TokenError{Kind: workload.Refused})
+	}
+	if recorded.events != eventBurst || testutil.ToFloat64(e.leftOut) != 50 {
+		t.Errorf("%d events, %v counted as left out, want %d and 50", recorded.events, testutil.ToFloat64(e.leftOut), eventBurst)
+	}
+}
+
+type countingRecorder struct{ events int }
+
+// Eventf implements events.EventRecorder.
+func (r *countingRecorder) Eventf(_, _ runtime.Object, _, _, _, _ string, _ ...any) { r.events++ }
 
 func checkEvent(t *testing.T, got *eventsv1.Event) {
 	t.Helper()

@@ -1,6 +1,7 @@
 package tokens
 
 import (
+	"math"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -19,13 +20,47 @@ const (
 	podRate      = 2
 	accountBurst = 128
 	accountRate  = 4
-	maxBudgets   = 4096
+	// Over all: four for each of 250 service accounts at the start of a full
+	// node, and then as much as four service accounts may have that ask for
+	// ever new tokens.
+	nodeBurst  = 1024
+	nodeRate   = 4 * accountRate
+	maxBudgets = 4096
 )
 
-// budgets bound the exchanges of each pod and each service account. They have
-// no lock of their own; their times are steady.
+const (
+	// shareHalfLife is how fast it is forgotten what a service account has had
+	// of the node's budget.
+	shareHalfLife = time.Minute
+	// shareLook is how often who waits for the node's budget looks at least:
+	// others have a part in when there is some.
+	shareLook = time.Second
+)
+
+// budgets bound the exchanges of each pod, of each service account and of the
+// node. They have no lock of their own; their times are steady.
+//
+// The node's is fair: a service account has some of it while it has had less in
+// the last minutes than is left. So much as the greediest have had is then always
+// left for the others, who need not wait.
 type budgets struct {
 	pods, accounts *bounded.Map[string, *rate.Limiter]
+	node           *rate.Limiter
+	shares         *bounded.Map[string, *share]
+}
+
+// share is what a service account has had of the node's budget, lately.
+type share struct {
+	had  float64
+	asOf time.Time
+}
+
+// at returns what is remembered of the share at that time.
+func (s *share) at(now time.Time) float64 {
+	if s == nil {
+		return 0
+	}
+	return s.had * math.Exp2(-now.Sub(s.asOf).Seconds()/shareHalfLife.Seconds())
 }
 
 func newBudgets() budgets {
@@ -35,6 +70,8 @@ func newBudgets() budgets {
 	return budgets{
 		pods:     bounded.New[string](maxBudgets, full(podBurst)),
 		accounts: bounded.New[string](maxBudgets, full(accountBurst)),
+		node:     rate.NewLimiter(nodeRate, nodeBurst),
+		shares:   bounded.New[string](maxBudgets, func(s *share, now time.Time) bool { return s.at(now) < 0.5 }),
 	}
 }
 
@@ -51,6 +88,13 @@ func (b budgets) next(w workload.Workload, now time.Time) (at time.Time) {
 			at = again
 		}
 	}
+	had, _ := b.shares.Get(w.ServiceAccountUID, now)
+	if missing := had.at(now) + 1 - b.node.TokensAt(now); missing > 0 {
+		wait := min(time.Duration(missing/nodeRate*float64(time.Second)), shareLook)
+		if again := now.Add(wait + time.Millisecond); again.After(at) {
+			at = again
+		}
+	}
 	return at
 }
 
@@ -59,6 +103,13 @@ func (b budgets) take(w workload.Workload, now time.Time) {
 	for _, l := range b.of(w, now) {
 		l.AllowN(now, 1)
 	}
+	b.node.AllowN(now, 1)
+	s, ok := b.shares.Get(w.ServiceAccountUID, now)
+	if !ok {
+		s = new(share)
+		b.shares.Put(w.ServiceAccountUID, s, now)
+	}
+	s.had, s.asOf = s.at(now)+1, now
 }
 
 func (b budgets) of(w workload.Workload, now time.Time) [2]*rate.Limiter {

@@ -73,6 +73,54 @@ func TestFloodOfOneAccountIsBounded(t *testing.T) {
 	})
 }
 
+// However many service accounts ask for ever new tokens, the node's exchanges are
+// bounded, and one that asks for little gets what it asks for at once.
+func TestFloodOfManyAccountsIsBounded(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		var all []workload.Workload
+		for i := range 24 {
+			all = append(all, b.pod("shop", "greedy-"+strconv.Itoa(i), "web"))
+		}
+		const lasts = 30 * time.Second
+		flooded := make(chan int)
+		go func() { flooded <- b.flood(lasts, all...) }()
+		for i := range 4 {
+			time.Sleep(lasts / 5)
+			modest := b.pod("shop", "modest", strconv.Itoa(i))
+			began := time.Now()
+			b.mustToken(modest, workload.TokenRequest{Resource: "https://modest" + strconv.Itoa(i)})
+			if took := time.Since(began); took != 0 {
+				t.Errorf("another account waited %v", took)
+			}
+		}
+		if n, most := <-flooded, nodeBurst+int(lasts.Seconds())*nodeRate; n < most/2 || n > most {
+			t.Errorf("%d exchanges in %v, want up to %d", n, lasts, most)
+		}
+	})
+}
+
+// A budget that the greedy keep empty is shared by all who ask.
+func TestGreedyAccountsShareTheNodesBudget(t *testing.T) {
+	b, now := newBudgets(), time.Unix(0, 0)
+	had := map[string]int{}
+	for range 10 * 60 * 10 { // ten minutes
+		now = now.Add(100 * time.Millisecond)
+		for i := range 40 { // the first ten ask for ten times as much
+			w := workload.Workload{ServiceAccountUID: strconv.Itoa(i), PodUID: strconv.Itoa(i)}
+			for range 1 + 9*max(0, min(1, 10-i)) {
+				if !now.Before(b.next(w, now)) {
+					b.take(w, now)
+					had[w.ServiceAccountUID]++
+				}
+			}
+		}
+	}
+	least, most := had["39"], had["0"]
+	if least == 0 || most > 2*least {
+		t.Errorf("who asks for ten times as much has had %d, others %d", most, least)
+	}
+}
+
 // A long outage uses up no budget: what is held is tried at its own pace.
 func TestOutageCostsNoBudget(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench) {

@@ -233,6 +233,20 @@ func (c *cache) forget(account string) {
 	c.exchanges.forget(account)
 }
 
+// underWay returns how many exchanges are under way.
+func (c *cache) underWay() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.calls)
+}
+
+// budgetLeft returns how many new exchanges the node's budget has left.
+func (c *cache) budgetLeft() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.budgets.node.TokensAt(c.clocks.Now().Steady)
+}
+
 // size returns how many tokens are kept.
 func (c *cache) size() int {
 	c.mu.Lock()

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -19,7 +20,7 @@ type gate struct {
 }
 
 func (b *bench) hold(client string) gate {
-	g := gate{make(chan struct{}, 200), make(chan struct{})}
+	g := gate{make(chan struct{}, maxNodeCalls), make(chan struct{})}
 	b.entra.set(func(f *fakeEntra) {
 		f.refuse = func(_ http.ResponseWriter, form url.Values) bool {
 			if form.Get("client_id") == client {
@@ -124,5 +125,36 @@ func TestOneAccountCannotTakeAllExchanges(t *testing.T) {
 		close(g.open)
 		all.Wait()
 		b.mustToken(w, workload.TokenRequest{Resource: vault})
+	})
+}
+
+// However many accounts take all that they can get, there is one exchange left
+// for who comes next.
+func TestAccountsCannotTakeAllExchangesTogether(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		g := b.hold(clientA)
+		var all sync.WaitGroup
+		const accounts = 8
+		for i := range accounts {
+			w := b.pod("shop", "greedy-"+strconv.Itoa(i), "web")
+			for j := range maxCalls {
+				all.Go(func() {
+					_ = b.once(w, workload.TokenRequest{Resource: "https://r" + strconv.Itoa(j)})
+				})
+			}
+		}
+		all.Wait()
+		if n := b.engine.cache.underWay(); n < maxNodeCalls/2 || n >= maxNodeCalls {
+			t.Errorf("%d exchanges are under way of %d, want that most are and some are left", n, maxNodeCalls)
+		}
+		modest := b.pod("shop", "modest", "web")
+		began := time.Now()
+		b.mustToken(modest, workload.TokenRequest{Resource: vault, ClientID: clientB})
+		if took := time.Since(began); took != 0 {
+			t.Errorf("another account waited %v", took)
+		}
+		err := b.once(b.pod("shop", "greedy-0", "web"), workload.TokenRequest{Resource: vault})
+		wantTokenError(t, err, workload.Unavailable, "too many")
+		close(g.open)
 	})
 }

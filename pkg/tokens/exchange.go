@@ -44,6 +44,9 @@ const (
 	// maxCalls bounds one service account's exchanges under way. They outlive
 	// their callers, so the callers' own limits do not bound them.
 	maxCalls = 64
+	// maxNodeCalls bounds the exchanges under way over all. Each costs some
+	// 50 KiB, here and in the connection to Entra.
+	maxNodeCalls = 256
 	// maxTrusted bounds what is known to have worked, and maxAccountTrusted
 	// what of that is one service account's.
 	maxTrusted        = 2 * maxTokens
@@ -147,7 +150,10 @@ func (w *wait) leave(account string, gaveUp bool) {
 	}
 }
 
-// start begins a call for the workload, or says why it must wait.
+// start begins a call for the workload, or says why it must wait. Of the calls
+// that there may be over all, a service account may have as many as are left: n of
+// them that take what they can get come to one part in n+1 each, and leave one to
+// who comes next.
 func (x *exchanges) start(k key, w workload.Workload, now clocks.Instant) (*call, *held) {
 	again := false
 	for _, pk := range []pauseKey{{k, ""}, {k, w.PodUID}} {
@@ -170,10 +176,16 @@ func (x *exchanges) start(k key, w workload.Workload, now clocks.Instant) (*call
 			err: unavailable("too many token requests of the service account %s/%s are under way", w.Namespace, w.ServiceAccount),
 		}
 	}
+	if x.running[k.account] >= maxNodeCalls-len(x.calls) {
+		return nil, &held{
+			how: limited, wait: &wait{until: now.Steady.Add(crowdPause)},
+			err: unavailable("too many token requests of this node's pods are under way"),
+		}
+	}
 	if at := x.budgets.next(w, now.Steady); !again && now.Steady.Before(at) {
 		return nil, &held{
 			how: limited, wait: &wait{until: at},
-			err: unavailable("the pod %s/%s or its service account asks for more new tokens than are exchanged at once", w.Namespace, w.PodName),
+			err: unavailable("the pod %s/%s, its service account or the node asks for more new tokens than are exchanged at once", w.Namespace, w.PodName),
 		}
 	}
 	probes, closed := x.circuits.admit(k, now.Steady)

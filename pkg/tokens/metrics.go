@@ -62,6 +62,14 @@ func newMetrics(r prometheus.Registerer, c *cache) *metrics {
 		Name: "sidestep_token_cache_overdue",
 		Help: "Tokens in use that have less than 5 minutes left, and should have been replaced long ago.",
 	}, func() float64 { return float64(c.overdue()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sidestep_token_exchanges_in_flight",
+		Help: "Exchanges under way.",
+	}, func() float64 { return float64(c.underWay()) })
+	f.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sidestep_token_exchange_budget",
+		Help: "New exchanges that are left of the node's budget.",
+	}, c.budgetLeft)
 	m := &metrics{
 		ahead: f.NewCounterVec(prometheus.CounterOpts{
 			Name: "sidestep_token_refreshes_total",
