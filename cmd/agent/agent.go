@@ -23,6 +23,7 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/metricsserver"
 	"github.com/sidestep-agent/sidestep/pkg/podcache"
 	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/pkg/snapshot"
@@ -53,6 +54,7 @@ type agent struct {
 	broker   *broker.Server
 	traces   *tracing.Tracing // nil: none are made
 	settings *settings
+	scrapers *metricsserver.Authorizer // says who may get the metrics
 
 	attached   chan struct{} // closed once the programs are attached
 	attachOnce sync.Once
@@ -126,6 +128,10 @@ func (a *agent) makeSources() (err error) {
 		return err
 	}
 	a.events = newEvents(client, a.options.nodeName, a.registry)
+	a.scrapers = metricsserver.NewAuthorizer(metricsserver.AuthorizerOptions{
+		TokenReviews: client.AuthenticationV1().TokenReviews(), SubjectAccessReviews: client.AuthorizationV1().SubjectAccessReviews(),
+		Log: a.log, Registerer: a.registry, Clock: clock.RealClock{},
+	})
 	a.applyLine(a.watcher.Initial())
 	a.pods, err = podcache.New(podcache.Options{
 		Client: client, Dynamic: custom, NodeName: a.options.nodeName, Config: a.watcher.Initial(),

@@ -23,16 +23,6 @@ const portInterval = 2 * time.Second
 // have the listener, until that is closed, ctx ends or a successor serves
 // them.
 func (a *agent) serveMetrics(ctx context.Context) error {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", metricsserver.Scrapes(promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{})))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := a.ready(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	})
 	if !waitFor(ctx, a.tookOver) {
 		return nil
 	}
@@ -40,7 +30,7 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 	if listener == nil {
 		return err
 	}
-	server, listener := metricsserver.New(listener, mux, slog.NewLogLogger(a.log.Handler(), slog.LevelDebug))
+	server, listener := metricsserver.New(listener, a.metricsHandler(), slog.NewLogLogger(a.log.Handler(), slog.LevelDebug))
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
 	go func() {
@@ -53,6 +43,25 @@ func (a *agent) serveMetrics(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// metricsHandler returns the handler of what is served there.
+func (a *agent) metricsHandler() http.Handler {
+	mux := http.NewServeMux()
+	metrics := metricsserver.Scrapes(promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
+	if a.options.metricsAuth {
+		metrics = a.scrapers.Handler(metrics)
+	}
+	mux.Handle("GET /metrics", metrics)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := a.ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	return mux
 }
 
 // openMetrics opens the listener. That others have its port is no error: pods

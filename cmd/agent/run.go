@@ -38,6 +38,7 @@ type runOptions struct {
 	removeTaint    bool
 	bootConfig     string
 	metricsAddress string
+	metricsAuth    bool
 	stateDir       string
 	instance       string
 	memoryLimit    int64
@@ -116,6 +117,7 @@ func (o *runOptions) add(flags *pflag.FlagSet) {
 	addRemoveTaint(flags, &o.removeTaint)
 	addBootConfig(flags, &o.bootConfig, "")
 	flags.StringVar(&o.metricsAddress, "metrics-address", ":9402", "where /metrics, /healthz and /readyz are served")
+	flags.BoolVar(&o.metricsAuth, "metrics-auth", false, "ask the API server who may get /metrics, by the bearer token of the request (TokenReview and SubjectAccessReview)")
 	addStateDir(flags, &o.stateDir)
 	addInstance(flags, &o.instance)
 	flags.Int64Var(&o.memoryLimit, "memory-limit", 0, "bytes of memory that the agent's pod may use, for the agent to stay below; 0: no limit is known")

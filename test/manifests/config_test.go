@@ -15,6 +15,7 @@ func TestConfigurationIsTheDefaultsAndOneDifference(t *testing.T) {
 	for name, change := range map[string]func(*config.AgentConfiguration){
 		"base":          func(*config.AgentConfiguration) {},
 		"boot-guard":    func(*config.AgentConfiguration) {},
+		"metrics-auth":  func(*config.AgentConfiguration) {},
 		"node-delivery": func(*config.AgentConfiguration) {},
 		"taint":         func(*config.AgentConfiguration) {},
 		"token-request": func(*config.AgentConfiguration) {},

@@ -46,6 +46,9 @@ func TestPermissions(t *testing.T) {
 		switch name {
 		case "token-request":
 			want = slices.Insert(want, len(want)-2, "cluster: create serviceaccounts/token.")
+		case "metrics-auth":
+			want = slices.Insert(want, len(want)-2, "cluster: create tokenreviews.authentication.k8s.io",
+				"cluster: create subjectaccessreviews.authorization.k8s.io", "cluster: get /metrics")
 		case "taint":
 			want = slices.Insert(want, len(want)-2, taint)
 		case "uninstall":
@@ -60,6 +63,12 @@ func TestPermissions(t *testing.T) {
 func permissions(where string, rules []rbacv1.PolicyRule) []string {
 	var all []string
 	for _, r := range rules {
+		for _, url := range r.NonResourceURLs {
+			all = append(all, where+": "+strings.Join(r.Verbs, ",")+" "+url)
+		}
+		if len(r.NonResourceURLs) > 0 {
+			continue
+		}
 		all = append(all, where+": "+strings.Join(r.Verbs, ",")+" "+
 			strings.Join(r.Resources, ",")+"."+strings.Join(r.APIGroups, ","))
 	}
@@ -79,6 +88,7 @@ func TestBindings(t *testing.T) {
 		for _, r := range only[*rbacv1.ClusterRole](objects) {
 			roles["ClusterRole "+r.Name] = true
 		}
+		delete(roles, "ClusterRole sidestep-metrics-reader") // for whoever scrapes
 		for _, r := range only[*rbacv1.Role](objects) {
 			roles["Role "+r.Namespace+"/"+r.Name] = true
 		}

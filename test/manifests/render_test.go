@@ -22,7 +22,7 @@ import (
 const manifests = "../../manifests"
 
 // overlays are those that the project promises.
-var overlays = []string{"audit", "boot-guard", "canary", "deny-unlabeled", "metadata-only", "node-delivery", "recommended", "taint", "token-request"}
+var overlays = []string{"audit", "boot-guard", "canary", "deny-unlabeled", "metadata-only", "metrics-auth", "node-delivery", "recommended", "taint", "token-request"}
 
 // rendered is everything that is rendered, by name, as typed objects.
 func rendered(t *testing.T) map[string][]runtime.Object {
@@ -106,6 +106,11 @@ func TestEverythingPromisedIsRendered(t *testing.T) {
 
 // added are the objects that an overlay has besides the base's.
 var added = map[string][]string{
+	"metrics-auth": {
+		"rbac.authorization.k8s.io/v1, Kind=ClusterRole /sidestep-agent-metrics-auth",
+		"rbac.authorization.k8s.io/v1, Kind=ClusterRole /sidestep-metrics-reader",
+		"rbac.authorization.k8s.io/v1, Kind=ClusterRoleBinding /sidestep-agent-metrics-auth",
+	},
 	"taint": {
 		"admissionregistration.k8s.io/v1, Kind=ValidatingAdmissionPolicy /sidestep-agent-taint",
 		"admissionregistration.k8s.io/v1, Kind=ValidatingAdmissionPolicyBinding /sidestep-agent-taint",
