@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sidestep-agent/sidestep/test/lab"
 	"github.com/sidestep-agent/sidestep/test/scene"
@@ -63,19 +64,32 @@ func measureCached(ctx context.Context, s *scene.Scene, w *scene.Workload, r *re
 	c := &cachedRows{report: r, pod: w.Pod, servers: []server{{"agent", imds, request, s.Agent.PID()}}}
 	for i := range 2 {
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(8080+i))
-		pid, end, err := startFloor(s.Node, w.Pod, floor{at, body})
+		pid, end, err := startFloor(s.Node, w.Pod, floor{At: at, Body: body})
 		if err != nil {
 			return err
 		}
 		defer end()
 		c.servers = append(c.servers, server{fmt.Sprintf("bare net/http %d", i+1), at, request, pid})
 	}
+	at := netip.MustParseAddrPort("127.0.0.1:8082")
+	pid, end, err := startFloor(s.Node, w.Pod, floor{At: at, Body: answerOf(body), Raw: true})
+	if err != nil {
+		return err
+	}
+	defer end()
+	c.servers = append(c.servers, server{"raw TCP", at, request, pid})
 	for _, measure := range []func(context.Context) error{c.keepAlive, c.newConnections, c.crowded} {
 		if err := measure(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// answerOf returns the answer with that body as the agent has it on the wire.
+func answerOf(body []byte) []byte {
+	return append(fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json; charset=utf-8\r\nDate: %s\r\nContent-Length: %d\r\n\r\n",
+		time.Now().UTC().Format(http.TimeFormat), len(body)), body...)
 }
 
 // cachedRows measures the same servers throughout.
@@ -95,6 +109,7 @@ func (c *cachedRows) keepAlive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.addLimit("cached token, keep-alive, p50, against the limit", microseconds, e, p50, atMost(1.25, " ×"))
 	c.add("cached token, keep-alive, p50", microseconds, e, p50, atMost(1.10, " ×"))
 	c.add("cached token, keep-alive, p99", microseconds, e, p99, atMost(1.25, " ×"))
 	c.report.KeepAlive = c.spreads(e)
@@ -126,6 +141,7 @@ func (c *cachedRows) crowded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.addLimit("throughput at 16 connections, against the limit", perSecond, e, throughput, atLeast(0.8, " ×"))
 	c.add("throughput at 16 connections", perSecond, e, throughput, atLeast(0.95, " ×"))
 	c.add("CPU per cached request", microseconds, e, cpu, atMost(1.15, " ×"))
 	each := (after - before) / ((rounds + 1) * requests)
@@ -136,14 +152,28 @@ func (c *cachedRows) crowded(ctx context.Context) error {
 
 // add adds the row of what the blocks came to.
 func (c *cachedRows) add(figure string, unit func(float64) string, e exchanged, of func(block) float64, target limit) {
+	all := values(e, of)
+	c.report.Rows = append(c.report.Rows, ratioRow(figure, unit(median(all[0])), unit(median(all[1]))+", bare net/http",
+		ratioOf(all[0], all[1]), ratioOf(all[2], all[1]), "another bare net/http", target))
+}
+
+// addLimit adds the row of the blocks against those of a raw TCP server, which
+// is the limit, with what net/http is of that.
+func (c *cachedRows) addLimit(figure string, unit func(float64) string, e exchanged, of func(block) float64, target limit) {
+	all := values(e, of)
+	c.report.Rows = append(c.report.Rows, ratioRow(figure, unit(median(all[0])), unit(median(all[3]))+", raw TCP",
+		ratioOf(all[0], all[3]), ratioOf(all[1], all[3]), "bare net/http", target))
+}
+
+// values returns what each server's blocks came to.
+func values(e exchanged, of func(block) float64) [][]float64 {
 	all := make([][]float64, len(e.Blocks))
 	for i, blocks := range e.Blocks {
 		for _, b := range blocks {
 			all[i] = append(all[i], of(b))
 		}
 	}
-	c.report.Rows = append(c.report.Rows, ratioRow(figure, unit(median(all[0])), unit(median(all[1]))+", bare net/http",
-		ratioOf(all[0], all[1]), ratioOf(all[2], all[1]), "another bare net/http", target))
+	return all
 }
 
 func (c *cachedRows) spreads(e exchanged) []spread {

@@ -22,6 +22,9 @@ import (
 type floor struct {
 	At   netip.AddrPort
 	Body []byte
+	// Raw has it answer whatever it reads with the bytes of Body, which are a
+	// whole answer then: no HTTP, the least that any server in Go does.
+	Raw bool
 }
 
 func init() { lab.Register("floor", serveFloor) }
@@ -35,11 +38,36 @@ func serveFloor(f floor) (struct{}, error) {
 		return struct{}{}, err
 	}
 	fmt.Println("listening")
+	if f.Raw {
+		return struct{}{}, serveRaw(l, f.Body)
+	}
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json; charset=utf-8")
 		_, _ = w.Write(f.Body)
 	})} //nolint:gosec // bare: the point of it
 	return struct{}{}, server.Serve(l)
+}
+
+// serveRaw answers each read with the same bytes.
+func serveRaw(l net.Listener, answer []byte) error {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			request := make([]byte, 4<<10)
+			for {
+				if _, err := c.Read(request); err != nil {
+					return
+				}
+				if _, err := c.Write(answer); err != nil {
+					return
+				}
+			}
+		}()
+	}
 }
 
 // startFloor starts a floor for the pod's clients. The function ends it.
