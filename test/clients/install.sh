@@ -17,6 +17,7 @@ debian=(
 	python3-msrestazure=0.6.4-2
 	openjdk-17-jdk-headless # likewise
 	rclone=1.60.1+dfsg-2+b5
+	libsecret-1-0 # azcopy needs it
 	jq
 )
 
@@ -54,10 +55,14 @@ for package in npm/*/package.json; do
 	echo "clients: npm $package"
 done
 
+# npm has it as a file like others.
+azcopy=$to/npm/azcopy-10.32.2/node_modules/@azure-tools/azcopy-linux/dist/bin
+chmod +x "$azcopy/azcopy_linux_amd64"
+
 # The JDK by its path: the machine may have others before it.
 jdk=$(dirname "$(readlink -f /usr/lib/jvm/java-17-openjdk-*/bin/javac)")
 mkdir -p "$to/java"
 "$jdk/javac" -d "$to/java" java/Client.java
 ln -sfn "$jdk/java" "$to/java/java"
 
-cp -r python az kubelogin rclone "$to/"
+cp -r python az azcopy kubelogin rclone "$to/"

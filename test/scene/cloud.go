@@ -75,7 +75,7 @@ func openCloud(ctx context.Context, o Options) (_ *Cloud, err error) {
 	}
 	maps.Copy(handlers, o.Extra)
 	addresses := slices.Collect(maps.Keys(handlers))
-	if c.secure, err = c.certificate(addresses...); err != nil {
+	if c.secure, err = c.certificate(slices.Concat(addresses, o.Names)...); err != nil {
 		return nil, err
 	}
 	for address, handler := range handlers {

@@ -37,6 +37,8 @@ type Options struct {
 	VaultName string
 	// Extra is served over TLS beside the stand-ins, by IPv4 address.
 	Extra map[string]http.Handler
+	// Names are further ones in the certificate of what is served.
+	Names []string
 	// WrapIMDS changes the metadata service's listener; nil leaves it alone.
 	WrapIMDS func(net.Listener) net.Listener
 	// Workloads are running before the agent starts.

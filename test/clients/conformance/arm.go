@@ -3,7 +3,8 @@ package main
 import (
 	"encoding/json"
 	"net/http"
-	"strings"
+	"path"
+	"time"
 
 	"github.com/sidestep-agent/sidestep/test/scene"
 	"github.com/sidestep-agent/sidestep/test/standins/imds"
@@ -46,23 +47,27 @@ func logIn(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// arm is as much of Azure Resource Manager as `az login` needs: the identity
-// has no subscription. It takes any bearer token; whose a token is, the suite
-// reads from the client's own.
-func arm(w http.ResponseWriter, r *http.Request) {
+// manage is as much of Azure Resource Manager as the clients need: `az login`,
+// whose identity has no subscription, and a DNS zone. It takes no token for
+// another resource, nor one that has ended.
+func (a *azure) manage(w http.ResponseWriter, r *http.Request, token string) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	switch {
 	case r.Method == http.MethodGet && r.URL.Path == "/metadata/endpoints":
 		_, _ = w.Write([]byte(armEndpoints))
 	case r.Method == http.MethodPut && r.URL.Path == loginPath:
 		logIn(w, r)
-	case !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer "):
-		w.WriteHeader(http.StatusUnauthorized)
-		_, _ = w.Write([]byte(`{"error":{"code":"AuthenticationFailed","message":"Authentication failed."}}`))
+	case !forManagement(token, time.Now()):
+		azureError(w, http.StatusUnauthorized, "InvalidAuthenticationToken")
+	case r.URL.Query().Get("api-version") == "":
+		azureError(w, http.StatusBadRequest, "MissingApiVersionParameter")
 	case r.Method == http.MethodGet && r.URL.Path == "/subscriptions":
 		_, _ = w.Write([]byte(`{"value":[],"count":{"type":"Total","value":0}}`))
+	case r.Method == http.MethodPost && r.URL.Path == graphPath:
+		graph(w, r)
+	case path.Dir(r.URL.Path) == zonePath+"/TXT":
+		a.record(w, r)
 	default:
-		w.WriteHeader(http.StatusNotFound)
-		_, _ = w.Write([]byte(`{"error":{"code":"NotFound","message":"Not found."}}`))
+		azureError(w, http.StatusNotFound, "NotFound")
 	}
 }

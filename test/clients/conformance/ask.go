@@ -35,6 +35,7 @@ func environment(s *scene.Scene, home string) []string {
 		// The stand-ins' CA, in the variables of OpenSSL and Go, requests and Node.js.
 		"SSL_CERT_FILE=" + s.CA, "REQUESTS_CA_BUNDLE=" + s.CA, "NODE_EXTRA_CA_CERTS=" + s.CA,
 		"LAB_ARM_URL=" + armURL, "LAB_VAULT_URL=" + armURL,
+		"LAB_ZONE=" + zoneName, "LAB_KEY_AUTHORIZATION=" + keyAuthority,
 	}
 }
 
@@ -56,7 +57,7 @@ func ask(ctx context.Context, s *scene.Scene, pod *scene.Workload, c client, t t
 	var stdout, stderr bytes.Buffer
 	cmd.Env, cmd.Dir = environment(s, home), home
 	if c.blobs {
-		cmd.Env = append(cmd.Env, "LAB_BLOB_URL="+blobURL)
+		cmd.Env = append(cmd.Env, "LAB_BLOB_URL="+blobURL, "LAB_ACCOUNT_URL=https://"+storageHost)
 	}
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := pod.Pod.Start(cmd); err != nil {

@@ -29,9 +29,10 @@ type azurite struct {
 	output bytes.Buffer // read it once ended is closed
 }
 
-// startAzurite starts the emulator on the node, and returns when it listens.
-func startAzurite(ctx context.Context, s *scene.Scene, clients string) (*azurite, error) {
-	const patience, pause = time.Minute, 100 * time.Millisecond
+// startAzurite starts the emulator on the node, and returns when it listens there
+// and behind the storage account's name.
+func startAzurite(ctx context.Context, s *scene.Scene, front *azure, clients string) (*azurite, error) {
+	const patience, pause = 3 * time.Minute, 100 * time.Millisecond
 	dir, err := os.MkdirTemp(s.Home, "azurite")
 	if err != nil {
 		return nil, err
@@ -42,6 +43,9 @@ func startAzurite(ctx context.Context, s *scene.Scene, clients string) (*azurite
 	}
 	cert, key := filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
 	if err := errors.Join(os.WriteFile(cert, certificate.CertificatePEM, 0o644), os.WriteFile(key, certificate.KeyPEM, 0o600)); err != nil {
+		return nil, err
+	}
+	if err := front.forward(s.CA); err != nil {
 		return nil, err
 	}
 	a := &azurite{ended: make(chan struct{})}

@@ -18,6 +18,9 @@ type client struct {
 	command []string
 	vault   bool // it also uses the vault
 	blobs   bool // it also writes and reads a blob
+	zone    bool // it also publishes a record in a DNS zone, and removes it
+	silent  bool // it shows no token: they are read where it sends them
+	program bool // it is a program, or what one is built on
 	cases   []testCase
 	// resource is what its tokens are for; empty: the vault's.
 	resource string
@@ -29,6 +32,15 @@ type client struct {
 // names reports whether the client asks for the identity that is named so.
 func (c client) names(by string) bool {
 	return slices.ContainsFunc(c.cases, func(t testCase) bool { return t.by == by })
+}
+
+// group returns how the names of the client's identities begin. An identity has
+// room for 20 clients.
+func (c client) group() string {
+	if c.program {
+		return "program"
+	}
+	return "app"
 }
 
 // audience returns what the client's tokens are for.

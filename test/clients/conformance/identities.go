@@ -22,28 +22,32 @@ const namespace = "clients"
 // identities has the identity that is meant by each way to name one.
 type identities map[string]federation.Identity
 
+// uses are the ways to name an identity, by the end of the identity's name.
+var uses = map[string]string{
+	"default": "none", "by-client": "client", "by-object": "object", "by-resource": "resource",
+}
+
 // openFederation returns the federation file with the clients' service
-// accounts federated to each identity that they ask for, and the identities by their use.
-func openFederation(clients []client) (federation.File, identities, error) {
+// accounts federated to each identity that they ask for, and the identities by
+// the clients' group and by their use.
+func openFederation(clients []client) (federation.File, map[string]identities, error) {
 	file, err := federation.Parse(federationYAML)
 	if err != nil {
 		return federation.File{}, nil, err
 	}
-	uses := map[string]string{
-		"app-default": "none", "app-by-client": "client", "app-by-object": "object", "app-by-resource": "resource",
-	}
+	known := map[string]identities{}
 	for i := range file.Identities {
+		own := &file.Identities[i]
+		group, end, _ := strings.Cut(own.Name, "-")
 		for _, c := range clients {
-			if !c.names(uses[file.Identities[i].Name]) {
-				continue // an identity has room for 20
+			if c.group() == group && c.names(uses[end]) {
+				own.FederatedCredentials = append(own.FederatedCredentials, federation.Credential{Subject: c.subject()})
 			}
-			file.Identities[i].FederatedCredentials = append(file.Identities[i].FederatedCredentials,
-				federation.Credential{Subject: c.subject()})
 		}
-	}
-	known := identities{}
-	for _, i := range file.Identities {
-		known[uses[i.Name]] = i
+		if known[group] == nil {
+			known[group] = identities{}
+		}
+		known[group][uses[end]] = *own
 	}
 	return file, known, nil
 }

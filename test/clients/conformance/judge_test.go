@@ -58,6 +58,31 @@ func TestJudgeBlobs(t *testing.T) {
 	}
 }
 
+func TestJudgeZones(t *testing.T) {
+	c := testClient
+	c.vault, c.zone, c.silent = false, true, true
+	o := good()
+	if why := judge(c, testProbing, testIdentity, o); !strings.Contains(why, "zone's records") {
+		t.Errorf("no record: %q", why)
+	}
+	o.changes = strings.Split(wantRecords(), ", ")
+	if why := judge(c, testProbing, testIdentity, o); why != "" {
+		t.Error(why)
+	}
+	o.result.Tokens = append(o.result.Tokens, token(accesstoken.Claims{AppID: "c", ObjectID: "p", TenantID: "t"}))
+	if why := judge(c, testProbing, testIdentity, o); !strings.Contains(why, "object p") {
+		t.Errorf("a token of another's was sent: %q", why)
+	}
+	o.result.Tokens, o.changes = o.result.Tokens[:2], o.changes[:1]
+	if why := judge(c, testProbing, testIdentity, o); !strings.Contains(why, "zone's records") {
+		t.Errorf("the record is left: %q", why)
+	}
+	c.zone, o.changes = false, nil
+	if why := judge(c, testProbing, testIdentity, o); why != "" {
+		t.Errorf("a client without a zone: %q", why)
+	}
+}
+
 func TestJudgeDetectors(t *testing.T) {
 	c := client{name: "d 1.0", short: "d-1.0"}
 	page, instance := auditLine{Endpoint: "other", Status: 404}, auditLine{Endpoint: "instance", Status: 200}
@@ -210,7 +235,7 @@ func TestCatalog(t *testing.T) {
 				}
 				continue
 			}
-			if _, ok := ids[test.by]; !ok || test.budget.tokens == 0 {
+			if _, ok := ids[c.group()][test.by]; !ok || test.budget.tokens == 0 {
 				t.Errorf("%s: case %+v", c.name, test)
 			}
 		}

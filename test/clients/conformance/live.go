@@ -20,7 +20,7 @@ func (s *suite) live(ctx context.Context, clients []client) error {
 		return nil
 	}
 	c, t := clients[i], testCase{mode: "managed", by: "object", budget: cached}
-	pod := s.pods[c.short]
+	pod, ids := s.pods[c.short], s.ids[c.group()]
 	for _, step := range []struct {
 		what   string
 		uses   []string
@@ -30,15 +30,15 @@ func (s *suite) live(ctx context.Context, clients []client) error {
 		{"object_id, mapped again", []string{"client", "object", "resource"}, true},
 	} {
 		s.scene.Annotate(pod, map[string]string{
-			scene.ClientIDAnnotation: s.ids["none"].ClientID, scene.IdentitiesAnnotation: s.ids.mapping(step.uses...),
+			scene.ClientIDAnnotation: ids["none"].ClientID, scene.IdentitiesAnnotation: ids.mapping(step.uses...),
 		})
 		deadline := time.Now().Add(patience)
 		for {
-			seen, took, err := s.observe(ctx, c, t, s.ids.id("object"))
+			seen, took, err := s.observe(ctx, c, t)
 			if err != nil {
 				return err
 			}
-			why := judge(c, t, s.ids["object"], seen)
+			why := judge(c, t, ids["object"], seen)
 			if !step.mapped {
 				why = refused(seen)
 			}

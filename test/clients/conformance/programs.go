@@ -1,6 +1,11 @@
 package main
 
-import "path/filepath"
+import (
+	"path/filepath"
+	"runtime"
+
+	"github.com/sidestep-agent/sidestep/test/standins/imds"
+)
 
 // aksServer is the API servers of AKS, as a resource of Entra.
 const aksServer = "6dae42f8-4368-4678-94ff-3960e28e3630"
@@ -8,7 +13,7 @@ const aksServer = "6dae42f8-4368-4678-94ff-3960e28e3630"
 // programs are whole programs that use a managed identity, and not a library of
 // Microsoft's alone.
 func programs(dir string) []client {
-	return []client{
+	all := []client{
 		{
 			name: "HashiCorp Vault api 1.23.0, auth/azure 0.10.0", short: "vault-1.23.0",
 			waits:   "10 s",
@@ -46,7 +51,28 @@ func programs(dir string) []client {
 			command: []string{filepath.Join(dir, "java/java"), "-cp", filepath.Join(dir, "java"), "Client"},
 			cases:   managed(uncached, "client"),
 		},
+		{
+			name: "lego 5.4.1, to Azure DNS", short: "lego-5.4.1", resource: "https://management.core.windows.net/", zone: true, silent: true,
+			waits:   "2 s for its first token, 1 s for the default chain's probe",
+			retries: "6 times after 404, 410, 429 and 5xx, within those 2 s; the probe never",
+			command: []string{filepath.Join(dir, "go/lego-5.4.1")},
+			cases:   both(managed(cached, "none"), chain(probing, "none", "client")),
+		},
 	}
+	if runtime.GOARCH == "amd64" { // it is published for no other
+		all = append(all, client{
+			name: "azcopy 10.32.2, to Azurite 3.37.0", short: "azcopy-10.32.2", resource: "https://storage.azure.com", blobs: true, silent: true,
+			waits:   "1 min for each try",
+			retries: "5 times after 404, 410, 429 and 5xx, 2 s to 1 min apart (azidentity)",
+			command: []string{filepath.Join(dir, "azcopy/client.sh"),
+				filepath.Join(dir, "npm/azcopy-10.32.2/node_modules/@azure-tools/azcopy-linux/dist/bin/azcopy_linux_amd64")},
+			cases: managed(budget{tokens: 3}, "none", "client", "resource"), // a process for each step
+		})
+	}
+	for i := range all {
+		all[i].program = true
+	}
+	return all
 }
 
 // detectors are what looks for the cloud that it runs in, and asks for no token.
@@ -62,6 +88,14 @@ func detectors(dir string) []client {
 				detect("aws", noCloud, 2), detect("gce", noCloud, 1),
 				detect("otel-azure", thisVM, 1), detect("otel-aws", noCloud, 2), detect("otel-gcp", noCloud, 1),
 			},
+		},
+		{
+			name: "Kubernetes' cloud provider for Azure 0.29.15", short: "cloud-provider-0.29.15",
+			waits:   "no limit of its own",
+			retries: "never",
+			command: []string{filepath.Join(dir, "go/cloud-provider-0.29.15")},
+			// The load balancer too, where the instance has no public address.
+			cases: []testCase{detect("instance", "azure "+imds.DefaultInstance.Name+" 10.224.0.4", 2)},
 		},
 		{
 			name: "Elastic APM (elastic-apm-node) 4.18.0", short: "elastic-apm-4.18.0",

@@ -32,16 +32,16 @@ func record(ctx context.Context, o options, out io.Writer) (err error) {
 		return err
 	}
 	pod := &scene.Workload{Namespace: namespace, Name: "passes", Account: "default"}
-	tape := &tape{}
-	s, err := scene.Open(ctx, scene.Options{
+	tape, azure := &tape{}, newAzure()
+	s, err := scene.Open(ctx, azure.serve(scene.Options{
 		Agent: o.agent, Federation: file, VaultName: vaultName, Workloads: []*scene.Workload{pod},
-		Extra: map[string]http.Handler{armAddress: http.HandlerFunc(arm)}, WrapIMDS: tape.wrap,
-	})
+		WrapIMDS: tape.wrap,
+	}))
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	blobs, err := startAzurite(ctx, s, o.clients)
+	blobs, err := startAzurite(ctx, s, azure, o.clients)
 	if err != nil {
 		return err
 	}

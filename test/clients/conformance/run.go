@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -18,7 +17,8 @@ import (
 type suite struct {
 	scene *scene.Scene
 	blobs *azurite // nil: no client writes blobs
-	ids   identities
+	azure *azure
+	ids   map[string]identities      // by the clients' group
 	pods  map[string]*scene.Workload // by the client's short name
 	table *table
 }
@@ -55,20 +55,19 @@ func (s *suite) open(ctx context.Context, o options, clients []client) error {
 	if err != nil {
 		return err
 	}
-	s.ids, s.pods = ids, map[string]*scene.Workload{}
+	s.ids, s.pods, s.azure = ids, map[string]*scene.Workload{}, newAzure()
 	var pods []*scene.Workload
 	for _, c := range clients {
-		s.pods[c.short] = ids.pod(c)
+		s.pods[c.short] = ids[c.group()].pod(c)
 		pods = append(pods, s.pods[c.short])
 	}
-	s.scene, err = scene.Open(ctx, scene.Options{
+	s.scene, err = scene.Open(ctx, s.azure.serve(scene.Options{
 		Agent: o.agent, LogLevel: "debug", Federation: file, VaultName: vaultName, Workloads: pods,
-		Extra: map[string]http.Handler{armAddress: http.HandlerFunc(arm)},
-	})
+	}))
 	if err != nil || !slices.ContainsFunc(clients, func(c client) bool { return c.blobs }) {
 		return err
 	}
-	if s.blobs, err = startAzurite(ctx, s.scene, o.clients); err != nil {
+	if s.blobs, err = startAzurite(ctx, s.scene, s.azure, o.clients); err != nil {
 		return errors.Join(err, s.close())
 	}
 	return nil
@@ -87,11 +86,11 @@ const tries = 3
 // play runs a case and prints what came of it.
 func (s *suite) play(ctx context.Context, c client, t testCase) error {
 	for try := 1; ; try++ {
-		seen, took, err := s.observe(ctx, c, t, s.ids.id(t.by))
+		seen, took, err := s.observe(ctx, c, t)
 		if err != nil {
 			return err
 		}
-		why := judge(c, t, s.ids[t.by], seen)
+		why := judge(c, t, s.ids[c.group()][t.by], seen)
 		if why != "" && try < tries && gaveUp(t.budget, seen) {
 			s.table.again(c.name, t.String(), spent(seen.requests), took)
 			continue
@@ -102,20 +101,25 @@ func (s *suite) play(ctx context.Context, c client, t testCase) error {
 }
 
 // observe runs a client and gathers what all others saw of it.
-func (s *suite) observe(ctx context.Context, c client, t testCase, id string) (observed, time.Duration, error) {
+func (s *suite) observe(ctx context.Context, c client, t testCase) (observed, time.Duration, error) {
 	pod := s.pods[c.short]
 	known := len(requestsOf(s.scene.Agent, pod.Name))
+	s.azure.rewind()
 	start := time.Now()
-	r, err := ask(ctx, s.scene, pod, c, t, id)
+	r, err := ask(ctx, s.scene, pod, c, t, s.ids[c.group()].id(t.by))
 	took := time.Since(start)
 	if err != nil {
 		r = result{Error: strings.Join(strings.Fields(err.Error()), " ")}
+	}
+	tokens, changes := s.azure.seen()
+	if c.silent {
+		r.Tokens = tokens
 	}
 	least := 0
 	if r.Error == "" && t.mode != "detect" {
 		least = 1
 	}
-	o := observed{result: r, requests: settled(ctx, s.scene.Agent, pod.Name, known, least)}
+	o := observed{result: r, changes: changes, requests: settled(ctx, s.scene.Agent, pod.Name, known, least)}
 	o.entra, err = scene.Entries[entra.Entry](&s.scene.Cloud.Logs.Entra)
 	return o, took, err
 }

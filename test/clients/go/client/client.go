@@ -53,13 +53,10 @@ type result struct {
 // Main opens one credential, gets a token from it twice, as an application
 // would that makes two calls, and prints what came back.
 func Main(open func(Request) (Credential, error)) {
-	if len(os.Args) != 6 {
-		fmt.Fprintln(os.Stderr, "usage: managed|default none|client|object|resource ID RESOURCE VAULT")
-		os.Exit(2)
-	}
+	asked := requested()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	answer(run(ctx, Request{Mode: os.Args[1], By: os.Args[2], ID: os.Args[3], Resource: os.Args[4]}, open))
+	answer(run(ctx, asked, open))
 }
 
 // Detect runs the detector that the second argument names, and prints what it
@@ -78,6 +75,27 @@ func Detect(detectors map[string]func(context.Context) (string, error)) {
 		r.Error = err.Error()
 	}
 	answer(r)
+}
+
+// Use has the library use what it gets tokens for, and prints whether it could.
+// The tokens are seen where they are sent.
+func Use(use func(context.Context, Request) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	r := result{Tokens: []string{}}
+	if err := use(ctx, requested()); err != nil {
+		r.Error = err.Error()
+	}
+	answer(r)
+}
+
+// requested returns what the arguments ask for.
+func requested() Request {
+	if len(os.Args) != 6 {
+		fmt.Fprintln(os.Stderr, "usage: managed|default none|client|object|resource ID RESOURCE VAULT")
+		os.Exit(2)
+	}
+	return Request{Mode: os.Args[1], By: os.Args[2], ID: os.Args[3], Resource: os.Args[4]}
 }
 
 func answer(r result) {
