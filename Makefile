@@ -150,7 +150,7 @@ test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
 
 .PHONY: test-handover
 test-handover: build ## Agents replaced under load from clients that never try twice (root)
-	$(SUITE) go test -v -count=1 -timeout 8m ./test/handover -handover.agent=$(CURDIR)/$(OUT)/agent
+	$(SUITE) go test -v -count=1 -timeout 12m ./test/handover -handover.agent=$(CURDIR)/$(OUT)/agent
 
 .PHONY: test-faults
 test-faults: build node-build ## What goes wrong on a node, real: fault, expected, seen (root)

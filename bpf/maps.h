@@ -4,7 +4,20 @@
 #include "types.h"
 #include <bpf/bpf_helpers.h>
 
-/* Every map is pinned, so that a new agent goes on where the last one ended. */
+/* Every map is pinned, so that a new agent goes on where the last one ended.
+ *
+ * Whoever changes what is in one raises the layout (pkg/intercept/layout.go). An
+ * agent of another layout, older or newer, has maps of its own beside these and
+ * reads of these what all layouts have alike, for ever
+ * (pkg/intercept/otherlayout.go):
+ *   sidestep_flows     struct flow_key; struct flow up to accepted, to which
+ *                      fields may be added behind
+ *   sidestep_verdicts  the key, a cgroup id
+ *   sidestep_usage     key and count
+ *   links              the pins link_sockops, link_connect4 and link_connect6, and
+ *                      tcx_ with an interface's index
+ * Programs that follow a connection go by the claim in their own map alone, so
+ * that those of two layouts run beside each other. */
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

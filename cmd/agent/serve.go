@@ -70,6 +70,11 @@ func (a *agent) hold(ctx, life context.Context) (*handover.Successor, error) {
 		if err != nil || successor == nil {
 			return nil, err
 		}
+		// Until this agent has closed its listeners, connections come to it that
+		// the successor's programs have steered.
+		if err := a.hooks.LookForOthers(); err != nil {
+			a.log.Warn("the successor's maps cannot be read", "err", err)
+		}
 		err = successor.Offer(a.handoverState())
 		if err == nil {
 			return successor, nil

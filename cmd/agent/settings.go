@@ -19,6 +19,9 @@ const connectionQuota = 1024
 var errNodeListener = errors.New("another has the node listener's port: pods that are not known yet are refused; " +
 	"end who listens there (ss -ltnp), or set --listen")
 
+// errOtherLayout is what is missing while the programs of another version decide.
+var errOtherLayout = errors.New("the programs of another version are still active: they are replaced once every pod has its verdict")
+
 // settings carries the configuration to those who obey it.
 type settings struct {
 	agent      *agent
@@ -66,6 +69,7 @@ func (s *settings) attach(kubepods uint64) error {
 		guard, _ := s.agent.options.effectiveGuard()
 		err = s.agent.hooks.Attach(s.agent.options.kubepodsCgroup, guard != guardOff)
 	}
+	s.enforce()
 	s.note(err)
 	return err
 }
@@ -80,8 +84,14 @@ func (s *settings) configure() error {
 		return err
 	}
 	s.configured = want
-	s.agent.delivery.SetEnforced(!want.Audit)
+	s.enforce()
 	return nil
+}
+
+// enforce tells delivery whether the kernel acts by the verdicts that it sets.
+func (s *settings) enforce() {
+	configured := s.configured != intercept.Settings{}
+	s.agent.delivery.SetEnforced(configured && !s.configured.Audit && s.agent.hooks.Active())
 }
 
 // note keeps what is wrong for people to see, and tells the log of a change.
@@ -99,6 +109,9 @@ func (s *settings) note(err error) {
 func (s *settings) problem() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.wrong == nil && s.kubepods != 0 && !s.agent.hooks.Active() {
+		return errOtherLayout
+	}
 	if s.wrong == nil && s.configured.NoNodeListener {
 		return errNodeListener
 	}

@@ -42,6 +42,10 @@ func (a *agent) takeOver(ctx context.Context) error {
 		if state, err = a.succeed(ctx); err != nil {
 			return err
 		}
+		// Others may have come and gone since this agent's start.
+		if err := a.hooks.LookForOthers(); err != nil {
+			return err
+		}
 	}
 	if err := a.announce(); err != nil {
 		return err

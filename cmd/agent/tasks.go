@@ -82,8 +82,13 @@ func (a *agent) handleConn(c net.Conn, netnsCookie uint64) { a.broker.HandleConn
 
 // deliver starts only when all pods and cgroups are known: a pod that was
 // merely not listed yet must not lose the verdict that the last agent left.
+// Where the maps are not those that the programs go by yet, the settings are
+// written first, so that a link's guard that goes by them knows who is let pass.
 func (a *agent) deliver(ctx context.Context) error {
 	if !waitFor(ctx, a.pods.Ready(), a.tree.Ready()) {
+		return nil
+	}
+	if !a.hooks.Active() && !waitFor(ctx, a.attached) {
 		return nil
 	}
 	return a.delivery.Run(ctx)
@@ -97,13 +102,15 @@ const attachInterval = 2 * time.Second
 // attach applies the configuration to the programs, which attachFirst has attached,
 // and keeps them there: where kubepods was made again, and where others have
 // detached or unpinned something. It waits for nothing: pods without a verdict
-// are held.
+// are held. Programs of another layout are replaced once every pod has its
+// verdict in this one.
 func (a *agent) attach(ctx context.Context) error {
 	changes, cancel := a.tree.Subscribe()
 	defer cancel()
 	tick := time.NewTicker(attachInterval)
 	defer tick.Stop()
 	attachedAt, due := uint64(0), false
+	decided := a.delivery.Decided()
 	for {
 		if id := a.tree.KubepodsID(); id != 0 && (id != attachedAt || due) {
 			if err := a.settings.attach(id); err != nil && !a.wereAttached() {
@@ -115,6 +122,9 @@ func (a *agent) attach(ctx context.Context) error {
 		due = false
 		select {
 		case <-changes:
+		case <-decided:
+			decided, due = nil, true
+			a.hooks.Filled()
 		case <-tick.C:
 			due = true
 		case <-ctx.Done():

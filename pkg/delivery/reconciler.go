@@ -31,6 +31,8 @@ type Reconciler struct {
 	trigger   chan struct{}
 	look      chan struct{} // has one when a pod was asked for
 	ready     chan struct{}
+	decided   chan struct{}
+	since     time.Time // when the first look began
 
 	neighbours neighbours
 
@@ -57,6 +59,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 		trigger:   make(chan struct{}, 1),
 		look:      make(chan struct{}, 1),
 		ready:     make(chan struct{}),
+		decided:   make(chan struct{}),
 		ports:     make(map[string]uint16),
 		looks:     newLooks(),
 		neighbours: neighbours{
@@ -71,6 +74,14 @@ func NewReconciler(o Options) (*Reconciler, error) {
 // Ready is closed once every steered pod that runs has its listener, every pod
 // its verdict, and those links are guarded that were found at the first look.
 func (r *Reconciler) Ready() <-chan struct{} { return r.ready }
+
+// decideWithin is how long a pod that passes is waited for which the second line
+// does not let through yet.
+const decideWithin = 15 * time.Second
+
+// Decided is closed once every pod that runs has its entry: what the kernel has
+// now is at least as good as what an earlier agent left.
+func (r *Reconciler) Decided() <-chan struct{} { return r.decided }
 
 // Trigger asks for a look at everything soon; it never blocks.
 func (r *Reconciler) Trigger() {
@@ -119,6 +130,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	beside.Go(func() { r.aborter.run(guarding) })
 	defer func() { stop(); beside.Wait() }() // whoever comes next writes the same maps
 	looked := r.guard.looked
+	if r.since.IsZero() {
+		r.since = time.Now()
+	}
 	soon := r.reconcile(true)
 	for {
 		select {

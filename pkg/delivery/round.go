@@ -17,6 +17,7 @@ type round struct {
 	cgroups  []workload.PodCgroup
 	want     map[uint64]workload.Entry
 	lacking  map[string]bool // steered pods without a listener, and pods without a verdict
+	left     bool            // a pod that passes waits for the second line
 }
 
 // reconcile makes one pass over all pods. It returns how soon to lookAgain; 0:
@@ -69,6 +70,9 @@ func (r *Reconciler) lookAgain() (soon time.Duration) {
 func (r *round) end() (soon time.Duration) {
 	if len(r.lacking) == 0 && closed(r.guard.looked) {
 		closeOnce(r.ready)
+	}
+	if closed(r.guard.looked) && !r.left || time.Since(r.since) > decideWithin {
+		closeOnce(r.decided)
 	}
 	return r.waiting.soon()
 }
@@ -123,6 +127,7 @@ func (r *round) visit(cg workload.PodCgroup) {
 		// Its first packet shall find the second line open.
 		delete(r.waiting, cg.UID)
 		r.leave(cg)
+		r.left = true
 		return
 	}
 	at, err := r.deliver(pod, cg, box)

@@ -23,22 +23,33 @@ func (AmbiguousError) Ambiguous() bool { return true }
 
 // Claim takes the record of an accepted connection and returns the id of the
 // cgroup that made it. It can be taken once: whoever asks again gets
-// ErrNoFlow. An ambiguous record is removed with an AmbiguousError.
+// ErrNoFlow. An ambiguous record is removed with an AmbiguousError. So are
+// records of several layouts that do not say the same: which of them is the
+// later cannot be seen.
 func (h *Hooks) Claim(c workload.Connection) (uint64, error) {
 	if !c.Client.Addr().Is4() || !c.Server.Addr().Is4() {
 		return 0, ErrNoFlow // only IPv4 is ever steered
 	}
-	var f kernelFlow
-	err := h.objects.SidestepFlows.LookupAndDelete(flowKey(c), &f)
-	switch {
-	case errors.Is(err, ebpf.ErrKeyNotExist):
-		return 0, ErrNoFlow
-	case err != nil:
-		return 0, fmt.Errorf("take the flow record: %w", err)
-	case f.Ambiguous != 0:
-		return 0, AmbiguousError{}
+	found, err := h.claimOthers(c)
+	if err != nil {
+		return 0, err
 	}
-	return f.CgroupId, nil
+	var f kernelFlow
+	err = h.objects.SidestepFlows.LookupAndDelete(flowKey(c), &f)
+	if err == nil {
+		found = append(found, commonFlow{CgroupID: f.CgroupId, SocketCookie: f.SocketCookie, Ambiguous: f.Ambiguous})
+	} else if !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return 0, fmt.Errorf("take the flow record: %w", err)
+	}
+	if len(found) == 0 {
+		return 0, ErrNoFlow
+	}
+	for _, f := range found {
+		if f.Ambiguous != 0 || f.SocketCookie != found[0].SocketCookie || f.CgroupID != found[0].CgroupID {
+			return 0, AmbiguousError{}
+		}
+	}
+	return found[0].CgroupID, nil
 }
 
 func flowKey(c workload.Connection) kernelFlowKey {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 )
@@ -23,8 +24,13 @@ type Hooks struct {
 	objects kernelObjects
 	layout  *ebpf.Map
 	bpffs   string
-	pins    string // the directory
+	root    string // PinDirectory
+	pins    string // the directory of this layout's pins
 	log     *slog.Logger
+
+	active, filled atomic.Bool
+	othersMu       sync.RWMutex
+	others         []*otherLayout
 
 	mu          sync.Mutex
 	maps        []*pin
@@ -37,14 +43,16 @@ type Hooks struct {
 
 // Load loads the programs and opens their maps pinned below bpffs, which an
 // earlier agent may have left; it attaches nothing. The caller closes the
-// result; pins stay. Maps of another layout are refused with a *LayoutError,
-// never emptied.
+// result; pins stay. What an agent of another layout has pinned is left as it
+// is, beside ours (Active says who decides); where that cannot be, the error is a
+// *LayoutError.
 func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	if err := checkBPFFS(bpffs); err != nil {
 		return nil, err
 	}
+	root := filepath.Join(bpffs, PinDirectory)
 	h := &Hooks{
-		bpffs: bpffs, pins: filepath.Join(bpffs, PinDirectory), log: log,
+		bpffs: bpffs, root: root, pins: layoutDirectory(root, layout), log: log,
 		links: make(map[string]*keptLink), filters: make(map[int]bool),
 		attachTypes: make(map[int]ebpf.AttachType),
 		ids:         make(map[*ebpf.Program]ebpf.ProgramID), repairs: newRepairs(),
@@ -52,7 +60,10 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	if err := os.MkdirAll(h.pins, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pin directory: %w", err)
 	}
-	found, err := checkLayout(h.pins)
+	found, err := activeLayout(root)
+	if err == nil {
+		err = checkFlat(root, found)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +76,10 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
-	if h.layout, err = openLayout(h.pins); err == nil {
+	if err = h.LookForOthers(); err == nil {
+		h.layout, err = openLayout(root, len(h.others) > 0)
+	}
+	if err == nil {
 		h.maps, err = h.mapPins()
 	}
 	if err != nil {
@@ -94,5 +108,9 @@ func TryLoad() error {
 
 // Close gives up this process's descriptors. What is pinned stays active.
 func (h *Hooks) Close() error {
+	h.othersMu.Lock()
+	closeOthers(h.others)
+	h.others = nil
+	h.othersMu.Unlock()
 	return errors.Join(h.Detach(), h.layout.Close(), h.objects.Close())
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -16,6 +17,7 @@ type place struct {
 	program *ebpf.Program
 	id      uint64 // of the cgroup, or the index of the interface
 	attach  func() (link.Link, error)
+	decides bool // by verdicts and settings: those of one layout at a time
 	// where returns the id of where a link is attached, 0 for nowhere.
 	where func(*link.Info) (uint64, error)
 }
@@ -69,9 +71,14 @@ func (h *Hooks) keep(p place) error {
 	return nil
 }
 
-// begin takes over the link that an earlier agent pinned, or makes one.
+// begin takes over the link that an earlier agent pinned, or makes one. A
+// program that follows what connect() decided is attached beside one of another
+// layout: each goes by the claims in its own maps alone.
 func (h *Hooks) begin(p place) error {
 	l, err := adopt(p)
+	if err == nil && l == nil && p.decides {
+		l, err = h.takeOver(p)
+	}
 	if err == nil && l == nil {
 		l, err = p.attach()
 	}
@@ -129,14 +136,19 @@ func (h *Hooks) restore(p *pin) error {
 	return err
 }
 
-// letGo detaches what is pinned there.
+// letGo detaches what is pinned there, and what agents of other layouts have
+// pinned by that name.
 func (h *Hooks) letGo(path string) error {
 	var err error
 	if l := h.links[path]; l != nil {
 		err = l.Close()
 		delete(h.links, path)
 	}
-	return errors.Join(unpin(path), err)
+	errs := []error{err, unpin(path)}
+	for _, pin := range h.othersPins(filepath.Base(path)) {
+		errs = append(errs, unpin(pin))
+	}
+	return errors.Join(errs...)
 }
 
 // idOf returns the number by which the kernel names a program.

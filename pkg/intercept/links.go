@@ -16,6 +16,9 @@ type hook struct {
 	name    string
 	attach  ebpf.AttachType
 	program *ebpf.Program
+	// decides says that the program goes by verdicts and settings; else it goes
+	// by the claims that a connect hook left with sockets, in its own map.
+	decides bool
 }
 
 // hooks are in the order in which they are attached and updated: whoever
@@ -24,22 +27,22 @@ type hook struct {
 func (h *Hooks) hooks() []hook {
 	o := &h.objects
 	return []hook{
-		{"sockops", ebpf.AttachCGroupSockOps, o.SidestepSockops},
-		{"release", ebpf.AttachCgroupInetSockRelease, o.SidestepRelease},
-		{"gate_egress", ebpf.AttachCGroupInetEgress, o.SidestepGateEgress},
-		{"gate_ingress", ebpf.AttachCGroupInetIngress, o.SidestepGateIngress},
-		{"getpeername4", ebpf.AttachCgroupInet4GetPeername, o.SidestepGetpeername4},
-		{"getpeername6", ebpf.AttachCgroupInet6GetPeername, o.SidestepGetpeername6},
-		{"bind4", ebpf.AttachCGroupInet4Bind, o.SidestepBind4},
-		{"bind6", ebpf.AttachCGroupInet6Bind, o.SidestepBind6},
-		{"connect4", ebpf.AttachCGroupInet4Connect, o.SidestepConnect4},
-		{"connect6", ebpf.AttachCGroupInet6Connect, o.SidestepConnect6},
+		{"sockops", ebpf.AttachCGroupSockOps, o.SidestepSockops, false},
+		{"release", ebpf.AttachCgroupInetSockRelease, o.SidestepRelease, false},
+		{"gate_egress", ebpf.AttachCGroupInetEgress, o.SidestepGateEgress, false},
+		{"gate_ingress", ebpf.AttachCGroupInetIngress, o.SidestepGateIngress, false},
+		{"getpeername4", ebpf.AttachCgroupInet4GetPeername, o.SidestepGetpeername4, false},
+		{"getpeername6", ebpf.AttachCgroupInet6GetPeername, o.SidestepGetpeername6, false},
+		{"bind4", ebpf.AttachCGroupInet4Bind, o.SidestepBind4, true},
+		{"bind6", ebpf.AttachCGroupInet6Bind, o.SidestepBind6, true},
+		{"connect4", ebpf.AttachCGroupInet4Connect, o.SidestepConnect4, true},
+		{"connect6", ebpf.AttachCGroupInet6Connect, o.SidestepConnect6, true},
 	}
 }
 
 // guard comes after connect: it drops what connect has not marked.
 func (h *Hooks) guard() hook {
-	return hook{"egress", ebpf.AttachCGroupInetEgress, h.objects.SidestepEgress}
+	return hook{"egress", ebpf.AttachCGroupInetEgress, h.objects.SidestepEgress, true}
 }
 
 // Attach attaches the programs at the cgroup, as links pinned beside the
@@ -53,6 +56,10 @@ func (h *Hooks) guard() hook {
 // lives, the removal of a pin detaches nothing. The error is an
 // *ExclusiveError where another program keeps ours out, and ErrNoBPFFS where
 // there is nothing to pin to.
+//
+// Where programs of another layout decide, Attach attaches beside them what
+// follows connections and leaves the rest to them, until Filled was called: then
+// each is replaced in one step, and Active reports true.
 func (h *Hooks) Attach(cgroup string, guard bool) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -64,11 +71,26 @@ func (h *Hooks) Attach(cgroup string, guard bool) error {
 	hooks := h.hooks()
 	if guard {
 		hooks = append(hooks, h.guard())
-	} else if err := h.letGo(h.pin(h.guard())); err != nil {
-		return fmt.Errorf("remove the guard: %w", err)
+	}
+	waits, err := h.waits(id)
+	if err != nil {
+		return err
+	}
+	if waits {
+		hooks = slices.DeleteFunc(hooks, func(hook hook) bool { return hook.decides })
+	} else if !guard {
+		if err := h.letGo(h.pin(h.guard())); err != nil {
+			return fmt.Errorf("remove the guard: %w", err)
+		}
 	}
 	var errs []error
 	for _, hook := range hooks {
+		if hook.decides {
+			if err := h.activate(); err != nil {
+				errs = append(errs, err)
+				break
+			}
+		}
 		if err := h.keep(h.cgroupPlace(cgroup, id, hook)); err != nil {
 			errs = append(errs, fmt.Errorf("attach %s at %s: %w", hook.name, cgroup, err))
 		}
@@ -114,7 +136,7 @@ func (h *Hooks) pin(hook hook) string { return filepath.Join(h.pins, "link_"+hoo
 
 func (h *Hooks) cgroupPlace(cgroup string, id uint64, hook hook) place {
 	return place{
-		object: hook.name, pin: h.pin(hook), program: hook.program, id: id, where: linkedCgroup,
+		object: hook.name, pin: h.pin(hook), program: hook.program, id: id, where: linkedCgroup, decides: hook.decides,
 		attach: func() (link.Link, error) {
 			l, err := link.AttachCgroup(link.CgroupOptions{
 				Path: cgroup, Attach: hook.attach, Program: hook.program,

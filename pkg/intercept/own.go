@@ -39,5 +39,5 @@ func (h *Hooks) AttachOwn(cgroup string) error {
 
 // own is the gate at the agent's own cgroup.
 func (h *Hooks) own() hook {
-	return hook{"own_egress", ebpf.AttachCGroupInetEgress, h.objects.SidestepGateEgress}
+	return hook{"own_egress", ebpf.AttachCGroupInetEgress, h.objects.SidestepGateEgress, false}
 }

@@ -70,6 +70,9 @@ func (h *Hooks) mapPins() ([]*pin, error) {
 	var all []*pin
 	for name, m := range h.pinnedMaps() {
 		p := &pin{object: mapObject, path: filepath.Join(h.pins, name), pinned: m}
+		if name == layoutPin {
+			p.path = filepath.Join(h.root, name)
+		}
 		var err error
 		if p.inode, err = inode(p.path); err != nil {
 			return nil, fmt.Errorf("look at a map's pin: %w", err)

@@ -20,7 +20,8 @@ const (
 
 // Sweep removes, once a minute until ctx ends, what the kernel side may leave
 // behind: flows that were not accepted and whose end another program's sockops
-// hid from ours, and counts that are wrong (CorrectUsage).
+// hid from ours, counts that are wrong (CorrectUsage), and what is left of
+// other layouts (RemoveDrained).
 func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool,
 	namespaces func(cgroupID uint64) ([]string, error),
 ) error {
@@ -32,27 +33,36 @@ func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool,
 			return nil
 		case <-tick.C:
 		}
-		if err := errors.Join(h.sweepFlows(flowAge), h.CorrectUsage(exists, namespaces)); err != nil {
+		if err := errors.Join(h.sweepFlows(flowAge), h.CorrectUsage(exists, namespaces), h.RemoveDrained(exists)); err != nil {
 			h.log.Warn("sweep of the maps is incomplete", "err", err)
 		}
 	}
 }
 
 func (h *Hooks) sweepFlows(age time.Duration) error {
-	var now unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return fmt.Errorf("read the clock: %w", err)
+	now, err := monotonic()
+	if err != nil {
+		return err
 	}
 	var key kernelFlowKey
 	var f kernelFlow
 	var stale []kernelFlowKey
 	entries := h.objects.SidestepFlows.Iterate()
 	for entries.Next(&key, &f) {
-		if time.Duration(now.Nano()-int64(f.CreatedNs)) > age {
+		if now-time.Duration(f.CreatedNs) > age {
 			stale = append(stale, key)
 		}
 	}
 	return errors.Join(entries.Err(), deleteKeys(h.objects.SidestepFlows, stale))
+}
+
+// monotonic returns the time of the clock by which flows are dated.
+func monotonic() (time.Duration, error) {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, fmt.Errorf("read the clock: %w", err)
+	}
+	return time.Duration(now.Nano()), nil
 }
 
 func deleteKeys[K any](m *ebpf.Map, keys []K) error {

@@ -3,8 +3,10 @@ package intercept
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -22,7 +24,8 @@ var ErrBehindAnother = errors.New("another tc program of the link runs first")
 // program outlives this process and ends with the link. Others' programs stay
 // and run after ours; where they cannot, that is ErrBehindAnother. To call it
 // again is cheap, and repairs what others have removed since. A link that
-// is gone is unix.ENODEV.
+// is gone is unix.ENODEV. One that a program of another layout guards is left to
+// that until Active reports true.
 func (h *Hooks) GuardLink(ifindex int, podCgroupID uint64) error {
 	// First the owner: a program that knows none drops.
 	if err := h.objects.SidestepLinks.Update(uint32(ifindex), podCgroupID, ebpf.UpdateAny); err != nil {
@@ -30,6 +33,9 @@ func (h *Hooks) GuardLink(ifindex int, podCgroupID uint64) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if theirs, err := h.guardedByOthers(ifindex); theirs || err != nil {
+		return err
+	}
 	err := h.keepTCX(ifindex)
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		err = h.keepFilter(ifindex) // before Linux 6.6
@@ -71,7 +77,52 @@ func (h *Hooks) GuardedLinks() ([]int, error) {
 	if err := entries.Err(); err != nil {
 		return nil, fmt.Errorf("read the guarded links: %w", err)
 	}
-	return all, nil
+	others, err := h.linksOfOthers()
+	return append(all, others...), err
+}
+
+// guardedByOthers reports whether a program that goes by another layout's maps
+// guards the link, and is to be left. The caller holds mu.
+func (h *Hooks) guardedByOthers(ifindex int) (bool, error) {
+	if h.Active() || h.links[h.tcxPin(ifindex)] != nil || h.filters[ifindex] {
+		return false, nil
+	}
+	for _, pin := range h.othersPins(filepath.Base(h.tcxPin(ifindex))) {
+		if _, err := os.Stat(pin); err == nil {
+			return true, nil
+		}
+	}
+	there, err := hasFilter(ifindex)
+	if errors.Is(err, unix.ENODEV) {
+		return false, unix.ENODEV
+	}
+	return there, err
+}
+
+// linksOfOthers returns the links that agents of other layouts have guarded.
+func (h *Hooks) linksOfOthers() (all []int, err error) {
+	directories := h.othersPins("")
+	if len(directories) == 0 {
+		return nil, nil
+	}
+	for _, directory := range directories {
+		pins, err := ownPins(directory)
+		if err != nil {
+			return nil, err
+		}
+		for _, pin := range pins {
+			if number, ok := strings.CutPrefix(filepath.Base(pin), "tcx_"); ok {
+				if ifindex, err := strconv.Atoi(number); err == nil {
+					all = append(all, ifindex)
+				}
+			}
+		}
+	}
+	filtered, err := filteredLinks()
+	for _, l := range filtered {
+		all = append(all, l.Attrs().Index)
+	}
+	return all, err
 }
 
 func (h *Hooks) tcxPin(ifindex int) string {
@@ -88,7 +139,7 @@ func (h *Hooks) keepTCX(ifindex int) error {
 		return err
 	}
 	err = h.keep(place{
-		object: linkObject, pin: h.tcxPin(ifindex), program: h.objects.SidestepLink, id: uint64(ifindex),
+		object: linkObject, decides: true, pin: h.tcxPin(ifindex), program: h.objects.SidestepLink, id: uint64(ifindex),
 		where: linkedInterface,
 		attach: func() (link.Link, error) {
 			if at == ebpf.AttachNetkitPeer {

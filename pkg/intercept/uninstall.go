@@ -92,11 +92,23 @@ func removal(pin string) int {
 // filterLeftovers returns our tc filters. The queueing discipline that holds
 // them stays: it does nothing by itself, and it is not known who added it.
 func filterLeftovers() ([]workload.Leftover, error) {
+	links, err := filteredLinks()
+	var all []workload.Leftover
+	for _, link := range links {
+		all = append(all, workload.Leftover{
+			What:   "tc filter " + filterName + " of link " + link.Attrs().Name,
+			Remove: func() error { return detachFilter(link.Attrs().Index) },
+		})
+	}
+	return all, err
+}
+
+// filteredLinks returns the links that have our filter.
+func filteredLinks() (all []netlink.Link, err error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("list the links: %w", err)
 	}
-	var all []workload.Leftover
 	for _, link := range links {
 		filters, err := netlink.FilterList(link, netlink.HANDLE_MIN_INGRESS)
 		if errors.Is(err, unix.ENODEV) {
@@ -106,10 +118,7 @@ func filterLeftovers() ([]workload.Leftover, error) {
 			return nil, fmt.Errorf("list the filters of %s: %w", link.Attrs().Name, err)
 		}
 		if slices.ContainsFunc(filters, isOurs) {
-			all = append(all, workload.Leftover{
-				What:   "tc filter " + filterName + " of link " + link.Attrs().Name,
-				Remove: func() error { return detachFilter(link.Attrs().Index) },
-			})
+			all = append(all, link)
 		}
 	}
 	return all, nil

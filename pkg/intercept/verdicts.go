@@ -45,7 +45,7 @@ func (h *Hooks) Verdict(cgroupID uint64) (workload.Entry, bool, error) {
 }
 
 // Decided returns the ids of all cgroups that have a verdict, those that an
-// earlier agent wrote too.
+// earlier agent wrote too, also one of another layout.
 func (h *Hooks) Decided() ([]uint64, error) {
 	var ids []uint64
 	var id uint64
@@ -57,7 +57,8 @@ func (h *Hooks) Decided() ([]uint64, error) {
 	if err := entries.Err(); err != nil {
 		return nil, fmt.Errorf("read the verdicts: %w", err)
 	}
-	return ids, nil
+	others, err := h.decidedByOthers()
+	return append(ids, others...), err
 }
 
 // entryFlags pairs each flag with its field, for both directions.

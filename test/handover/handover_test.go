@@ -21,6 +21,8 @@ var (
 	program = flag.String("handover.agent", "", "path of the agent's program")
 	rounds  = flag.Int("handover.rounds", 20, "how often the agent is replaced")
 	rolls   = flag.Int("handover.rolls", 5, "how often it is replaced by one of another version, and back")
+
+	layoutRolls = flag.Int("handover.layout-rolls", 2, "how often it is replaced by one with maps of another layout, and back")
 )
 
 func TestMain(m *testing.M) {

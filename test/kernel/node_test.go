@@ -70,6 +70,7 @@ type node struct {
 	line     *routeguard.Line // nil: none
 	repairs  atomic.Int64     // of the line
 	stop     func()           // ends delivery and the node listener, as a dead agent would
+	rest     func()           // ends delivery's writing alone, as one that hands over
 }
 
 func newNode(t *testing.T, o options) *node {
@@ -148,7 +149,16 @@ func (n *node) start(t *testing.T, o options) {
 	run := func(task func(context.Context) error) { go func() { tasks <- task(ctx) }() }
 	run(n.tree.Run)
 	<-n.tree.Ready()
-	run(n.delivery.Run)
+	writing, rest := context.WithCancel(ctx)
+	rested := make(chan struct{})
+	run(func(context.Context) error {
+		defer close(rested)
+		return n.delivery.Run(writing)
+	})
+	n.rest = func() {
+		rest()
+		<-rested
+	}
 	run(func(ctx context.Context) error { return at.Run(ctx, n.answer) })
 	run(func(ctx context.Context) error {
 		return n.hooks.WatchUnknowns(ctx, func(uint64) { n.delivery.Trigger() })

@@ -39,7 +39,7 @@ func Write(ctx context.Context, dir string, edits []Edit) (string, error) {
 			replace[filepath.Join(here, e.File)] = filepath.Join(dir, e.File)
 			continue
 		}
-		replace[filepath.Join(here, "pkg/intercept", "kernel_"+bpfArch()+"_bpfel.o")] = object
+		replace[filepath.Join(here, "pkg/intercept", "kernel_"+Arch()+"_bpfel.o")] = object
 	}
 	if _, err := os.Stat(filepath.Join(dir, programs)); err == nil {
 		if err := compile(ctx, filepath.Join(dir, programs, "sidestep.c"), object); err != nil {
@@ -109,8 +109,8 @@ func compile(ctx context.Context, source, object string) error {
 	return nil
 }
 
-// bpfArch is the architecture as bpf2go names it.
-func bpfArch() string {
+// Arch is the architecture as bpf2go names it.
+func Arch() string {
 	if runtime.GOARCH == "amd64" {
 		return "x86"
 	}

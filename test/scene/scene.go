@@ -148,9 +148,14 @@ func (s *Scene) run(ctx context.Context, a *Agent) (*Agent, error) {
 
 // Restart starts an agent again after the one before has ended, and waits until
 // it is ready.
-func (s *Scene) Restart(ctx context.Context) error {
+func (s *Scene) Restart(ctx context.Context) error { return s.RestartAs(ctx, s.Agent.path) }
+
+// RestartAs is Restart of another program, which is the agent's from then on.
+func (s *Scene) RestartAs(ctx context.Context, program string) error {
 	s.agents++
-	next, err := s.run(ctx, s.Agent.successor(s.agents))
+	successor := s.Agent.successor(s.agents)
+	successor.path = program
+	next, err := s.run(ctx, successor)
 	if next != nil {
 		s.Agent = next
 	}

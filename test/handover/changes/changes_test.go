@@ -9,7 +9,9 @@ import (
 // Each change can be made in the sources as they are now.
 func TestChangesFitTheSources(t *testing.T) {
 	t.Chdir("../../..")
-	if err := overlay.Apply(t.TempDir(), Momentary); err != nil {
-		t.Error(err)
+	for _, edits := range [][]overlay.Edit{Momentary, LayoutMoments} {
+		if err := overlay.Apply(t.TempDir(), edits); err != nil {
+			t.Error(err)
+		}
 	}
 }
