@@ -30,12 +30,17 @@ func (h *Hooks) Claim(c workload.Connection) (uint64, error) {
 	if !c.Client.Addr().Is4() || !c.Server.Addr().Is4() {
 		return 0, ErrNoFlow // only IPv4 is ever steered
 	}
-	found, err := h.claimOthers(c)
+	others, err := h.claimOthers(c)
 	if err != nil {
 		return 0, err
 	}
-	var f kernelFlow
-	err = h.objects.SidestepFlows.LookupAndDelete(flowKey(c), &f)
+	return claim(h.flows(), others, c)
+}
+
+// claim takes the record from flows; others are those of other layouts.
+func claim(flows flowTable, others []commonFlow, c workload.Connection) (uint64, error) {
+	found := others
+	f, err := flows.take(flowKey(c))
 	if err == nil {
 		found = append(found, commonFlow{CgroupID: f.CgroupId, SocketCookie: f.SocketCookie, Ambiguous: f.Ambiguous})
 	} else if !errors.Is(err, ebpf.ErrKeyNotExist) {

@@ -406,7 +406,7 @@ func (o *otherLayout) open(exists func(uint64) bool) (open bool, err error) {
 			open = true
 		}
 	}
-	return open, errors.Join(entries.Err(), deleteKeys(o.usage, gone))
+	return open, errors.Join(entries.Err(), removeAll(mapTable[uint64, []byte]{o.usage}, gone))
 }
 
 // sweepFlows removes records that are older, and returns how many are left.
@@ -433,7 +433,7 @@ func (o *otherLayout) sweepFlows(age time.Duration) (left int, err error) {
 			left++
 		}
 	}
-	return left, errors.Join(entries.Err(), deleteKeys(o.flows, stale))
+	return left, errors.Join(entries.Err(), removeAll(mapTable[kernelFlowKey, []byte]{o.flows}, stale))
 }
 
 // remove removes the layout's pins, programs first.

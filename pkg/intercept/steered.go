@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 
 	"github.com/cilium/ebpf"
@@ -72,44 +73,56 @@ func (h *Hooks) CorrectUsage(exists func(cgroupID uint64) bool, namespaces func(
 	if err := h.objects.SidestepSettings.Lookup(uint32(0), &s); err != nil {
 		return fmt.Errorf("read the settings: %w", err)
 	}
-	var id uint64
-	var open int64
-	var gone []uint64
-	counts := make(map[uint64]int64)
-	entries := h.objects.SidestepUsage.Iterate()
-	for entries.Next(&id, &open) {
+	return usage{
+		counts: h.usage(), quota: int64(s.Quota), exists: exists, namespaces: namespaces, steered: h.Steered, log: h.log,
+	}.correct()
+}
+
+// usage is the pods' counts of open connections, by the ids of their cgroups,
+// and what they can be compared with.
+type usage struct {
+	counts     usageTable
+	quota      int64
+	exists     func(cgroupID uint64) bool
+	namespaces func(cgroupID uint64) ([]string, error)
+	steered    func(namespace string) (int, error)
+	log        *slog.Logger
+}
+
+func (u usage) correct() error {
+	var gone, doubtful []uint64
+	err := u.counts.each(func(id uint64, open int64) {
 		switch {
-		case !exists(id):
+		case !u.exists(id):
 			gone = append(gone, id)
-		case open < 0, open > int64(s.Quota/2):
-			counts[id] = open
+		case open < 0, open > u.quota/2:
+			doubtful = append(doubtful, id)
 		}
-	}
-	errs := []error{entries.Err(), deleteKeys(h.objects.SidestepUsage, gone)}
-	for id := range counts {
-		errs = append(errs, h.recount(id, namespaces))
+	})
+	errs := []error{err, removeAll(u.counts, gone)}
+	for _, id := range doubtful {
+		errs = append(errs, u.recount(id))
 	}
 	return errors.Join(errs...)
 }
 
-func (h *Hooks) recount(id uint64, namespaces func(uint64) ([]string, error)) error {
-	paths, err := namespaces(id)
+func (u usage) recount(id uint64) error {
+	paths, err := u.namespaces(id)
 	if err != nil {
 		return fmt.Errorf("find the namespaces of cgroup %d: %w", id, err)
 	}
 	most := int64(0)
 	for _, path := range paths {
-		n, err := h.Steered(path)
+		n, err := u.steered(path)
 		if err != nil {
 			return err
 		}
 		most += int64(n)
 	}
-	var open int64
-	err = h.objects.SidestepUsage.Lookup(id, &open)
+	open, err := u.counts.lookup(id)
 	if err == nil && (open < 0 || open > most) {
-		h.log.Warn("a pod's count of open connections was wrong; corrected", "cgroup_id", id, "count", most)
-		err = h.objects.SidestepUsage.Update(id, most, ebpf.UpdateExist)
+		u.log.Warn("a pod's count of open connections was wrong; corrected", "cgroup_id", id, "count", most)
+		err = u.counts.update(id, most, ebpf.UpdateExist)
 	}
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,16 +43,7 @@ func (h *Hooks) sweepFlows(age time.Duration) error {
 	if err != nil {
 		return err
 	}
-	var key kernelFlowKey
-	var f kernelFlow
-	var stale []kernelFlowKey
-	entries := h.objects.SidestepFlows.Iterate()
-	for entries.Next(&key, &f) {
-		if now-time.Duration(f.CreatedNs) > age {
-			stale = append(stale, key)
-		}
-	}
-	return errors.Join(entries.Err(), deleteKeys(h.objects.SidestepFlows, stale))
+	return sweepFlows(h.flows(), now, age)
 }
 
 // monotonic returns the time of the clock by which flows are dated.
@@ -65,11 +55,14 @@ func monotonic() (time.Duration, error) {
 	return time.Duration(now.Nano()), nil
 }
 
-func deleteKeys[K any](m *ebpf.Map, keys []K) error {
-	for _, key := range keys {
-		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return err
+// sweepFlows removes the records that are older; now is of the clock that they
+// bear.
+func sweepFlows(flows flowTable, now, age time.Duration) error {
+	var stale []kernelFlowKey
+	err := flows.each(func(key kernelFlowKey, f kernelFlow) {
+		if now-time.Duration(f.CreatedNs) > age {
+			stale = append(stale, key)
 		}
-	}
-	return nil
+	})
+	return errors.Join(err, removeAll(flows, stale))
 }
