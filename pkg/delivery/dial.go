@@ -19,12 +19,16 @@ var errNodeOnly = errors.New("with node delivery the agent does not enter pods' 
 
 // Dial connects to an IPv4 address and port from the network namespace of the
 // caller's pod, so that whatever the platform drops of that pod's packets is
-// dropped of these. It fails for a pod whose namespace is not known, and with
-// node delivery for all but those on the node's network.
+// dropped of these. It waits until the second line lets the pod send, and fails
+// if that does not come before ctx ends; also for a pod whose namespace is not
+// known, and with node delivery for all but those on the node's network.
 func (r *Reconciler) Dial(ctx context.Context, caller workload.Caller, address string) (net.Conn, error) {
 	at, err := netip.ParseAddrPort(address)
 	if err != nil || !at.Addr().Is4() {
 		return nil, fmt.Errorf("dial %s: not an IPv4 address and a port", address)
+	}
+	if err := r.awaitLine(ctx, caller); err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
 	ns, err := r.namespaceOf(caller)
 	if err != nil {
@@ -47,13 +51,41 @@ func (r *Reconciler) Dial(ctx context.Context, caller workload.Caller, address s
 	return connect(ctx, socket, at)
 }
 
+// awaitLine waits until the second line lets through what the caller's pod may
+// send to the metadata service: a first packet that it drops is sent again a
+// second later.
+func (r *Reconciler) awaitLine(ctx context.Context, caller workload.Caller) error {
+	tick := time.NewTicker(shortestWait)
+	defer tick.Stop()
+	for {
+		pod, known := r.podOf(caller)
+		if !known || pod.HostNetwork || r.guard.lets(pod.UID, workload.PodLink{IMDS: pod.PassesAny()}) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the second line does not let the pod send: %w", ctx.Err())
+		}
+	}
+}
+
+// podOf returns what the rules say about the caller's pod; false if they say
+// nothing.
+func (r *Reconciler) podOf(caller workload.Caller) (workload.Pod, bool) {
+	for _, pod := range r.Pods.Pods() {
+		if pod.UID == caller.PodUID {
+			return pod, true
+		}
+	}
+	return workload.Pod{}, false
+}
+
 // namespaceOf opens the network namespace of the caller's pod; nil is the
 // node's.
 func (r *Reconciler) namespaceOf(caller workload.Caller) (*namespace, error) {
-	for _, pod := range r.Pods.Pods() {
-		if pod.UID == caller.PodUID && pod.HostNetwork {
-			return nil, nil
-		}
+	if pod, _ := r.podOf(caller); pod.HostNetwork {
+		return nil, nil
 	}
 	if r.NodeOnly {
 		return nil, errNodeOnly

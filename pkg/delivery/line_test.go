@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -114,4 +115,20 @@ func TestLineIsNotForPodsWithoutSuchLinks(t *testing.T) {
 	r.reconcile(false)
 	wantVerdict(t, k, 1, workload.Pass)
 	wantVerdict(t, k, 2, workload.Deny)
+}
+
+// The connection on which a held pod is passed on waits for the line, too.
+func TestDialWaitsForTheLine(t *testing.T) {
+	r, _, _, _ := newLined(t, map[string]int{"passes": 11})
+	caller := workload.Caller{PodUID: "passes"}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := r.Dial(ended, caller, "192.0.2.1:80"); !errors.Is(err, context.Canceled) {
+		t.Errorf("before the line lets the pod send: %v, want %v", err, context.Canceled)
+	}
+	r.reconcile(false)
+	r.guard.look()
+	if _, err := r.Dial(ended, caller, "192.0.2.1:80"); err == nil || errors.Is(err, context.Canceled) {
+		t.Errorf("once it does: %v, want that its namespace is looked for", err)
+	}
 }

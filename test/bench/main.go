@@ -48,8 +48,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.first, "firstprocess", "out/firstprocess", "the program that pods run first")
 	flags.StringVar(&o.output, "o", "table", "what is printed: table or json")
 	flags.StringVar(&o.out, "out", "out", "directory for bench.json; empty: none")
-	flags.StringVar(&o.only, "only", "", "measure these of kernel,line,cached,first,starts,node,floods,rest alone")
-	flags.IntVar(&o.starts, "starts", 3000, "how many pods are started one by one")
+	flags.StringVar(&o.only, "only", "", "measure these of kernel,line,cached,first,starts,passing,bridge,node,floods,rest alone")
+	flags.IntVar(&o.starts, "starts", 3000, "how many pods are started one by one, in each of starts, passing and bridge")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
@@ -101,7 +101,7 @@ func measure(ctx context.Context, o options, r *report) error {
 			return fmt.Errorf("line: %w", err)
 		}
 	}
-	if o.only != "" && !o.wantsAny("cached", "first", "starts", "node", "floods", "rest") {
+	if o.only != "" && !o.wantsAny("cached", "first", "starts", "passing", "bridge", "node", "floods", "rest") {
 		return nil
 	}
 	s, w, err := openScene(ctx, o)
@@ -132,6 +132,8 @@ func measureScene(ctx context.Context, o options, s *scene.Scene, w *scene.Workl
 		{"cached", func() error { return measureCached(ctx, s, w, r) }},
 		{"first", func() error { return measureFirst(ctx, s, w, r) }},
 		{"starts", func() error { return measureStarts(ctx, o, s, r) }},
+		{"passing", func() error { return measurePassing(ctx, o, s, r) }},
+		{"bridge", func() error { return measureBridge(ctx, o, s, w, r) }},
 		{"node", func() error { return measureCrowd(ctx, o, s, r) }},
 		{"floods", func() error { return measureFloods(ctx, s, w, r) }},
 		{"rest", func() error { return measureRest(ctx, s, r) }},

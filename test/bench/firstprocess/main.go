@@ -19,12 +19,15 @@ const (
 	failed  = 12 // no token
 )
 
-// Called with no argument it connects and looks where it was led. With a
-// resource, and how often, it asks for tokens on one connection and on one of
+// Called with no argument it connects and looks where it was led. With a path
+// it asks for that once and prints the status of the answer. With a resource, and how often, it asks for tokens on one connection and on one of
 // its own each in turn.
 func main() {
 	if len(os.Args) < 2 {
 		os.Exit(connect())
+	}
+	if len(os.Args) == 2 {
+		os.Exit(request(os.Args[1]))
 	}
 	count, err := strconv.Atoi(os.Args[2])
 	if err != nil {
@@ -65,6 +68,28 @@ func connect() int {
 		return 0
 	}
 	return held
+}
+
+// request prints the status of the answer to a request for the path.
+func request(path string) int {
+	time.AfterFunc(time.Minute, func() { fail("nothing came for a minute") })
+	fd := dial()
+	_, err := unix.Write(fd, []byte("GET "+path+" HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"))
+	if err != nil {
+		return failed
+	}
+	answer := make([]byte, 0, 64)
+	for {
+		n, err := unix.Read(fd, answer[len(answer):cap(answer)])
+		if err != nil || n <= 0 {
+			return failed
+		}
+		answer = answer[:len(answer)+n]
+		if _, rest, ok := bytes.Cut(answer, []byte("HTTP/1.1 ")); ok && len(rest) >= 3 {
+			_, _ = os.Stdout.Write(rest[:3])
+			return 0
+		}
+	}
 }
 
 func dial() int {

@@ -108,7 +108,7 @@ func (s *Server) watch(w http.ResponseWriter, r *http.Request, match selector) {
 	if initial || version == 0 {
 		version = stream.state(s.store, match, initial)
 	}
-	stream.follow(r, s.store, match, version)
+	stream.follow(r, s, match, version)
 }
 
 // stream is the body of a watch. After the first error it sends no more.
@@ -151,7 +151,7 @@ func bookmark(k kind, version uint64) any {
 }
 
 // follow sends what happens after version.
-func (s *stream) follow(r *http.Request, from *store, match selector, version uint64) {
+func (s *stream) follow(r *http.Request, from *Server, match selector, version uint64) {
 	var end <-chan time.Time
 	if seconds, err := strconv.Atoi(strings.TrimSpace(r.URL.Query().Get("timeoutSeconds"))); err == nil && seconds > 0 {
 		timer := time.NewTimer(time.Duration(seconds) * time.Second)
@@ -161,10 +161,11 @@ func (s *stream) follow(r *http.Request, from *store, match selector, version ui
 	// The header must reach a client for whom nothing happens.
 	s.err = s.flush()
 	for s.err == nil {
-		changes, more := from.since(version)
+		changes, more := from.store.since(version)
 		for _, c := range changes {
 			version = c.version
 			if c.kind == match.kind {
+				from.wait(r, c.at)
 				s.sendChange(c, match)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -53,6 +54,24 @@ type Server struct {
 	o       Options
 	store   *store
 	journal *journal.Writer
+	slow    atomic.Int64 // nanoseconds
+}
+
+// Slow has every answer, and every event of a watch, come so much later; 0 ends
+// it.
+func (s *Server) Slow(by time.Duration) { s.slow.Store(int64(by)) }
+
+// wait waits until what happened at the time may be told. It ends early when
+// the request does.
+func (s *Server) wait(r *http.Request, happened time.Time) {
+	left := time.Duration(s.slow.Load()) - s.o.Clock.Since(happened)
+	if left <= 0 {
+		return
+	}
+	select {
+	case <-time.After(left):
+	case <-r.Context().Done():
+	}
 }
 
 // New returns a Server with no objects in it.
@@ -68,6 +87,7 @@ func New(o Options) (*Server, error) {
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	s.wait(r, s.o.Clock.Now())
 	switch r.URL.Path {
 	// Entra reads these two without a token: a cluster's issuer is public.
 	case "/.well-known/openid-configuration":

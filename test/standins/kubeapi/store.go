@@ -5,6 +5,7 @@ import (
 	"sort"
 	"strconv"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,6 +40,7 @@ type change struct {
 	kind    kind
 	old     object // nil: added
 	new     object // nil: deleted; old then has the version of the deletion
+	at      time.Time
 }
 
 // store keeps objects and all that ever happened to them, so that a watch can
@@ -125,6 +127,7 @@ func (s *store) stamp(o object) {
 }
 
 func (s *store) record(c change) {
+	c.at = s.clock.Now()
 	s.history = append(s.history, c)
 	close(s.changed)
 	s.changed = make(chan struct{})
