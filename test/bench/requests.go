@@ -74,7 +74,7 @@ func measureBridge(ctx context.Context, o options, s *scene.Scene, w *scene.Work
 	if err := netlink.LinkSetUp(bridge); err != nil {
 		return err
 	}
-	if err := plug(bridge, w); err != nil { // a neighbour for each of them
+	if _, err := plug(bridge, w); err != nil { // a neighbour for each of them
 		return err
 	}
 	if err := bridgeRow(ctx, o, s, bridge, "", o.starts, r, exactly(0)); err != nil {
@@ -131,9 +131,11 @@ func (q *requests) start(ctx context.Context, w *scene.Workload) (err error) {
 	}
 	defer func() { err = errors.Join(err, q.scene.Stop(w)) }()
 	if q.bridge != nil {
-		if err := plug(q.bridge, w); err != nil {
-			return err
+		unplug, failed := plug(q.bridge, w)
+		if failed != nil {
+			return failed
 		}
+		defer func() { err = errors.Join(err, unplug()) }()
 	}
 	time.Sleep(runtimeTime)
 	answer, err := w.Pod.Output(ctx, nil, q.first, q.path)
@@ -152,23 +154,40 @@ func (q *requests) start(ctx context.Context, w *scene.Workload) (err error) {
 }
 
 // plug makes the node's end of the pod's link a port of the bridge, and its
-// address one of the bridge, as the CNI plugin bridge does.
-func plug(bridge *netlink.Bridge, w *scene.Workload) error {
+// addresses those of the bridge, as the CNI plugin bridge does; unplug takes them
+// from the bridge again.
+func plug(bridge *netlink.Bridge, w *scene.Workload) (unplug func() error, err error) {
 	port, err := netlink.LinkByIndex(w.Pod.NodeLink.Index)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	addresses, err := netlink.AddrList(port, netlink.FAMILY_V4)
+	addresses, err := addressesOf(port)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, a := range addresses {
 		err := errors.Join(netlink.AddrDel(port, &a), netlink.AddrReplace(bridge, &netlink.Addr{IPNet: a.IPNet}))
 		if err != nil {
-			return fmt.Errorf("move %s to the bridge: %w", a.IPNet, err)
+			return nil, fmt.Errorf("move %s to the bridge: %w", a.IPNet, err)
 		}
 	}
-	return netlink.LinkSetMaster(port, bridge)
+	return func() (err error) {
+		for _, a := range addresses {
+			err = errors.Join(err, netlink.AddrDel(bridge, &netlink.Addr{IPNet: a.IPNet}))
+		}
+		return err
+	}, netlink.LinkSetMaster(port, bridge)
+}
+
+// addressesOf lists the addresses of a link; again where another pod's came or
+// went meanwhile, since the kernel then says that its list is not whole.
+func addressesOf(l netlink.Link) ([]netlink.Addr, error) {
+	for {
+		all, err := netlink.AddrList(l, netlink.FAMILY_V4)
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
 }
 
 // allServed fails unless so many requests, and no others, were answered 200.
