@@ -48,6 +48,7 @@ type agent struct {
 	tree     *cgroups.Tree
 	hooks    *intercept.Hooks
 	line     *routeguard.Line // nil: the guard has none
+	fresh    bool             // no agent has configured the programs before
 	node     *delivery.Node
 	delivery *delivery.Reconciler
 	tokens   *tokens.Engine
@@ -55,6 +56,8 @@ type agent struct {
 	traces   *tracing.Tracing // nil: none are made
 	settings *settings
 	scrapers *metricsserver.Authorizer // says who may get the metrics
+
+	labelKnown bool // the node's, that the second line goes by
 
 	attached   chan struct{} // closed once the programs are attached
 	attachOnce sync.Once
@@ -78,7 +81,7 @@ func newAttached(o runOptions, log *slog.Logger) (*agent, error) {
 		registry: newRegistry(), attached: make(chan struct{}),
 		tookOver: make(chan struct{}), retired: make(chan struct{}),
 	}
-	if err := inTurn(a.openTree, a.acquire, a.loadKernel, a.makeLine, a.attachFirst); err != nil {
+	if err := inTurn(a.openTree, a.acquire, a.loadKernel, a.makeLine, a.attachFirst, a.decideLine); err != nil {
 		a.close()
 		return nil, err
 	}

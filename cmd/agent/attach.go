@@ -57,9 +57,7 @@ func (a *agent) attachFirst() error {
 	if err := a.hooks.Attach(a.options.kubepodsCgroup, guard != guardOff); err != nil {
 		return err
 	}
-	if configured != kubepods {
-		a.holdLine()
-	}
+	a.fresh = configured != kubepods
 	return nil
 }
 

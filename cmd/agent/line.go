@@ -17,13 +17,14 @@ import (
 
 // The values of --second-line.
 const (
+	lineAuto     = "auto"
 	lineNFTables = "nftables"
 	lineOff      = "off"
 )
 
 func addSecondLine(flags *pflag.FlagSet, line *string) {
-	addOneOf(flags, line, "second-line", "", "the part of --guard=full that drops where the node routes: off where packets bypass netfilter (eBPF host routing)",
-		lineNFTables, lineOff)
+	addOneOf(flags, line, "second-line", "", "the part of --guard=full that drops where the node routes; auto: nftables, but none where the node's label says that packets bypass netfilter (AKS with eBPF host routing)",
+		lineAuto, lineNFTables, lineOff)
 }
 
 // errLineOff says why a full guard has no second line.

@@ -67,6 +67,7 @@ func (a *agent) writers() map[string]taskFunc {
 		"delivery":     a.deliver,
 		"kernel":       a.attach,
 		"second line":  a.keepLine,
+		"node's label": a.followLabel,
 		"unknown pods": a.watchUnknowns,
 		"map sweep":    a.sweep,
 		"unguarded":    a.tellUnguarded,

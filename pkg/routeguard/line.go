@@ -31,7 +31,7 @@ const (
 	Open State = "open"
 	// Waiting means that the table is as an earlier agent left it, or is not there yet.
 	Waiting State = "waiting"
-	// None means that there is no table, and that it cannot be made.
+	// None means that there is no table: it cannot be made, or may not be.
 	None State = "none"
 )
 
@@ -60,10 +60,24 @@ type Line struct {
 	ours   bool               // this agent has written the table, or tried to
 	now    written            // as the last write left it
 	wrong  error              // why the last write failed
+	never  error              // why there may be no table; nil: there may
+	nudge  chan struct{}      // has one when never was set
 }
 
 // New returns a Line that has written nothing yet.
-func New(o Options) *Line { return &Line{Options: o} }
+func New(o Options) *Line { return &Line{Options: o, nudge: make(chan struct{}, 1)} }
+
+// Withdraw has the line write no table, and Run remove one that is there. State
+// returns why. It cannot be taken back.
+func (l *Line) Withdraw(why error) {
+	l.mu.Lock()
+	l.never = why
+	l.mu.Unlock()
+	select {
+	case l.nudge <- struct{}{}:
+	default:
+	}
+}
 
 // Hold makes the table, with everything held, unless one is there: an earlier
 // agent's knows which pods may send. It is for a node on which no pod is known
@@ -71,7 +85,7 @@ func New(o Options) *Line { return &Line{Options: o} }
 func (l *Line) Hold() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ours || newTable(tableName, l.policy, nil).there(&nftables.Conn{}) {
+	if l.never != nil || l.ours || newTable(tableName, l.policy, nil).there(&nftables.Conn{}) {
 		return nil
 	}
 	l.write()
@@ -87,7 +101,7 @@ func (l *Line) SetPolicy(p Policy) error {
 		return nil
 	}
 	l.policy = p
-	if !l.ours {
+	if !l.ours || l.never != nil {
 		return nil
 	}
 	l.write()
@@ -103,7 +117,7 @@ func (l *Line) SetLinks(links []workload.PodLink) error {
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ours && l.wrong == nil && slices.Equal(links, l.links) {
+	if l.never != nil || l.ours && l.wrong == nil && slices.Equal(links, l.links) {
 		return nil
 	}
 	l.links = links
@@ -119,6 +133,8 @@ func (l *Line) State() (State, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
+	case l.never != nil:
+		return None, l.never
 	case !l.ours:
 		return Waiting, nil
 	case l.wrong != nil:
@@ -130,7 +146,7 @@ func (l *Line) State() (State, error) {
 }
 
 // Run keeps the table as it was written last until ctx ends, which is no
-// error. The table stays.
+// error. The table stays. That of a line that is withdrawn is removed.
 func (l *Line) Run(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	go watch(ctx, changes, l.Log)
@@ -144,6 +160,7 @@ func (l *Line) Run(ctx context.Context) error {
 			l.mu.Unlock()
 			return nil
 		case <-changes:
+		case <-l.nudge:
 		case <-tick.C:
 		}
 		l.look()
@@ -154,6 +171,10 @@ func (l *Line) Run(ctx context.Context) error {
 func (l *Line) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.never != nil {
+		l.clear()
+		return
+	}
 	if !l.ours {
 		return
 	}
@@ -170,6 +191,19 @@ func (l *Line) look() {
 		l.Log.Warn("the second line's table was not as this agent had left it; put back")
 		l.Repaired()
 	}
+}
+
+// clear removes a table that was there before the line was withdrawn. The caller
+// holds mu.
+func (l *Line) clear() {
+	if !l.table().there(&nftables.Conn{}) {
+		return
+	}
+	if err := remove(); err != nil {
+		l.Log.Warn("the second line's table cannot be removed", "err", err)
+		return
+	}
+	l.Log.Info("the second line's table was removed", "reason", l.never)
 }
 
 func (l *Line) table() *table { return newTable(tableName, l.policy, l.links) }

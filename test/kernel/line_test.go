@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -375,5 +376,25 @@ func TestSecondLineHolds(t *testing.T) {
 	check(t, routeguard.Try())
 	if lineThere(t) {
 		t.Error("to try it has left a table")
+	}
+}
+
+// On a node whose packets bypass netfilter there is no table, and one that was
+// there is removed by the agent that writes; no pod that passes waits for it.
+func TestWithdrawnSecondLine(t *testing.T) {
+	n := newLined(t, nil)
+	p := n.pod(t, pass, lab.PodOptions{})
+	why := errors.New("the node's label")
+	n.line.Withdraw(why)
+	eventually(t, "the table is removed", func() bool { return !lineThere(t) })
+	if state, err := n.line.State(); state != routeguard.None || !errors.Is(err, why) {
+		t.Errorf("state %s, %v", state, err)
+	}
+	passes(t, "without a second line", dialFrom(t, p, dialing{To: imds}))
+	passes(t, "a pod that came later", dialFrom(t, n.pod(t, pass, lab.PodOptions{}), dialing{To: imds}))
+	check(t, n.line.Hold())
+	check(t, n.line.SetPolicy(routeguard.Policy{DenyWireServer: true}))
+	if lineThere(t) {
+		t.Error("a line that was withdrawn was written")
 	}
 }

@@ -38,6 +38,7 @@ func TestPermissions(t *testing.T) {
 			"cluster: list,watch pods.",
 			"cluster: list,watch serviceaccounts.",
 			"cluster: list,watch azurepodidentityexceptions.aadpodidentity.k8s.io",
+			"cluster: get nodes.",
 			"cluster: create events.events.k8s.io",
 			"default: create,patch events.events.k8s.io",
 			"sidestep-system: list,watch configmaps.",
