@@ -102,12 +102,13 @@ func environmentName(flag string) string {
 }
 
 // fromEnvironment gives each flag that was not set on the command line the
-// value of its environment variable.
+// value of its environment variable, without the white space around it: it comes
+// from commands such as az, which end lines with a carriage return on Windows.
 func fromEnvironment(flags *pflag.FlagSet, getenv func(string) string) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
 		name := environmentName(f.Name)
-		value := getenv(name)
+		value := strings.TrimSpace(getenv(name))
 		if f.Changed || value == "" {
 			return
 		}

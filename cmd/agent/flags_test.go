@@ -25,7 +25,7 @@ func TestEnvironmentGivesFlags(t *testing.T) {
 	}
 	env := map[string]string{
 		"SIDESTEP_NODE_NAME":  "from-environment",
-		"SIDESTEP_TENANT_ID":  "tenant",
+		"SIDESTEP_TENANT_ID":  "tenant\r\n", // as az prints it on Windows
 		"SIDESTEP_PORT_RANGE": "30000-30010",
 		"SIDESTEP_LISTEN":     "127.0.0.5:1234",
 		"SIDESTEP_DELIVERY":   "node",

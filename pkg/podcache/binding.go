@@ -18,15 +18,15 @@ func identityBinding(s *corev1.PodSpec) (*workload.IdentityBinding, *workload.Pr
 		return nil, nil
 	}
 	for _, c := range allContainers(s) {
-		proxy := literal(c, workload.TokenProxyVariable)
+		proxy := ownValue(c, workload.TokenProxyVariable)
 		if proxy == "" {
 			continue
 		}
-		file := literal(c, "AZURE_KUBERNETES_CA_FILE")
+		file := ownValue(c, "AZURE_KUBERNETES_CA_FILE")
 		return &workload.IdentityBinding{
 			TokenProxy: proxy,
-			SNIName:    literal(c, "AZURE_KUBERNETES_SNI_NAME"),
-			CAData:     literal(c, "AZURE_KUBERNETES_CA_DATA"),
+			SNIName:    ownValue(c, "AZURE_KUBERNETES_SNI_NAME"),
+			CAData:     ownValue(c, "AZURE_KUBERNETES_CA_DATA"),
 			CAFile:     file,
 			CA:         volumeFile(s, c, file),
 		}, token

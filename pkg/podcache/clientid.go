@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -13,23 +12,21 @@ const clientIDVariable = "AZURE_CLIENT_ID"
 
 // clientIDs is what the containers of a pod that set AZURE_CLIENT_ID set it to,
 // by the container's name. It is empty where the value comes from another
-// object (valueFrom): the agent reads no secrets and no ConfigMaps.
+// object: the agent reads no secrets and no ConfigMaps.
 type clientIDs map[string]string
 
 // newClientIDs returns nil if no container sets the variable.
 func newClientIDs(s *corev1.PodSpec) clientIDs {
 	var all clientIDs
 	for _, c := range allContainers(s) {
-		for _, e := range c.Env {
-			if e.Name != clientIDVariable || e.Value == "" && e.ValueFrom == nil {
-				continue
-			}
-			if all == nil {
-				all = clientIDs{}
-			}
-			// The kubelet, too, takes the last one.
-			all[c.Name] = strings.TrimSpace(e.Value)
+		value, elsewhere := variable(c, clientIDVariable)
+		if value == "" && !elsewhere {
+			continue
 		}
+		if all == nil {
+			all = clientIDs{}
+		}
+		all[c.Name] = value
 	}
 	return all
 }
@@ -60,5 +57,5 @@ func (c clientIDs) of(container string) (value, unclear string) {
 }
 
 func elsewhere(container string) string {
-	return fmt.Sprintf("the container %s takes %s from a secret or a ConfigMap (valueFrom), which the agent does not read", container, clientIDVariable)
+	return fmt.Sprintf("the container %s takes %s from a secret, a ConfigMap or another variable (valueFrom, envFrom), which the agent does not read", container, clientIDVariable)
 }

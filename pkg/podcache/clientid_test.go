@@ -17,6 +17,13 @@ func container(name string, env ...corev1.EnvVar) corev1.Container {
 // container's; what cannot be determined is named.
 func TestClientIDIsTheCallersOwn(t *testing.T) {
 	set := func(value string) corev1.EnvVar { return corev1.EnvVar{Name: clientIDVariable, Value: value} }
+	variable := func(name, value string) corev1.EnvVar { return corev1.EnvVar{Name: name, Value: value} }
+	fromMap := corev1.EnvVar{Name: clientIDVariable, ValueFrom: &corev1.EnvVarSource{ConfigMapKeyRef: &corev1.ConfigMapKeySelector{}}}
+	doubling := []corev1.EnvVar{variable("V", "12345678")}
+	for range 30 {
+		doubling = append(doubling, variable("V", "$(V)$(V)"))
+	}
+	doubling = append(doubling, set("$(V)"))
 	from := corev1.EnvVar{Name: clientIDVariable, ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{}}}
 	for name, tt := range map[string]struct {
 		containers []corev1.Container
@@ -35,8 +42,19 @@ func TestClientIDIsTheCallersOwn(t *testing.T) {
 		"from a secret, it asks":         {[]corev1.Container{container("a", from), container("b", set("2"))}, "a", "", "the container a takes AZURE_CLIENT_ID"},
 		"from a secret, another asks":    {[]corev1.Container{container("a", from), container("b", set("2"))}, "b", "2", ""},
 		"from a secret, unknown":         {[]corev1.Container{container("a", set("1")), container("b", from)}, "", "", "the container b takes AZURE_CLIENT_ID"},
+		"from a ConfigMap":               {[]corev1.Container{container("a", fromMap)}, "a", "", "the container a takes AZURE_CLIENT_ID"},
+		"empty":                          {[]corev1.Container{container("a", set(""))}, "a", "", ""},
+		"twice: empty at last":           {[]corev1.Container{container("a", set("1"), set(""))}, "a", "", ""},
+		"twice: from a secret at first":  {[]corev1.Container{container("a", from, set("1"))}, "a", "1", ""},
+		"twice: from a secret at last":   {[]corev1.Container{container("a", set("1"), from)}, "a", "", "the container a takes AZURE_CLIENT_ID"},
+		"of another variable":            {[]corev1.Container{container("a", variable("ID", "1"), variable("ID", "2"), set("$(ID)"))}, "a", "2", ""},
+		"of one that comes later":        {[]corev1.Container{container("a", set("$(ID)"), variable("ID", "1"))}, "a", "", "another variable"},
+		"of one that nobody sets":        {[]corev1.Container{container("a", set("$(ID)"))}, "", "", "another variable"},
+		"of another container's":         {[]corev1.Container{container("a", set("$(ID)")), container("b", variable("ID", "1"))}, "a", "", "another variable"},
+		"of itself, from a secret":       {[]corev1.Container{container("a", from, set("$(AZURE_CLIENT_ID)"))}, "a", "", "another variable"},
+		"of variables that double":       {[]corev1.Container{container("a", doubling...)}, "a", "", "another variable"},
 		"twice: the last one counts":     {[]corev1.Container{container("a", set("1"), set("2"))}, "", "2", ""},
-		"with a carriage return and all": {[]corev1.Container{container("a", set(" 1\r\n"))}, "", "1", ""},
+		"with a carriage return and all": {[]corev1.Container{container("a", set("\ufeff 1\r\n"))}, "", "1", ""},
 	} {
 		got, unclear := newClientIDs(&corev1.PodSpec{Containers: tt.containers}).of(tt.caller)
 		if got != tt.want || (unclear == "") != (tt.unclear == "") || !strings.Contains(unclear, tt.unclear) {
@@ -71,12 +89,13 @@ func TestCallersOfOnePodHaveTheirOwnIdentity(t *testing.T) {
 	}
 }
 
-// `az … --output tsv` ends lines with a carriage return on Windows.
+// `az … --output tsv` ends lines with a carriage return on Windows, and files of
+// PowerShell begin with a byte order mark.
 func TestAnnotationsAreTrimmed(t *testing.T) {
 	o := &corev1.ServiceAccount{}
 	o.Annotations = map[string]string{
-		workload.ClientIDAnnotation: "client\r", workload.TenantIDAnnotation: " tenant\r\n", expirationAnnotation: "3600\r",
-		workload.IdentitiesAnnotation: `[{"clientId":"one\r","id":" /subscriptions/s","principalId":"p "}]`,
+		workload.ClientIDAnnotation: "\ufeffclient\r", workload.TenantIDAnnotation: "\u00a0tenant\u200b\r\n", expirationAnnotation: "3600\r",
+		workload.IdentitiesAnnotation: "\ufeff" + `[{"clientId":"one\r","id":" /subscriptions/s","principalId":"p "}]`,
 	}
 	got := newServiceAccount(o)
 	if got.clientID != "client" || got.tenantID != "tenant" || got.expiration != "3600" {

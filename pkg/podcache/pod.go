@@ -60,7 +60,7 @@ func newPod(o *corev1.Pod) pod {
 		clientIDs:      newClientIDs(&o.Spec),
 		tenantID:       environment(&o.Spec, "AZURE_TENANT_ID"),
 		authorityHost:  environment(&o.Spec, "AZURE_AUTHORITY_HOST"),
-		expiration:     strings.TrimSpace(o.Annotations[expirationAnnotation]),
+		expiration:     trimmed(o.Annotations[expirationAnnotation]),
 		created:        o.CreationTimestamp.UTC(),
 	}
 	// The kubelet names a static pod's cgroup by the hash of its manifest;
@@ -138,28 +138,18 @@ func containerIDs(s *corev1.PodStatus) map[string]string {
 func skippedContainers(annotations map[string]string) []string {
 	var names []string
 	for name := range strings.SplitSeq(annotations[workload.SkipContainersAnnotation], ";") {
-		if name = strings.TrimSpace(name); name != "" {
+		if name = trimmed(name); name != "" {
 			names = append(names, name)
 		}
 	}
 	return names
 }
 
-// environment returns the literal value of an environment variable in the
-// first container that sets it, or "". White space around it is left out:
-// `az … --output tsv` ends with a carriage return on Windows.
+// environment returns the value of an environment variable in the first
+// container that sets it itself, or "".
 func environment(s *corev1.PodSpec, name string) string {
 	for _, c := range allContainers(s) {
-		if value := literal(c, name); value != "" {
-			return value
-		}
-	}
-	return ""
-}
-
-func literal(c corev1.Container, name string) string {
-	for _, e := range c.Env {
-		if value := strings.TrimSpace(e.Value); e.Name == name && value != "" {
+		if value := ownValue(c, name); value != "" {
 			return value
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,16 +23,15 @@ type serviceAccount struct {
 	created    time.Time
 }
 
-// newServiceAccount leaves out white space around values: `az … --output tsv`
-// ends with a carriage return on Windows.
+// newServiceAccount reads an object of the API. Values are trimmed.
 func newServiceAccount(o *corev1.ServiceAccount) serviceAccount {
 	return serviceAccount{
 		uid:        string(o.UID),
 		labeled:    o.Labels[workload.UseLabel] == "true",
-		clientID:   strings.TrimSpace(o.Annotations[workload.ClientIDAnnotation]),
-		tenantID:   strings.TrimSpace(o.Annotations[workload.TenantIDAnnotation]),
-		expiration: strings.TrimSpace(o.Annotations[expirationAnnotation]),
-		identities: o.Annotations[workload.IdentitiesAnnotation],
+		clientID:   trimmed(o.Annotations[workload.ClientIDAnnotation]),
+		tenantID:   trimmed(o.Annotations[workload.TenantIDAnnotation]),
+		expiration: trimmed(o.Annotations[expirationAnnotation]),
+		identities: trimmed(o.Annotations[workload.IdentitiesAnnotation]),
 		created:    o.CreationTimestamp.UTC(),
 	}
 }
@@ -64,7 +62,7 @@ func parseIdentities(annotation string) ([]workload.MappedIdentity, error) {
 	for i := range ids {
 		id := &ids[i]
 		for _, value := range []*string{&id.ClientID, &id.ResourceID, &id.PrincipalID} {
-			*value = strings.TrimSpace(*value)
+			*value = trimmed(*value)
 		}
 		if id.ClientID == "" {
 			return nil, fmt.Errorf("entry %d: %w", i+1, errNoClientID)

@@ -104,7 +104,8 @@ func selectClient(w workload.Workload, r workload.TokenRequest) (string, error) 
 			"annotate the service account %s/%s with %s to say which one is the default",
 			w.ClientIDUnclear, w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
 	}
-	return "", notFound("the service account %s/%s has no annotation %s", w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
+	return "", notFound("the service account %s/%s has no annotation %s, and AZURE_CLIENT_ID is not in the env of the pod's spec (envFrom is not read)",
+		w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
 }
 
 func mapped(w workload.Workload, what string, match func(workload.MappedIdentity) bool) (string, error) {
