@@ -27,6 +27,8 @@ type options struct {
 	out    string // directory
 	only   string // parts, with commas between; empty: all
 	starts int
+
+	slowStarts int
 }
 
 func main() {
@@ -50,6 +52,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.out, "out", "out", "directory for bench.json; empty: none")
 	flags.StringVar(&o.only, "only", "", "measure these of kernel,line,cached,first,starts,passing,bridge,node,floods,rest alone")
 	flags.IntVar(&o.starts, "starts", 3000, "how many pods are started one by one, in each of starts, passing and bridge")
+	flags.IntVar(&o.slowStarts, "slow-starts", 300, "how many of bridge are started with a slow API server")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}

@@ -23,8 +23,6 @@ import (
 const (
 	// slowBy is how much later the API server's words come where it is slowed.
 	slowBy = 2 * time.Second
-	// slowShare: of so many starts one is made again with a slow API server.
-	slowShare = 10
 )
 
 // requests has pods make one request each at their first instruction, and
@@ -37,6 +35,7 @@ type requests struct {
 
 	mu       sync.Mutex
 	statuses map[int]int
+	failed   []string // why there was no answer
 }
 
 // measurePassing starts pods that pass and counts the packets that the second
@@ -82,8 +81,7 @@ func measureBridge(ctx context.Context, o options, s *scene.Scene, w *scene.Work
 	}
 	s.Cloud.API.Slow(slowBy)
 	defer s.Cloud.API.Slow(0)
-	n := max(o.starts/slowShare, 1)
-	return bridgeRow(ctx, o, s, bridge, fmt.Sprintf(", the API server %s slower", slowBy), n, r, atMost(float64(n), ""))
+	return bridgeRow(ctx, o, s, bridge, fmt.Sprintf(", the API server %s slower", slowBy), o.slowStarts, r, atMost(float64(o.slowStarts), ""))
 }
 
 func bridgeRow(ctx context.Context, o options, s *scene.Scene, bridge *netlink.Bridge, how string, n int, r *report, target limit) error {
@@ -99,8 +97,10 @@ func bridgeRow(ctx context.Context, o options, s *scene.Scene, bridge *netlink.B
 	r.Rows = append(r.Rows, valueRow(fmt.Sprintf("first requests on a shared bridge answered 429, of %d%s", n, how),
 		strconv.Itoa(again), "–", float64(again), target))
 	r.Notes = append(r.Notes, fmt.Sprintf("first requests of %d pods on a shared bridge%s: %s; %.0f s", n, how, q.tally(), time.Since(began).Seconds()))
-	delete(q.statuses, http.StatusTooManyRequests)
-	return q.allServed(n - again)
+	neither := n - again - q.statuses[http.StatusOK]
+	r.Rows = append(r.Rows, valueRow(fmt.Sprintf("first requests on a shared bridge answered otherwise, of %d%s", n, how),
+		strconv.Itoa(neither), "–", float64(neither), exactly(0)))
+	return nil
 }
 
 // run starts so many pods, some of them at a time, each bound to the node some
@@ -143,12 +143,13 @@ func (q *requests) start(ctx context.Context, w *scene.Workload) (err error) {
 	if err != nil && !errors.As(err, &exit) {
 		return err
 	}
-	status, err := strconv.Atoi(string(answer))
-	if err != nil {
-		status = 0 // refused, or nothing came
-	}
+	status, none := strconv.Atoi(string(answer))
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if none != nil { // refused, or nothing came
+		status = 0
+		q.failed = append(q.failed, err.Error())
+	}
 	q.statuses[status]++
 	return nil
 }
@@ -203,7 +204,7 @@ func (q *requests) tally() string {
 	for _, status := range slices.Sorted(maps.Keys(q.statuses)) {
 		what := strconv.Itoa(status)
 		if status == 0 {
-			what = "no answer"
+			what = fmt.Sprintf("no answer (%s)", strings.Join(q.failed, "; "))
 		}
 		all = append(all, fmt.Sprintf("%d × %s", q.statuses[status], what))
 	}

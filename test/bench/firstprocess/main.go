@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"strconv"
 	"time"
@@ -76,13 +77,13 @@ func request(path string) int {
 	fd := dial()
 	_, err := unix.Write(fd, []byte("GET "+path+" HTTP/1.1\r\nHost: 169.254.169.254\r\nMetadata: true\r\n\r\n"))
 	if err != nil {
-		return failed
+		fail("send: " + err.Error())
 	}
 	answer := make([]byte, 0, 64)
 	for {
 		n, err := unix.Read(fd, answer[len(answer):cap(answer)])
 		if err != nil || n <= 0 {
-			return failed
+			fail(fmt.Sprintf("the connection ended: %v", err))
 		}
 		answer = answer[:len(answer)+n]
 		if _, rest, ok := bytes.Cut(answer, []byte("HTTP/1.1 ")); ok && len(rest) >= 3 {
@@ -97,7 +98,8 @@ func dial() int {
 	if err != nil {
 		os.Exit(failed)
 	}
-	if unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{169, 254, 169, 254}, Port: 80}) != nil {
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{169, 254, 169, 254}, Port: 80}); err != nil {
+		_, _ = os.Stderr.WriteString("connect: " + err.Error())
 		os.Exit(refused)
 	}
 	return fd
