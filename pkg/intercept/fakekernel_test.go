@@ -299,8 +299,7 @@ func errno(err syscall.Errno) uint64 { return uint64(-int64(err)) }
 
 func (k *fakeKernel) lookup(m *machine) uint64 {
 	t := m.at(m.r[1]).table
-	key := string(m.bytes(m.r[2], t.keySize))
-	value, ok := t.entries[key]
+	value, ok := t.entries[string(m.bytes(m.r[2], t.keySize))]
 	if !ok && t.kind != ebpf.Array && t.kind != ebpf.PerCPUArray {
 		return 0
 	}

@@ -470,7 +470,7 @@ func (w *world) wrongWay() error {
 			}
 		}
 	}
-	if w.last.to != want && !(w.last.to == nodeListener && want.Addr() == loopback) { // in another's namespace
+	if w.last.to != want && (w.last.to != nodeListener || want.Addr() != loopback) { // in another's namespace
 		return fmt.Errorf("pod %d was led to %s, want %s", w.last.pod, w.last.to, want)
 	}
 	return nil

@@ -94,7 +94,7 @@ func newAuthorizing(t *testing.T) *authorizing {
 }
 
 // get asks for the metrics from the address and returns the answer.
-func (a *authorizing) get(from, authorization string) *http.Response {
+func (a *authorizing) get(from, authorization string) *httptest.ResponseRecorder {
 	r := httptest.NewRequestWithContext(a.Context(), http.MethodGet, "/metrics", http.NoBody)
 	r.RemoteAddr = from + ":1"
 	if authorization != "" {
@@ -102,13 +102,13 @@ func (a *authorizing) get(from, authorization string) *http.Response {
 	}
 	w := httptest.NewRecorder()
 	a.handler.ServeHTTP(w, r)
-	return w.Result()
+	return w
 }
 
 func (a *authorizing) want(from, authorization string, status int) {
 	a.Helper()
-	if got := a.get(from, authorization); got.StatusCode != status {
-		a.Errorf("%q from %s: status %d, want %d", authorization, from, got.StatusCode, status)
+	if got := a.get(from, authorization); got.Code != status {
+		a.Errorf("%q from %s: status %d, want %d", authorization, from, got.Code, status)
 	}
 }
 
@@ -123,7 +123,7 @@ func TestOnlyWhoMayGetsMetrics(t *testing.T) {
 	} {
 		a.want("10.0.0.1", authorization, status)
 	}
-	if got := a.get("10.0.0.1", "").Header.Get("WWW-Authenticate"); got != "Bearer" {
+	if got := a.get("10.0.0.1", "").Header().Get("WWW-Authenticate"); got != "Bearer" {
 		t.Errorf("WWW-Authenticate is %q", got)
 	}
 	// Nothing but tokens is sent, and all that is known of the user.

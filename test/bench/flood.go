@@ -77,6 +77,9 @@ func flood(f flooding) (struct{}, error) {
 	return struct{}{}, nil
 }
 
+// dialer is that of floods, which go on for as long as they are told to.
+var dialer = net.Dialer{Timeout: time.Second}
+
 // keeper keeps connections open, the newest mostConns of them.
 type keeper struct {
 	mu    sync.Mutex
@@ -84,7 +87,7 @@ type keeper struct {
 }
 
 func (k *keeper) open(at netip.AddrPort, text string) error {
-	c, err := net.DialTimeout("tcp4", at.String(), time.Second)
+	c, err := dialer.DialContext(context.Background(), "tcp4", at.String())
 	if err != nil {
 		return err
 	}
@@ -107,7 +110,7 @@ func (k *keeper) close() {
 
 // onOne makes one connection and hands it to do.
 func onOne(at netip.AddrPort, do func(net.Conn) error) error {
-	c, err := net.DialTimeout("tcp4", at.String(), time.Second)
+	c, err := dialer.DialContext(context.Background(), "tcp4", at.String())
 	if err != nil {
 		return err
 	}
