@@ -73,7 +73,7 @@ var defences = []defence{
 	{name: "ambiguous flows", edits: []edit{notAmbiguous}},
 	{name: "flows end with their socket", edits: []edit{
 		{flows, "if (!counted)\n\t\treturn;", "if (!counted || claim->quota_id)\n\t\treturn;"},
-		{flowsGo, "h.objects.SidestepFlows.LookupAndDelete(flowKey(c), &f)", "h.objects.SidestepFlows.Lookup(flowKey(c), &f)"},
+		{flowsGo, "flows.take(flowKey(c))", "flows.lookup(flowKey(c))"},
 		notAmbiguous,
 	}},
 	{name: "bound sockets", edits: []edit{
@@ -143,7 +143,7 @@ var defences = []defence{
 		{"pkg/delivery/neighbours.go", "if ports <= 1 {", "if ports >= 0 {"},
 	}},
 	{name: "attach first", agent: true, edits: []edit{
-		{"cmd/agent/agent.go", "a.makeLine, a.attachFirst)", "a.makeLine)"},
+		{"cmd/agent/agent.go", "a.makeLine, a.attachFirst, a.decideLine)", "a.makeLine, a.decideLine)"},
 	}},
 }
 
