@@ -31,6 +31,11 @@ func rawError(status int, code, description string) string {
 	return raw(status, errorBody(code, description))
 }
 
+// rawMethods returns the answer to another method than those.
+func rawMethods(allowed string) string {
+	return strings.Replace(raw(405, errorBody("method_not_allowed", "Method not allowed")), "\r\n", "\r\nAllow: "+allowed+"\r\n", 1)
+}
+
 // surface is the documented table of what a steered application sees: each row
 // with requests that have the same answer, byte for byte.
 var surface = []struct {
@@ -59,7 +64,30 @@ var surface = []struct {
 		get("/METADATA/Identity/oAuth2/TOKEN/?resource=https://vault.azure.net"),
 		get("http://169.254.169.254/" + tokenTarget),
 	}},
+	{row: "token, asked for awkwardly", want: raw(200, tokenBody("client-default", "https://vault.azure.net")), requests: []string{
+		get("http://metadata.azure.internal:80" + tokenTarget),
+		get("https://vault.azure.net" + tokenTarget),
+		get(tokenAt + "?Resource=https://vault.azure.net&API-Version=2018-02-01"),
+		get(tokenAt + "?&&resource=https://vault.azure.net&client_id=&"),
+		request("GET", tokenTarget, "Metadata: true", "Metadata: true"),
+		get(tokenTarget, "Expect: 100-continue"),
+		get(tokenTarget, "Transfer-Encoding: chunked") + "0\r\n\r\n",
+		get(tokenTarget, "Content-Type: application/json", "Content-Length: 2") + "{}",
+		get(tokenTarget, "Via: 1.1 squid", "Forwarded: for=10.0.0.1", "Accept: text/html", "Range: bytes=0-10", "If-None-Match: *"),
+		"GET " + tokenTarget + " HTTP/1.1\nHost:\nMetadata: true\n\n",
+		"GET " + tokenTarget + " HTTP/1.1\r\nHost: [::ffff:169.254.169.254]\r\nMetadata: true\r\n\r\n",
+		request("POST", tokenAt, "Metadata: true", "Content-Type: Application/X-WWW-Form-Urlencoded; charset=utf-8", "Content-Length: 32") +
+			"resource=https://vault.azure.net",
+		request("POST", tokenAt, "Metadata: true", "Content-Length: 32") + "resource=https://vault.azure.net",
+	}},
+	{row: "other methods", want: rawMethods("GET, POST"), requests: []string{
+		request("OPTIONS", tokenTarget, "Metadata: true"), request("TRACE", tokenTarget, "Metadata: true"),
+		request("PATCH", tokenTarget, "Metadata: true", "Content-Length: 0"), request("get", tokenTarget, "Metadata: true"),
+	}},
 	{row: "no header", want: raw(400, noHeader), requests: []string{
+		request("GET", tokenTarget, "Metadata: true, true"),
+		request("GET", tokenTarget, `Metadata: "true"`),
+		request("GET", tokenTarget, "Metadata: false", "Metadata: true"),
 		request("GET", tokenAt),
 		request("GET", "/"+tokenTarget+"&client_id=a&client_id=b"),
 		request("GET", tokenTarget, "Metadata: false"),

@@ -54,6 +54,10 @@ func (d defaults) target(w workload.Workload, r workload.TokenRequest) (target, 
 	if t.clientID, err = selectClient(w, r); err != nil {
 		return target{}, err
 	}
+	if strings.ContainsFunc(t.clientID, isOdd) {
+		return target{}, notFound("the client id %q has spaces, line ends or characters that cannot be seen in it: fix it in the request, or in the annotations of the service account %s/%s",
+			t.clientID, w.Namespace, w.ServiceAccount)
+	}
 	if t.tenant, err = d.selectTenant(w); err != nil {
 		return target{}, err
 	}
@@ -66,10 +70,15 @@ func (d defaults) target(w workload.Workload, r workload.TokenRequest) (target, 
 	return t, nil
 }
 
+// isOdd reports a character that no name has that Entra knows: such as the
+// carriage return that ends a line of az on Windows.
+func isOdd(r rune) bool {
+	return unicode.IsSpace(r) || unicode.IsControl(r) || unicode.Is(unicode.Cf, r)
+}
+
 func checkResource(resource string) (string, error) {
 	// A space would make two scopes out of one.
-	odd := func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }
-	if resource == "" || len(resource) > maxResource || strings.ContainsFunc(resource, odd) {
+	if resource == "" || len(resource) > maxResource || strings.ContainsFunc(resource, isOdd) {
 		return "", &workload.TokenError{
 			Kind:        workload.InvalidResource,
 			Description: "the resource is empty, too long, or has spaces or control characters in it",
