@@ -205,6 +205,26 @@ func addMacvlan(name string, nsid, ifindex int) error {
 	return netlink.LinkSetUp(own)
 }
 
+// A netkit pair is guarded at the pod's end, from the node's. Kernels have it
+// from Linux 6.7 on, where they are built so.
+func TestNetkitIsGuarded(t *testing.T) {
+	for guard, want := range map[guardMode]string{guardFull: dropped, guardOff: arrives} {
+		t.Run(guard.String(), func(t *testing.T) {
+			n := newNode(t, options{guard: guard})
+			p := n.guardedPod(t, steer, guard)
+			end, err := p.AddNetkit("eth1")
+			if errors.Is(err, unix.EOPNOTSUPP) {
+				t.Skip("this kernel has no netkit")
+			}
+			check(t, err)
+			n.awaitGuard(t, end.Index, guard)
+			if got := n.sendsOver(t, p, sending{Kind: sendFrame}, "eth1", end); got != want {
+				t.Errorf("a frame to the metadata service %s, want that it is %s", got, want)
+			}
+		})
+	}
+}
+
 // The time from when a link is there until it is guarded.
 func TestLaterLinksAreGuardedSoon(t *testing.T) {
 	n := newNode(t, options{})
