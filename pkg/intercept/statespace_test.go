@@ -103,6 +103,13 @@ func bytesOf(v any) []byte {
 	return b
 }
 
+func valueOf[V any](b []byte) (v V) {
+	if _, err := binary.Decode(b, binary.NativeEndian, &v); err != nil {
+		panic(err)
+	}
+	return v
+}
+
 func (w *world) clone() *world {
 	c := *w
 	c.fakeKernel, c.last, c.swept = w.fakeKernel.clone(), event{}, false
@@ -203,7 +210,7 @@ func (w *world) setVerdict(pod int, e *workload.Entry) {
 		return
 	}
 	if !w.defects.keepsVerdicts {
-		w.tables[verdictMap].remove(string(id))
+		_ = w.tables[verdictMap].remove(string(id)) // it may have none
 	}
 }
 
@@ -400,8 +407,7 @@ func (f fakeTable[K, V]) lookup(key K) (value V, err error) {
 	if !ok {
 		return value, ebpf.ErrKeyNotExist
 	}
-	_, err = binary.Decode(b, binary.NativeEndian, &value)
-	return value, err
+	return valueOf[V](b), nil
 }
 
 func (f fakeTable[K, V]) take(key K) (value V, err error) {
@@ -433,16 +439,7 @@ func (f fakeTable[K, V]) remove(key K) error {
 
 func (f fakeTable[K, V]) each(do func(K, V)) error {
 	for _, key := range f.m().sortedKeys() {
-		var k K
-		var v V
-		_, err := binary.Decode([]byte(key), binary.NativeEndian, &k)
-		if err != nil {
-			return err
-		}
-		if _, err = binary.Decode(f.m().entries[key], binary.NativeEndian, &v); err != nil {
-			return err
-		}
-		do(k, v)
+		do(valueOf[K]([]byte(key)), valueOf[V](f.m().entries[key]))
 	}
 	return nil
 }
@@ -543,8 +540,7 @@ func (w *world) key() string {
 		}
 		fmt.Fprintf(&b, "|%d %v %v %t %d %s %t %t", i, s.remote, s.local, s.open, s.flags, w.id(s.owner), s.accepted, s.queued)
 		if c := s.storage[claimMap]; c != nil {
-			var claim kernelClaim
-			binary.Decode(c, binary.NativeEndian, &claim)
+			claim := valueOf[kernelClaim](c)
 			fmt.Fprint(&b, claim.Counted, w.id(claim.CgroupId), w.id(claim.QuotaId), claim.Key, claim.State, w.now-claim.RecordedNs > 5*minute)
 		}
 	}
@@ -559,8 +555,7 @@ func (w *world) writeTable(b *strings.Builder, name string) {
 			fmt.Fprintf(b, ";%s=%x", w.id(binary.NativeEndian.Uint64([]byte(key))), t.entries[key])
 			continue
 		}
-		var f kernelFlow
-		binary.Decode(t.entries[key], binary.NativeEndian, &f)
+		f := valueOf[kernelFlow](t.entries[key])
 		slot := slices.IndexFunc(w.sockets, func(s *fakeSocket) bool { return s != nil && s.cookie == f.SocketCookie })
 		fmt.Fprintf(b, ";%x=%s %d %t %d %d", key, w.id(f.CgroupId), slot, w.now-f.CreatedNs > 5*minute, f.Ambiguous, f.Accepted)
 	}
