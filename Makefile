@@ -212,7 +212,7 @@ PLOT = go -C test/plots run .
 
 # The plots are drawn also where a target is missed.
 .PHONY: bench
-bench: build ## What the agent costs, as ratios to a baseline of the same run (root, 6 minutes); BENCH='-only bridge -starts 300' for a part
+bench: build ## What the agent costs, as ratios to a baseline of the same run (root, 12 minutes); BENCH='-only bridge -starts 300' for a part
 	CGO_ENABLED=0 go build -trimpath -o $(OUT)/ ./test/bench ./test/bench/firstprocess
 	status=0; $(OUT)/bench $(BENCH) || status=$$?; $(PLOT) -bench $(CURDIR)/$(OUT)/bench.json -out $(CURDIR)/$(OUT); exit $$status
 

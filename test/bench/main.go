@@ -16,8 +16,8 @@ import (
 	"github.com/sidestep-agent/sidestep/test/scene"
 )
 
-// patience ends a run that hangs; a good one takes some minutes.
-const patience = 20 * time.Minute
+// patience ends a run that hangs; a good one takes some ten minutes.
+const patience = 30 * time.Minute
 
 // options are the program's flags.
 type options struct {
