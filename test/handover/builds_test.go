@@ -11,8 +11,8 @@ import (
 	"github.com/sidestep-agent/sidestep/test/overlay"
 )
 
-// at has a moment end (kill) or stop (stop) the process that comes to it; ""
-// none.
+// at has a moment end (kill) or stop (stop) the process that comes to it, or
+// hold up what it does there alone (pause) until another is named; "" none.
 func at(t *testing.T, moment, what string) {
 	t.Helper()
 	if moment == "" {

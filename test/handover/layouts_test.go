@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -130,9 +129,8 @@ func TestKilledBetweenLayouts(t *testing.T) {
 	}
 }
 
-// An old agent that gets no processor from the moment on at which all is its
-// successor's, whose programs are another layout's by then, accepts connections
-// that those have steered before it closes its listeners.
+// An old agent that is slow to close its listeners, once all is its successor's,
+// accepts connections that programs of another layout have steered.
 func TestSlowHolderBetweenLayouts(t *testing.T) {
 	slow := build(t, "layout-moments", changes.LayoutMoments)
 	s, all := open(t)
@@ -143,20 +141,19 @@ func TestSlowHolderBetweenLayouts(t *testing.T) {
 	awaitIssued(t, s, pods)
 	for range *layoutRolls {
 		former := s.Agent
-		at(t, changes.Given, "stop")
+		at(t, changes.Given, "pause")
 		next, err := s.StartBesideAs(*program)
 		check(t, err)
-		awaitState(ctx, t, former, 'T')
-		at(t, "", "")
 		check(t, next.WaitReady(ctx))
-		check(t, former.Signal(syscall.SIGCONT))
+		time.Sleep(time.Second) // of load on both
+		at(t, "", "")
 		check(t, former.End(ctx))
 		s.Agent = next
 		upgradeLayout(t, s, slow, 3)
 	}
 	sum := end()
 	t.Log(row.Row{
-		Fault:    "the old agent gets no processor until programs of another layout are active",
+		Fault:    "the old agent accepts for a second more, with programs of another layout active",
 		Expected: "0 failed, 0 reset, 0 wrong",
 		Seen:     fmt.Sprintf("%d requests: %d failed, %d reset, %d wrong", sum.Requests, sum.Failed, sum.Reset, sum.Wrong),
 	})

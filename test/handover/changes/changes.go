@@ -73,6 +73,10 @@ const momentFunction = `func moment(name string) {
 	switch string(text) {
 	case name + " stop":
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGSTOP)
+	case name + " pause":
+		for now := text; string(now) == string(text); now, _ = os.ReadFile("` + MomentFile + `") {
+			time.Sleep(10 * time.Millisecond)
+		}
 	case name + " kill":
 		_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL)
 		select {}
