@@ -123,6 +123,10 @@ func mapped(w workload.Workload, what string, match func(workload.MappedIdentity
 			return m.ClientID, nil
 		}
 	}
+	if len(w.Identities) == 0 {
+		return "", notFound("the service account %s/%s has no annotation %s, which maps each %s to its client id; `azwi serviceaccount create` removes it",
+			w.Namespace, w.ServiceAccount, workload.IdentitiesAnnotation, what)
+	}
 	return "", notFound("the annotation %s of the service account %s/%s has no identity with this %s",
 		workload.IdentitiesAnnotation, w.Namespace, w.ServiceAccount, what)
 }

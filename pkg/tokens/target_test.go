@@ -41,6 +41,7 @@ func TestTarget(t *testing.T) {
 		{name: "resource id, in another case", r: workload.TokenRequest{ResourceID: "/SUBSCRIPTIONS/s/resourceGroups/g/providers/microsoft.managedidentity/userassignedidentities/B"}, want: with(func(t *target) { t.clientID = clientB })},
 		{name: "unmapped object id is never ignored", r: workload.TokenRequest{ObjectID: "0000cccc-0000-4000-8000-000000000000"}, kind: workload.IdentityNotFound, mention: "sidestep.dev/identities"},
 		{name: "unmapped resource id is never ignored", r: workload.TokenRequest{ResourceID: "/subscriptions/s"}, kind: workload.IdentityNotFound, mention: "sidestep.dev/identities"},
+		{name: "no mapping at all", change: func(w *workload.Workload) { w.Identities = nil }, r: workload.TokenRequest{ObjectID: "o"}, kind: workload.IdentityNotFound, mention: "azwi serviceaccount create"},
 		{name: "mapped to no client", r: workload.TokenRequest{ResourceID: base.Identities[0].ResourceID}, kind: workload.IdentityNotFound, mention: "sidestep.dev/identities"},
 		{name: "no default identity", change: func(w *workload.Workload) { w.ClientID = "" }, kind: workload.IdentityNotFound, mention: "azure.workload.identity/client-id"},
 		{name: "no default identity, but one asked for", change: func(w *workload.Workload) { w.ClientID = "" }, r: workload.TokenRequest{ClientID: clientB}, want: with(func(t *target) { t.clientID = clientB })},
