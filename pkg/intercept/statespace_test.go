@@ -467,7 +467,8 @@ func (w *world) wrongWay() error {
 			}
 		}
 	}
-	if w.last.to != want && (w.last.to != nodeListener || want.Addr() != loopback) { // in another's namespace
+	elsewhere := w.last.to == nodeListener && want.Addr() == loopback // held in another's namespace
+	if w.last.to != want && !elsewhere {
 		return fmt.Errorf("pod %d was led to %s, want %s", w.last.pod, w.last.to, want)
 	}
 	return nil
