@@ -81,12 +81,7 @@ func recordClient(ctx context.Context, s *scene.Scene, pod *scene.Workload, c cl
 	release := unix.ByteSliceToString(machine.Release[:])
 	c.vault = false // the node's identity may do nothing there
 	for _, test := range c.cases {
-		t.rewind()
-		r, err := ask(ctx, s, pod, c, test, ids.id(test.by))
-		if err == nil && r.Error != "" {
-			err = errors.New(r.Error)
-		}
-		if err != nil {
+		if err := perform(ctx, s, pod, c, test, ids.id(test.by), t); err != nil {
 			return nil, fmt.Errorf("%s: %w", test, err)
 		}
 		requests, err := t.requests()
@@ -108,6 +103,23 @@ func recordClient(ctx context.Context, s *scene.Scene, pod *scene.Workload, c cl
 		}
 	}
 	return text.Bytes(), nil
+}
+
+// perform has the client ask once, with a new tape. A client that probes does so
+// with a timer of its own, which runs out on a busy machine: it is tried again.
+func perform(ctx context.Context, s *scene.Scene, pod *scene.Workload, c client, test testCase, id string, t *tape) error {
+	for try := 1; ; try++ {
+		t.rewind()
+		r, err := ask(ctx, s, pod, c, test, id)
+		switch {
+		case err != nil:
+			return err
+		case r.Error == "":
+			return nil
+		case try == tries || test.budget.probes == 0:
+			return errors.New(r.Error)
+		}
+	}
 }
 
 // tape keeps what each connection of the metadata service has received.
