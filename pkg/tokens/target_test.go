@@ -46,12 +46,6 @@ func TestTarget(t *testing.T) {
 		{name: "no default identity", change: func(w *workload.Workload) { w.ClientID = "" }, kind: workload.IdentityNotFound, mention: "azure.workload.identity/client-id"},
 		{name: "no default identity, but one asked for", change: func(w *workload.Workload) { w.ClientID = "" }, r: workload.TokenRequest{ClientID: clientB}, want: with(func(t *target) { t.clientID = clientB })},
 		{name: "client id too long", r: workload.TokenRequest{ClientID: strings.Repeat("c", 1000)}, kind: workload.IdentityNotFound, mention: "too long"},
-		{name: "client id of the request, with az's line end", r: workload.TokenRequest{ClientID: clientB + "\r"}, kind: workload.IdentityNotFound, mention: `\r" has spaces, line ends`},
-		{name: "two client ids in the annotation", change: func(w *workload.Workload) { w.ClientID = clientA + " " + clientB }, kind: workload.IdentityNotFound, mention: "the service account shop/cart"},
-		{name: "a byte order mark in a mapped client id", change: func(w *workload.Workload) {
-			w.Identities = []workload.MappedIdentity{{ClientID: "\ufeff" + clientB, PrincipalID: "o"}}
-		}, r: workload.TokenRequest{ObjectID: "o"}, kind: workload.IdentityNotFound, mention: `"\ufeff`},
-		{name: "resource with az's line end", r: workload.TokenRequest{Resource: vault + "\r"}, kind: workload.InvalidResource, mention: "control characters"},
 		{name: "no service account, as in a static pod", change: func(w *workload.Workload) { w.ServiceAccount, w.ServiceAccountUID = "", "" }, kind: workload.IdentityNotFound, mention: "static"},
 		{name: "service account not seen", change: func(w *workload.Workload) { w.ServiceAccountSeen = false }, r: workload.TokenRequest{ClientID: clientB}, kind: workload.Unavailable, mention: "shop/cart"},
 		{name: "service account without a UID", change: func(w *workload.Workload) { w.ServiceAccountUID = "" }, kind: workload.Unavailable, mention: "shop/cart"},
@@ -137,4 +131,24 @@ func TestNewNamesTheOptionToFix(t *testing.T) {
 			t.Errorf("authority of %q is %s", cloud, got)
 		}
 	}
+}
+
+// What nobody sees in an id is shown, and not sent to Entra.
+func TestOddIDsAreNamed(t *testing.T) {
+	d := defaults{authority: "https://login.microsoftonline.com", tenant: tenantA}
+	w := workload.Workload{
+		Namespace: "shop", ServiceAccount: "cart", ServiceAccountUID: "u1", ServiceAccountSeen: true,
+		ClientID:   clientA + " " + clientB,
+		Identities: []workload.MappedIdentity{{ClientID: "\ufeff" + clientB, PrincipalID: "o"}},
+	}
+	for mention, r := range map[string]workload.TokenRequest{
+		`\r" has spaces, line ends`:     {Resource: vault, ClientID: clientB + "\r"},
+		"the service account shop/cart": {Resource: vault},
+		`"\ufeff`:                       {Resource: vault, ObjectID: "o"},
+	} {
+		_, err := d.target(w, r)
+		wantTokenError(t, err, workload.IdentityNotFound, mention)
+	}
+	_, err := d.target(w, workload.TokenRequest{Resource: vault + "\r", ClientID: clientB})
+	wantTokenError(t, err, workload.InvalidResource, "control characters")
 }
