@@ -22,8 +22,8 @@ func at(t *testing.T, moment, what string) {
 	check(t, os.WriteFile(changes.MomentFile, []byte(moment+" "+what), 0o600))
 }
 
-// buildsDir is where builds are kept until the suite has ended.
-var buildsDir string
+// buildsDir is where builds are kept until the suite has ended, root the tree's.
+var buildsDir, root string
 
 func withBuilds(run func() int) int {
 	var err error
@@ -32,6 +32,10 @@ func withBuilds(run func() int) int {
 		return 1
 	}
 	defer func() { _ = os.RemoveAll(buildsDir) }()
+	if root, err = filepath.Abs("../.."); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
 	return run()
 }
 
@@ -44,7 +48,7 @@ func build(t *testing.T, name string, edits []overlay.Edit) string {
 	if _, err := os.Stat(program); err == nil {
 		return program
 	}
-	t.Chdir("../..")
+	t.Chdir(root)
 	changed, err := overlay.Write(t.Context(), filepath.Join(dir, "changed"), edits)
 	check(t, err)
 	// With the flags of `make build`, so that most of it is in Go's cache.

@@ -132,25 +132,24 @@ func TestKilledBetweenLayouts(t *testing.T) {
 // An old agent that is slow to close its listeners, once all is its successor's,
 // accepts connections that programs of another layout have steered.
 func TestSlowHolderBetweenLayouts(t *testing.T) {
-	slow := build(t, "layout-moments", changes.LayoutMoments)
+	slow, next := build(t, "momentary", changes.Momentary), build(t, "layout", changes.Layout)
 	s, all := open(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	upgradeLayout(t, s, slow, 3)
+	upgradeLayout(t, s, slow, 2)
 	end := begin(t, all)
 	awaitIssued(t, s, pods)
-	for range *layoutRolls {
-		former := s.Agent
-		at(t, changes.Given, "pause")
-		next, err := s.StartBesideAs(*program)
-		check(t, err)
-		check(t, next.WaitReady(ctx))
-		time.Sleep(time.Second) // of load on both
-		at(t, "", "")
-		check(t, former.End(ctx))
-		s.Agent = next
-		upgradeLayout(t, s, slow, 3)
+	at(t, changes.Given, "pause")
+	successor, err := s.StartBesideAs(next)
+	check(t, err)
+	check(t, successor.WaitReady(ctx))
+	if got := activeLayout(t, s); got != 3 {
+		t.Errorf("layout %d is active, want 3", got)
 	}
+	time.Sleep(time.Second) // of load on both
+	at(t, "", "")
+	check(t, s.Agent.End(ctx))
+	s.Agent = successor
 	sum := end()
 	t.Log(row.Row{
 		Fault:    "the old agent accepts for a second more, with programs of another layout active",
