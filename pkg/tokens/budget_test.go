@@ -81,7 +81,7 @@ func TestFloodOfManyAccountsIsBounded(t *testing.T) {
 		for i := range 24 {
 			all = append(all, b.pod("shop", "greedy-"+strconv.Itoa(i), "web"))
 		}
-		const lasts = 30 * time.Second
+		const lasts = 8 * time.Second
 		flooded := make(chan int)
 		go func() { flooded <- b.flood(lasts, all...) }()
 		for i := range 4 {
@@ -103,7 +103,7 @@ func TestFloodOfManyAccountsIsBounded(t *testing.T) {
 func TestGreedyAccountsShareTheNodesBudget(t *testing.T) {
 	b, now := newBudgets(), time.Unix(0, 0)
 	had := map[string]int{}
-	for range 10 * 60 * 10 { // ten minutes
+	for range 4 * 60 * 10 { // four minutes
 		now = now.Add(100 * time.Millisecond)
 		for i := range 40 { // the first ten ask for ten times as much
 			w := workload.Workload{ServiceAccountUID: strconv.Itoa(i), PodUID: strconv.Itoa(i)}
