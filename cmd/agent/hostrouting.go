@@ -87,13 +87,13 @@ func (a *agent) followLabel(ctx context.Context) error {
 	if a.line == nil || a.options.secondLine != lineAuto {
 		return nil
 	}
-	told := false
+	warned := false
 	for pause := time.Second; !a.labelKnown && ctx.Err() == nil; pause = min(2*pause, longestPause) {
 		look, cancel := context.WithTimeout(ctx, labelLook)
 		err := a.lookAtLabel(look, a.client.CoreV1().Nodes())
 		cancel()
-		if apierrors.IsForbidden(err) && !told {
-			told = true
+		if apierrors.IsForbidden(err) && !warned {
+			warned = true
 			a.log.Warn("the agent may not read its node: the second line is made whatever the node's label says", "err", err,
 				"fix", "apply manifests/base/rbac.yaml, or set --second-line to nftables or off")
 		} else if err != nil {

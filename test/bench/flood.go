@@ -77,7 +77,7 @@ func flood(f flooding) (struct{}, error) {
 	return struct{}{}, nil
 }
 
-// dialer is that of floods, which go on for as long as they are told to.
+// dialer is that of floods, which end by their own time.
 var dialer = net.Dialer{Timeout: time.Second}
 
 // keeper keeps connections open, the newest mostConns of them.
