@@ -195,9 +195,14 @@ DURATION ?= 10m
 soak: setup ## Churn, restarts and faults for DURATION; then nothing may be left (root)
 	go run ./test/soak -duration $(DURATION)
 
+.PHONY: lint-clients
+lint-clients: ## The modules of real clients, whose dependencies nothing else needs
+	for client in test/clients/go/*/; do \
+		{ [ ! -f $$client/main.go ] || go -C $$client vet ./...; } && go -C $$client mod tidy -diff || exit 1; done
+
 # The clients are some 400 MB, and Debian's packages as much again.
 .PHONY: test-clients
-test-clients: build ## Every real client in a steered pod: whose token, how many requests (root)
+test-clients: build lint-clients ## Every real client in a steered pod: whose token, how many requests (root)
 	@test/clients/install.sh $(CACHE)/clients
 	CGO_ENABLED=0 go build -trimpath -o $(OUT)/ ./test/clients/conformance
 	$(OUT)/conformance --agent $(OUT)/agent --clients $(CACHE)/clients
@@ -278,8 +283,6 @@ lint: setup $(GOLANGCI_LINT) $(ACTIONLINT) ## go vet and golangci-lint, with the
 	go -C test/monitoring mod tidy -diff
 	go -C test/supplychain mod tidy -diff
 	go -C test/plots mod tidy -diff
-	for client in test/clients/go/*/; do \
-		{ [ ! -f $$client/main.go ] || go -C $$client vet ./...; } && go -C $$client mod tidy -diff || exit 1; done
 	shellcheck -x scripts/*.sh test/fresh/*.sh test/node/*.sh test/kernels/*.sh test/clients/*.sh test/clients/az/*.sh test/clients/kubelogin/*.sh test/clients/rclone/*.sh test/node/e2e/testdata/az
 	shellcheck -s sh test/kernels/init
 	$(ACTIONLINT) .github/workflows/*.yaml
