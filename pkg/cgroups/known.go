@@ -73,6 +73,18 @@ func (k *known) forgetGone() {
 	k.sweep()
 }
 
+// forgetPod drops the cgroups of the pod that exist no more.
+func (k *known) forgetPod(uid string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, s := range k.byID {
+		if s.ref.PodUID == uid && !s.exists() {
+			_ = unix.Close(s.witness)
+			delete(k.byID, id)
+		}
+	}
+}
+
 // sweep is forgetGone for who has the lock.
 func (k *known) sweep() {
 	for id, s := range k.byID {

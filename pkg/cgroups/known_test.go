@@ -46,6 +46,34 @@ func TestResolveKnownGone(t *testing.T) {
 	}
 }
 
+// What is kept of a pod that ends is closed then, and not with the next look at
+// the whole tree.
+func TestKnownFilesAreClosedWithTheirPod(t *testing.T) {
+	mount, own := cgroup2(t)
+	kubepods := filepath.Join(own, "kubepods")
+	pod := filepath.Join(kubepods, "pod"+uid)
+	want := podCgroup(t, pod, uid, cid)
+	tree := open(t, mount, kubepods)
+	w := follow(t, tree, tree.Run)
+	w.wait(t, []workload.PodCgroup{want})
+	for _, path := range []string{pod, want.Containers[0].Path} {
+		if _, err := tree.Resolve(id(t, path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{want.Containers[0].Path, pod} {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.wait(t, nil)
+	tree.known.mu.RLock()
+	defer tree.known.mu.RUnlock()
+	if n := len(tree.known.byID); n != 0 {
+		t.Errorf("%d files are kept", n)
+	}
+}
+
 // What is kept does not keep a cgroup from being removed, and is closed in the
 // end.
 func TestKnownFilesAreClosed(t *testing.T) {

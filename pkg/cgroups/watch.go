@@ -75,7 +75,8 @@ func (w *watch) handle(ev fsnotify.Event) {
 	if !ev.Has(fsnotify.Create) && !ev.Has(fsnotify.Remove) {
 		return
 	}
-	if ev.Has(fsnotify.Remove) {
+	removed := ev.Has(fsnotify.Remove)
+	if removed {
 		w.forget(ev.Name)
 	}
 	kubepods := w.tree.kubepods
@@ -92,6 +93,9 @@ func (w *watch) handle(ev fsnotify.Event) {
 		return
 	}
 	pod, err := w.readPod(dir, uid)
+	if removed {
+		w.tree.known.forgetPod(uid)
+	}
 	switch {
 	case err == nil:
 		w.tree.put(pod)

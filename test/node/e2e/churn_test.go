@@ -53,7 +53,7 @@ func TestChurn(t *testing.T) {
 	needNode(t)
 	issued := sinceNow[entra.Entry](t, "entra")
 	leaked := sinceNow[standin.Entry](t, "imds")
-	before := agentHoldings(t)
+	before, running := agentHoldings(t), sandboxes(t)
 	t.Cleanup(func() { kubectl(t, "-n", edge, "delete", "pods", "-l", "churn", "--wait=false") })
 	may := map[string]bool{} // whether the pod with that address passes
 	for number := range waves {
@@ -73,7 +73,20 @@ func TestChurn(t *testing.T) {
 		steered[address] = !passes
 	}
 	checkLeaked(t, leaked(), steered)
+	// Kubelet ends pods that were deleted by force in its own time.
+	eventually(t, 2*time.Minute, func() error {
+		if n := sandboxes(t); n > running {
+			return fmt.Errorf("%d sandboxes are there, and %d were", n, running)
+		}
+		return nil
+	})
 	checkNothingLeft(t, before)
+}
+
+// sandboxes returns how many pods have a network namespace.
+func sandboxes(t *testing.T) int {
+	t.Helper()
+	return len(strings.Fields(inNode(t, "ls", "/run/netns")))
 }
 
 // checkIssued makes sure that each service account got tokens of its own
@@ -194,7 +207,7 @@ func checkNothingLeft(t *testing.T, before holdings) {
 	if others > labelled/2 {
 		t.Fatal("a leak would not be seen")
 	}
-	eventually(t, 60*time.Second, func() error {
+	eventually(t, 30*time.Second, func() error {
 		for _, r := range agentStatus(t).Pods {
 			if r.Namespace == edge && strings.HasPrefix(r.Name, "churn-") {
 				return fmt.Errorf("the agent has %s still", r.Name)
