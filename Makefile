@@ -115,8 +115,7 @@ SUITE := SIDESTEP_SUITES=1
 
 .PHONY: test-node
 test-node: node-build $(HELM) ## Real pods on a real Kubernetes node; its faults are those of test-faults (root)
-	@# Those that run at the same time wait nearly all of theirs.
-	$(SUITE) go test -v -count=1 -timeout 35m -parallel 4 -skip '^TestFault' ./test/node/e2e
+	$(SUITE) go test -v -count=1 -timeout 35m -skip '^TestFault' ./test/node/e2e
 
 .PHONY: test-unit
 test-unit: setup ## The unit tests of every module: go test ./..., with the race detector
