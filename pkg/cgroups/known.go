@@ -78,9 +78,8 @@ func (k *known) forgetPod(uid string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for id, s := range k.byID {
-		if s.ref.PodUID == uid && !s.exists() {
-			_ = unix.Close(s.witness)
-			delete(k.byID, id)
+		if s.ref.PodUID == uid {
+			k.dropGone(id, s)
 		}
 	}
 }
@@ -88,10 +87,15 @@ func (k *known) forgetPod(uid string) {
 // sweep is forgetGone for who has the lock.
 func (k *known) sweep() {
 	for id, s := range k.byID {
-		if !s.exists() {
-			_ = unix.Close(s.witness)
-			delete(k.byID, id)
-		}
+		k.dropGone(id, s)
+	}
+}
+
+// dropGone drops the cgroup if it exists no more. The caller holds the lock.
+func (k *known) dropGone(id uint64, s seen) {
+	if !s.exists() {
+		_ = unix.Close(s.witness)
+		delete(k.byID, id)
 	}
 }
 
