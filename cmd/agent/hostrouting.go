@@ -62,7 +62,10 @@ func (a *agent) decideLine() error {
 		}
 	}
 	if a.fresh {
-		a.holdLine()
+		// Everything is dropped where the node routes, until it is known which pods
+		// pass. A table of an earlier agent stays as it is. That it cannot be made is
+		// reported by lineState.
+		_ = a.line.Hold()
 	}
 	return nil
 }
@@ -92,15 +95,15 @@ func (a *agent) followLabel(ctx context.Context) error {
 		look, cancel := context.WithTimeout(ctx, labelLook)
 		err := a.lookAtLabel(look, a.client.CoreV1().Nodes())
 		cancel()
+		if err == nil {
+			return nil
+		}
 		if apierrors.IsForbidden(err) && !warned {
 			warned = true
 			a.log.Warn("the agent may not read its node: the second line is made whatever the node's label says", "err", err,
 				"fix", "apply manifests/base/rbac.yaml, or set --second-line to nftables or off")
-		} else if err != nil {
+		} else {
 			a.log.Debug("the node's label is not known yet", "err", err)
-		}
-		if err == nil {
-			break
 		}
 		select {
 		case <-time.After(pause):

@@ -58,15 +58,6 @@ func (a *agent) deliveryLine() delivery.Line {
 	return a.line
 }
 
-// holdLine drops everything where the node routes, until it is known which pods
-// pass. A table of an earlier agent stays as it is. That it cannot be made is
-// reported by lineState.
-func (a *agent) holdLine() {
-	if a.line != nil {
-		_ = a.line.Hold()
-	}
-}
-
 // applyLine has the line follow the configuration. If it cannot, that is reported by
 // lineState.
 func (a *agent) applyLine(c *config.AgentConfiguration) {
@@ -136,8 +127,8 @@ func (a *agent) tellLine() {
 	}
 }
 
-// holdRoutes is holdLine for the boot guard, before any agent has run. A node
-// without a second line boots all the same.
+// holdRoutes drops everything where the node routes, for the boot guard, before
+// any agent has run. A node without a second line boots all the same.
 func (o guardOptions) holdRoutes(c *config.AgentConfiguration, log *slog.Logger) {
 	if o.guard != guardFull || o.secondLine == lineOff {
 		return
