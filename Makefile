@@ -145,7 +145,9 @@ $(PROMTOOL):
 
 .PHONY: test-kernel
 test-kernel: setup ## Real programs, cgroups, namespaces and sockets (root)
-	$(SUITE) go test -race -timeout 10m -count=1 -skip '^TestAttacks$$' ./test/lab ./test/kernel
+	$(SUITE) go test -race -timeout 10m -count=1 ./test/lab
+	go test -c -o $(OUT)/kernel.tasks ./test/kernel
+	$(SUITE) SIDESTEP_LAB_TASKS=$(CURDIR)/$(OUT)/kernel.tasks go test -race -timeout 10m -count=1 -skip '^TestAttacks$$' ./test/kernel
 
 .PHONY: test-handover
 test-handover: build ## Agents replaced under load from clients that never try twice (root)

@@ -167,8 +167,11 @@ func wait(cmd *exec.Cmd) (int, error) {
 
 // prepare makes the namespaces of the process inside usable: nothing mounted
 // here is seen outside, /proc is of the new pid namespace, and the loopback
-// link is up.
+// link is up. The program of its tasks is opened.
 func prepare() error {
+	if err := openTasks(); err != nil {
+		return fmt.Errorf("%s: %w", TasksVariable, err)
+	}
 	err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
 	if errors.Is(err, unix.EINVAL) {
 		err = mountRoot()

@@ -32,8 +32,33 @@ func Register[In, Out any](name string, task func(In) (Out, error)) {
 	}
 }
 
+// TasksVariable may name, in the environment of a test that is built with the
+// race detector, the same test built without it: its tasks are run from that
+// then. They stand for applications and attackers and are several hundred
+// processes, and with the race detector the start of each costs a quarter of a
+// second.
+const TasksVariable = "SIDESTEP_LAB_TASKS"
+
+// tasksFile is the file that TasksVariable names, open as long as this process
+// runs; nil if it names none.
+var tasksFile *os.File
+
+// openTasks opens what TasksVariable names.
+func openTasks() (err error) {
+	if path := os.Getenv(TasksVariable); path != "" {
+		tasksFile, err = os.Open(path)
+	}
+	return err
+}
+
 // Program returns the path of this program, to be run as a task.
-func Program() string { return "/proc/" + strconv.Itoa(os.Getpid()) + "/exe" }
+func Program() string {
+	process := "/proc/" + strconv.Itoa(os.Getpid())
+	if tasksFile != nil {
+		return process + "/fd/" + strconv.Itoa(int(tasksFile.Fd()))
+	}
+	return process + "/exe"
+}
 
 // TaskEnvironment returns the environment with which this program is the task.
 func TaskEnvironment(name string) []string {

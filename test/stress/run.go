@@ -46,9 +46,9 @@ func (s *stress) run(ctx context.Context, atOnce int) {
 	workers.Wait()
 }
 
-// take returns the suite whose turn it is and the number of its round: the one
-// that has begun the least share of its rounds. It waits while those that are
-// left may run no further one beside those that run; nil if none is left.
+// take returns the suite whose turn it is and the number of its round. It waits
+// while those that are left may run no further one beside those that run; nil if
+// none is left.
 func (s *stress) take(ctx context.Context, free *sync.Cond) (*suite, int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,7 +66,7 @@ func (s *stress) take(ctx context.Context, free *sync.Cond) (*suite, int) {
 			if one.atOnce != 0 && one.running == one.atOnce {
 				continue
 			}
-			if next == nil || one.begun*next.rounds < next.begun*one.rounds {
+			if next == nil || one.before(next) {
 				next = one
 			}
 		}
