@@ -1,29 +1,24 @@
 package main
 
 import (
-	"errors"
+	"fmt"
 	"log/slog"
-	"net/netip"
+	"os"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/sidestep-agent/sidestep/cmd/agent/daemon"
 	"github.com/sidestep-agent/sidestep/pkg/bootguard"
 	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/config"
-	"github.com/sidestep-agent/sidestep/pkg/delivery"
-	"github.com/sidestep-agent/sidestep/pkg/handover"
-	"github.com/sidestep-agent/sidestep/pkg/intercept"
+	"github.com/sidestep-agent/sidestep/pkg/preflight"
 )
 
 // guardOptions are the flags of `agent boot-guard`.
 type guardOptions struct {
-	kernelFlags
-	cgroupRoot     string
-	kubepodsCgroup string
-	bpffs          string
-	files          bootguard.Files
-	config         string
+	daemon.BootOptions
+	config string
 }
 
 func newBootGuard(env environment) *cobra.Command {
@@ -59,73 +54,83 @@ func newGuardCommand(env environment, name, short string, add func(*guardOptions
 }
 
 func (o *guardOptions) addKernel(flags *pflag.FlagSet) {
-	addCgroups(flags, &o.cgroupRoot, &o.kubepodsCgroup)
-	addBPFFS(flags, &o.bpffs)
-	o.add(flags)
-	addStateDir(flags, &o.files.StateDir)
-	addBootConfig(flags, &o.files.Config, bootguard.DefaultConfig)
+	addCgroups(flags, &o.CgroupRoot, &o.KubepodsCgroup)
+	addBPFFS(flags, &o.BPFFS)
+	addPrograms(flags, &o.Programs)
+	addStateDir(flags, &o.Files.StateDir)
+	addBootConfig(flags, &o.Files.Config, bootguard.DefaultConfig)
 }
 
-func addBootConfig(flags *pflag.FlagSet, path *string, otherwise string) {
-	flags.StringVar(path, "boot-config", otherwise, "file on the host with what the boot guard obeys of the configuration")
-}
-
-// attachGuard attaches the programs with no verdict, so that every pod is
-// unknown to them, and there is no listener at the node listener's address. An agent that
-// starts adopts all of it. Where one runs already there is nothing to do.
-func attachGuard(o guardOptions, log *slog.Logger) (err error) {
+// attachGuard holds all pods, on a node on which no agent runs.
+func attachGuard(o guardOptions, log *slog.Logger) error {
 	if err := o.findKubepods(); err != nil {
 		return err
 	}
-	lock, err := handover.Acquire(o.files.StateDir)
-	if errors.Is(err, handover.ErrHeld) {
-		log.Info("an agent runs on this node; nothing to do")
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, lock.Release()) }()
-	c, err := config.Load(o.files.Config)
-	if err != nil {
-		log.Warn("without a configuration all pods are held but those on the node's network", "err", err)
-		c = config.Default()
-	}
-	if err := o.attach(c, log); err != nil {
-		return err
-	}
-	log.Info("pods are held until the agent runs", "kubepods", o.kubepodsCgroup, "mode", c.Mode,
-		"unknown", c.Unknown, "unknown_host_network", c.UnknownHostNetwork)
-	return o.files.NoteHeld()
+	return daemon.HoldAtBoot(o.BootOptions, log)
 }
 
-func (o guardOptions) attach(c *config.AgentConfiguration, log *slog.Logger) (err error) {
-	hooks, err := intercept.Load(o.bpffs, log)
+func (o *guardOptions) addInstall(flags *pflag.FlagSet) {
+	o.addKernel(flags)
+	addConfig(flags, &o.config)
+	addBootFiles(flags, &o.Files)
+	flags.StringVar(&o.Files.KubeletUnit, "kubelet-unit", bootguard.DefaultKubeletUnit, "the kubelet's unit")
+}
+
+// addBootFiles adds what tells where the files are that a boot needs besides.
+func addBootFiles(flags *pflag.FlagSet, files *bootguard.Files) {
+	flags.StringVar(&files.Program, "boot-program", bootguard.DefaultProgram, "where the boot guard's program is on the host")
+	flags.StringVar(&files.UnitDir, "unit-dir", bootguard.DefaultUnitDir, "systemd's directory of units on the host")
+}
+
+// findKubepods looks for the pods' cgroup on a node that runs. At boot there is
+// none yet: the unit has the path.
+func (o *guardOptions) findKubepods() (err error) {
+	if o.KubepodsCgroup == "" {
+		o.KubepodsCgroup, err = cgroups.Find(o.CgroupRoot)
+	}
+	return err
+}
+
+// installGuard writes the boot guard's files, with the flags that it was given
+// and the cgroup that it finds on the node that runs.
+func installGuard(o guardOptions, log *slog.Logger) error {
+	c, err := config.Load(o.config)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, hooks.Close()) }()
-	netns, err := delivery.ReserveNode(netip.AddrPort(o.listen).Addr())
+	settings, err := daemon.BootSettings(c)
 	if err != nil {
 		return err
 	}
-	if err := bootguard.MakeKubepods(o.cgroupRoot, o.kubepodsCgroup); err != nil {
+	if err := o.findKubepods(); err != nil {
 		return err
 	}
-	id, err := cgroups.ID(o.kubepodsCgroup)
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the program itself: %w", err)
+	}
+	var capabilities []string
+	for _, c := range preflight.NeededForBootGuard() {
+		capabilities = append(capabilities, c.Name)
+	}
+	err = bootguard.Install(bootguard.Options{
+		Files: o.Files, Self: self, Settings: settings, Arguments: o.arguments(),
+		Capabilities: capabilities, CgroupRoot: o.CgroupRoot, BPFFS: o.BPFFS,
+	})
 	if err != nil {
 		return err
 	}
-	settings := o.settings(c, id, netns)
-	if settings.QoSIDs, err = cgroups.QoS(o.kubepodsCgroup); err != nil {
-		return err
-	}
-	if err := hooks.Configure(settings); err != nil {
-		return err
-	}
-	if err := hooks.Attach(o.kubepodsCgroup, o.guard != guardOff); err != nil {
-		return err
-	}
-	o.holdRoutes(c, log)
+	log.Info("the boot guard is installed; it holds from the next boot on", "kubepods", o.KubepodsCgroup)
 	return nil
+}
+
+// arguments returns the command line that repeats the options.
+func (o guardOptions) arguments() []string {
+	var again guardOptions
+	flags := pflag.NewFlagSet("attach", pflag.ContinueOnError)
+	again.addKernel(flags) // which gives all of it the defaults
+	again = o
+	args := []string{"boot-guard", "attach"}
+	flags.VisitAll(func(f *pflag.Flag) { args = append(args, "--"+f.Name, f.Value.String()) })
+	return args
 }

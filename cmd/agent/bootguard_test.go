@@ -2,15 +2,12 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -42,32 +39,6 @@ func TestGuardArgumentsRepeatTheOptions(t *testing.T) {
 	commandFlags(t, args) // the program takes them
 }
 
-// What is kept for the boot guard is read by it, and is what it obeys.
-func TestBootSettings(t *testing.T) {
-	for _, fields := range []string{
-		"", "mode: audit\n", "unknown: pass\n", "unknownHostNetwork: hold\nwireServer: deny\n",
-		"exceptions:\n- namespaces: [a]\nscope: {namespaces: [b]}\nunlabeled: deny\n",
-	} {
-		c, err := config.Parse([]byte(configHead + fields))
-		if err != nil {
-			t.Fatal(err)
-		}
-		kept, err := bootSettings(c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		read, err := config.Parse(kept)
-		if err != nil {
-			t.Fatalf("%v in %s", err, kept)
-		}
-		var f kernelFlags
-		f.add(pflag.NewFlagSet("", pflag.ContinueOnError))
-		if agent, guard := f.settings(c, 1, 2), f.settings(read, 1, 2); agent != guard {
-			t.Errorf("%q: the agent tells the kernel %+v, the boot guard %+v", fields, agent, guard)
-		}
-	}
-}
-
 const configHead = "apiVersion: " + config.APIVersion + "\nkind: " + config.Kind + "\n"
 
 // What is valid is installed; a ConfigMap with a mistake, and a node without
@@ -96,75 +67,6 @@ func TestGuardInstall(t *testing.T) {
 	}
 	if _, err := os.Stat(path("units")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("units: %v", err)
-	}
-}
-
-// After each change the file is as the configuration is, also after one that
-// could not be written.
-func TestKeepBootConfig(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "sidestep")
-	if err := os.WriteFile(dir, nil, 0o600); err != nil { // in the directory's place
-		t.Fatal(err)
-	}
-	c := config.Default()
-	a := &agent{log: slog.New(slog.DiscardHandler), options: runOptions{bootConfig: filepath.Join(dir, "boot.yaml")}}
-	a.settings = &settings{config: c, changed: make(chan struct{}, 1)}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- a.keepBootConfig(ctx) }()
-	await := func(what string, so func() bool) {
-		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); !so(); time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("after 30 s not so: %s", what)
-			}
-		}
-	}
-	await("a problem is reported", func() bool { _, problems := a.bootGuard(); return len(problems) == 1 })
-	if err := os.Remove(dir); err != nil {
-		t.Fatal(err)
-	}
-	for _, mode := range []config.Mode{config.ModeAudit, config.ModeEnforce} {
-		changed := *c
-		changed.Mode = mode
-		a.settings.mu.Lock()
-		a.settings.config = &changed
-		a.settings.mu.Unlock()
-		a.settings.changed <- struct{}{}
-		await(string(mode)+" is kept", func() bool {
-			kept, err := config.Load(a.options.bootConfig)
-			return err == nil && kept.Mode == mode
-		})
-	}
-	await("no problem is reported", func() bool { _, problems := a.bootGuard(); return len(problems) == 0 })
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestStatusOfTheBootGuard(t *testing.T) {
-	installed := bootguard.Files{StateDir: t.TempDir()}
-	held := bootguard.Files{StateDir: t.TempDir()}
-	if err := errors.Join(held.NoteHeld(), os.WriteFile(filepath.Join(installed.StateDir, "boot-guard"), []byte(bootguard.Installed), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		stateDir, bootConfig string
-		says                 string
-		problems             int
-	}{
-		{t.TempDir(), "", "", 0},
-		{t.TempDir(), "/x", "has not held", 0},
-		{installed.StateDir, "/x", "has not held", 0},
-		{held.StateDir, "/x", "held at this boot", 0},
-		{held.StateDir, "", "held at this boot", 1},
-	} {
-		a := &agent{options: runOptions{stateDir: tt.stateDir, bootConfig: tt.bootConfig}}
-		says, problems := a.bootGuard()
-		if !strings.HasPrefix(says, tt.says) || (says == "") != (tt.says == "") || len(problems) != tt.problems {
-			t.Errorf("%+v: %q, %q", tt, says, problems)
-		}
 	}
 }
 

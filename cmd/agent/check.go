@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sidestep-agent/sidestep/cmd/agent/daemon"
 	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/preflight"
@@ -12,9 +13,9 @@ import (
 )
 
 func newCheck(env environment) *cobra.Command {
-	var host hostFlags
+	var host daemon.Host
 	var delivery, secondLine string
-	var listen ipv4Endpoint
+	var listen netip.AddrPort
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Tell whether this node can run the agent, and what to fix if not",
@@ -26,26 +27,26 @@ func newCheck(env environment) *cobra.Command {
 			return check(env, host, listen, delivery, secondLine)
 		},
 	}
-	host.add(cmd.Flags())
+	addHost(cmd.Flags(), &host)
 	addListen(cmd.Flags(), &listen)
 	addDelivery(cmd.Flags(), &delivery)
 	addSecondLine(cmd.Flags(), &secondLine)
 	return cmd
 }
 
-func check(env environment, host hostFlags, listen ipv4Endpoint, delivery, secondLine string) error {
-	proc, needed, tryLine := host.proc, preflight.NeededForPodDelivery(), routeguard.Try
-	if secondLine == lineOff {
+func check(env environment, host daemon.Host, listen netip.AddrPort, delivery, secondLine string) error {
+	proc, needed, tryLine := host.Proc, preflight.NeededForPodDelivery(), routeguard.Try
+	if secondLine == daemon.LineOff {
 		tryLine = nil
 	}
-	if delivery == deliveryNode {
+	if delivery == daemon.DeliveryNode {
 		proc, needed, tryLine = "", preflight.NeededForNodeDelivery(), nil // pods' namespaces are not entered
 	}
 	results := preflight.Run(preflight.Options{
-		CgroupRoot: host.cgroupRoot, KubepodsCgroup: host.kubepodsCgroup, BPFFS: host.bpffs,
-		Proc: proc, Sys: "/sys", KubeletDir: host.kubeletDir,
+		CgroupRoot: host.CgroupRoot, KubepodsCgroup: host.KubepodsCgroup, BPFFS: host.BPFFS,
+		Proc: proc, Sys: "/sys", KubeletDir: host.KubeletDir,
 		Capabilities:  needed,
-		Listen:        netip.AddrPort(listen),
+		Listen:        listen,
 		TrySecondLine: tryLine,
 		FindKubepods:  cgroups.Find, LoadPrograms: intercept.TryLoad, CheckPlace: intercept.CheckPlace,
 	})

@@ -3,19 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
-	"github.com/sidestep-agent/sidestep/pkg/config/configmap"
-	"github.com/sidestep-agent/sidestep/pkg/status"
-	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 func newConfig(env environment) *cobra.Command {
@@ -74,87 +66,8 @@ func fileMistakes(path string) []string {
 // environmentMistakes returns what is wrong with the variables, a line each.
 func environmentMistakes(root *cobra.Command, env environment) []string {
 	all := variableProblems(unknownVariables(root, env.variables()))
-	var o runOptions
-	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
-	o.add(flags)
-	if err := fromEnvironment(flags, env.getenv); err != nil {
+	if err := fromEnvironment(runFlags(new(runOptions)), env.getenv); err != nil {
 		all = append(all, strings.Split(err.Error(), "\n")...)
 	}
 	return all
-}
-
-// configMapName is a flag of a ConfigMap's namespace and name; empty for none.
-type configMapName struct{ namespace, name string }
-
-func (n *configMapName) Type() string { return "namespace/name" }
-func (n *configMapName) String() string {
-	if n.name == "" {
-		return ""
-	}
-	return n.namespace + "/" + n.name
-}
-
-func (n *configMapName) Set(s string) error {
-	namespace, name, ok := strings.Cut(s, "/")
-	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
-		return errors.New("must be a namespace and a name, as in sidestep-system/sidestep-agent-config")
-	}
-	n.namespace, n.name = namespace, name
-	return nil
-}
-
-// source returns the ConfigMap that the file is mounted from, nil if none is
-// named.
-func (n *configMapName) source(client kubernetes.Interface, file string) config.Source {
-	if n.name == "" {
-		return nil
-	}
-	return configmap.ConfigMap{Client: client, Namespace: n.namespace, Name: n.name, Key: filepath.Base(file)}
-}
-
-// errNoConfiguration is what is missing while no configuration is valid.
-var errNoConfiguration = errors.New("there is no valid configuration: every pod is held until there is one")
-
-// configuration returns what is applied of the configuration.
-func (a *agent) configuration() status.Configuration {
-	s := a.watcher.State()
-	c := status.Configuration{Origin: string(s.Origin)}
-	if s.Refused != nil {
-		c.Refused = s.Refused.Error()
-	}
-	return c
-}
-
-// configurationProblems returns what is wrong with the configuration, a line
-// each.
-func (a *agent) configurationProblems() (all []string) {
-	s := a.watcher.State()
-	if s.Refused != nil {
-		applied := "the last good one stays applied"
-		if s.Origin == config.OriginNone {
-			applied = "every pod is held"
-		}
-		all = append(all, fmt.Sprintf("the configuration is refused, %s: %v", applied, s.Refused))
-	}
-	if s.NotKept != nil {
-		all = append(all, fmt.Sprintf("an agent that starts with a bad configuration would hold every pod: %v", s.NotKept))
-	}
-	if s.Unwatched != nil {
-		all = append(all, fmt.Sprintf("a change of the configuration is applied late, once the kubelet has brought the file: %v", s.Unwatched))
-	}
-	return all
-}
-
-// configLeftovers returns what is kept of the configuration.
-func configLeftovers(stateDir string) (all []workload.Leftover, err error) {
-	files, err := config.Leftovers(stateDir)
-	for _, path := range files {
-		all = append(all, workload.Leftover{What: "file " + path, Remove: func() error {
-			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			return nil
-		}})
-	}
-	return all, err
 }

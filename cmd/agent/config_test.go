@@ -93,7 +93,7 @@ func TestUnknownVariablesAreNoErrorAtTheStart(t *testing.T) {
 
 func TestConfigMapNames(t *testing.T) {
 	var n configMapName
-	if err := n.Set("sidestep-system/sidestep-agent-config"); err != nil || n.namespace != "sidestep-system" || n.String() != "sidestep-system/sidestep-agent-config" {
+	if err := n.Set("sidestep-system/sidestep-agent-config"); err != nil || n.Namespace != "sidestep-system" || n.String() != "sidestep-system/sidestep-agent-config" {
 		t.Errorf("%+v, %v", n, err)
 	}
 	for _, bad := range []string{"", "sidestep-agent-config", "/name", "ns/", "a/b/c"} {

@@ -3,7 +3,5 @@
 // boot guard on it, remove what agents leave there, and convert what
 // aad-pod-identity had.
 //
-// It parses flags, makes the packages under pkg/ and tells each of those that
-// it needs: none of them knows another. What it decides itself is when each of
-// them works, from the first list of pods to the hand-over to another agent.
+// It is flags and commands alone. The running agent is cmd/agent/daemon.
 package main

@@ -9,24 +9,18 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sidestep-agent/sidestep/cmd/agent/daemon"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
+	"github.com/sidestep-agent/sidestep/pkg/taint"
 )
 
-// hostFlags say where the host's things are; run and check share them.
-type hostFlags struct {
-	cgroupRoot     string
-	kubepodsCgroup string
-	kubeletDir     string
-	bpffs          string
-	proc           string
-}
-
-func (f *hostFlags) add(flags *pflag.FlagSet) {
-	addCgroups(flags, &f.cgroupRoot, &f.kubepodsCgroup)
-	flags.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory")
-	addBPFFS(flags, &f.bpffs)
-	flags.StringVar(&f.proc, "proc", "/proc", "the host's procfs")
+func addHost(flags *pflag.FlagSet, host *daemon.Host) {
+	addCgroups(flags, &host.CgroupRoot, &host.KubepodsCgroup)
+	flags.StringVar(&host.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory")
+	addBPFFS(flags, &host.BPFFS)
+	flags.StringVar(&host.Proc, "proc", "/proc", "the host's procfs")
 }
 
 func addCgroups(flags *pflag.FlagSet, root, kubepods *string) {
@@ -67,29 +61,37 @@ func addKubeconfig(flags *pflag.FlagSet, path *string) {
 }
 
 // defaultListen is where the node listener is unless a flag says otherwise.
-var defaultListen = ipv4Endpoint(netip.MustParseAddrPort("169.254.169.252:2579"))
+var defaultListen = netip.MustParseAddrPort("169.254.169.252:2579")
 
-func addListen(flags *pflag.FlagSet, at *ipv4Endpoint) {
+func addListen(flags *pflag.FlagSet, at *netip.AddrPort) {
 	*at = defaultListen
-	flags.Var(at, "listen", "the node listener, put on the loopback link")
+	flags.Var((*ipv4Endpoint)(at), "listen", "the node listener, put on the loopback link")
 }
 
-// kernelFlags hold the settings of the programs; run and the boot guard share
-// them.
-type kernelFlags struct {
-	listen ipv4Endpoint
-	ports  portRange
-	guard  string
-	// secondLine is the part of the full guard where the node routes.
-	secondLine string
+func addPrograms(flags *pflag.FlagSet, p *daemon.Programs) {
+	addListen(flags, &p.Listen)
+	p.Ports = delivery.PortRange{First: 28000, Last: 29999}
+	flags.Var((*portRange)(&p.Ports), "port-range", "ports for listeners in pods")
+	addOneOf(flags, &p.Guard, "guard", "", "what is dropped that evades connect(): packets too, those of sockets, or nothing",
+		daemon.GuardFull, daemon.GuardSocket, daemon.GuardOff)
+	addSecondLine(flags, &p.SecondLine)
 }
 
-func (f *kernelFlags) add(flags *pflag.FlagSet) {
-	addListen(flags, &f.listen)
-	f.ports = portRange(delivery.PortRange{First: 28000, Last: 29999})
-	flags.Var(&f.ports, "port-range", "ports for listeners in pods")
-	addGuard(flags, &f.guard)
-	addSecondLine(flags, &f.secondLine)
+func addSecondLine(flags *pflag.FlagSet, line *string) {
+	addOneOf(flags, line, "second-line", "", "the part of --guard=full that drops where the node routes; auto: nftables, but none where the node's label says that packets bypass netfilter (AKS with eBPF host routing)",
+		daemon.LineAuto, daemon.LineNFTables, daemon.LineOff)
+}
+
+func addDelivery(flags *pflag.FlagSet, delivery *string) {
+	addOneOf(flags, delivery, "delivery", "", "where steered connects go: a listener in each pod, or one on the node", daemon.DeliveryPod, daemon.DeliveryNode)
+}
+
+func addBootConfig(flags *pflag.FlagSet, path *string, otherwise string) {
+	flags.StringVar(path, "boot-config", otherwise, "file on the host with what the boot guard obeys of the configuration")
+}
+
+func addRemoveTaint(flags *pflag.FlagSet, remove *bool) {
+	flags.BoolVar(remove, "remove-taint", false, "take the taint "+taint.Key+" from the node (run: once ready)")
 }
 
 func addBPFFS(flags *pflag.FlagSet, path *string) {
@@ -171,5 +173,25 @@ func (e *ipv4Endpoint) Set(s string) error {
 		return errors.New("must be an IPv4 address and a port, as in 169.254.169.252:2579")
 	}
 	*e = ipv4Endpoint(at)
+	return nil
+}
+
+// configMapName is a flag of a ConfigMap's namespace and name; empty for none.
+type configMapName types.NamespacedName
+
+func (n *configMapName) Type() string { return "namespace/name" }
+func (n *configMapName) String() string {
+	if n.Name == "" {
+		return ""
+	}
+	return n.Namespace + "/" + n.Name
+}
+
+func (n *configMapName) Set(s string) error {
+	namespace, name, ok := strings.Cut(s, "/")
+	if !ok || namespace == "" || name == "" || strings.Contains(name, "/") {
+		return errors.New("must be a namespace and a name, as in sidestep-system/sidestep-agent-config")
+	}
+	n.Namespace, n.Name = namespace, name
 	return nil
 }

@@ -7,15 +7,15 @@ import (
 	"testing"
 
 	"github.com/spf13/pflag"
+
+	"github.com/sidestep-agent/sidestep/cmd/agent/daemon"
 )
 
 // flagsOf returns the flags of `agent run` and what they are parsed into.
 func flagsOf(t *testing.T) (*pflag.FlagSet, *runOptions) {
 	t.Helper()
 	o := &runOptions{}
-	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
-	o.add(flags)
-	return flags, o
+	return runFlags(o), o
 }
 
 func TestEnvironmentGivesFlags(t *testing.T) {
@@ -33,17 +33,17 @@ func TestEnvironmentGivesFlags(t *testing.T) {
 	if err := fromEnvironment(flags, func(name string) string { return env[name] }); err != nil {
 		t.Fatal(err)
 	}
-	if o.nodeName != "from-flag" {
-		t.Errorf("node name %q: the command line must win", o.nodeName)
+	if o.NodeName != "from-flag" {
+		t.Errorf("node name %q: the command line must win", o.NodeName)
 	}
-	if o.tenantID != "tenant" || o.delivery != deliveryNode {
-		t.Errorf("tenant %q, delivery %q", o.tenantID, o.delivery)
+	if o.TenantID != "tenant" || o.Delivery != daemon.DeliveryNode {
+		t.Errorf("tenant %q, delivery %q", o.TenantID, o.Delivery)
 	}
-	if o.ports.First != 30000 || o.ports.Last != 30010 {
-		t.Errorf("ports %v", o.ports)
+	if o.Ports.First != 30000 || o.Ports.Last != 30010 {
+		t.Errorf("ports %v", o.Ports)
 	}
-	if netip.AddrPort(o.listen) != netip.MustParseAddrPort("127.0.0.5:1234") {
-		t.Errorf("listen %v", netip.AddrPort(o.listen))
+	if o.Listen != netip.MustParseAddrPort("127.0.0.5:1234") {
+		t.Errorf("listen %v", o.Listen)
 	}
 }
 

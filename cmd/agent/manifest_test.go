@@ -16,6 +16,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/sidestep-agent/sidestep/cmd/agent/daemon"
 	"github.com/sidestep-agent/sidestep/pkg/bootguard"
 	"github.com/sidestep-agent/sidestep/pkg/preflight"
 )
@@ -28,10 +29,10 @@ func TestManifestsGiveTheNeededCapabilities(t *testing.T) {
 	}
 	var node appsv1.DaemonSet
 	readManifest(t, "../../manifests/overlays/node-delivery/daemonset.yaml", &node)
-	containers[deliveryNode] = node.Spec.Template.Spec.Containers[0]
+	containers[daemon.DeliveryNode] = node.Spec.Template.Spec.Containers[0]
 	for name, container := range containers {
 		needed := preflight.NeededForPodDelivery()
-		if name == deliveryNode {
+		if name == daemon.DeliveryNode {
 			needed = preflight.NeededForNodeDelivery()
 		}
 		var want, got []string

@@ -15,7 +15,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
+	"github.com/sidestep-agent/sidestep/test/generated"
 )
+
+//go:generate go test -count=1 -run ^TestReference . ./daemon -update
 
 // field is one of the configuration file's, by its path in it.
 type field struct {
@@ -41,12 +44,12 @@ func TestReferenceOfConfiguration(t *testing.T) {
 		t.Fatal(err)
 	}
 	fields := s.fields(t, reflect.TypeFor[config.AgentConfiguration](), "", defaults)
-	checkReference(t, "configuration.md", map[string]any{
-		"Fields": fields, "Flags": runFlags(t),
+	generated.Check(t, "../../docs/configuration.md", "testdata/configuration.md.tmpl", map[string]any{
+		"Fields": fields, "Flags": flagsOfRun(t),
 	})
 }
 
-func runFlags(t *testing.T) (all []runFlag) {
+func flagsOfRun(t *testing.T) (all []runFlag) {
 	t.Helper()
 	commandFlags(t, []string{"run"}).VisitAll(func(f *pflag.Flag) {
 		all = append(all, runFlag{f.Name, environmentName(f.Name), f.DefValue, f.Usage})

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/sidestep-agent/sidestep/pkg/config"
+	"github.com/sidestep-agent/sidestep/test/generated"
 )
 
 // The chart takes as its value config what the agent reads as its configuration
@@ -22,11 +22,11 @@ func TestReferenceOfChartValues(t *testing.T) {
 	c.Description, c.Required = "An AgentConfiguration without apiVersion and kind.", []string{"mode"}
 	c.Properties = slices.DeleteFunc(c.Properties, func(p property) bool { return p.name == "apiVersion" || p.name == "kind" })
 	var variables []string
-	for _, f := range runFlags(t) {
+	for _, f := range flagsOfRun(t) {
 		variables = append(variables, f.Environment)
 	}
 	slices.Sort(variables)
-	checkGenerated(t, filepath.Join("..", "..", "charts", "sidestep-agent", "values.schema.json"), "values.schema.json.tmpl", map[string]any{
+	generated.Check(t, "../../charts/sidestep-agent/values.schema.json", "testdata/values.schema.json.tmpl", map[string]any{
 		"Config": indented(t, c, "    "), "Variables": indented(t, variables, "          "),
 	})
 }

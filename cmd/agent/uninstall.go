@@ -4,19 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/client-go/kubernetes"
 
+	"github.com/sidestep-agent/sidestep/cmd/agent/daemon"
 	"github.com/sidestep-agent/sidestep/pkg/bootguard"
+	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 	"github.com/sidestep-agent/sidestep/pkg/snapshot"
 	"github.com/sidestep-agent/sidestep/pkg/status"
+	"github.com/sidestep-agent/sidestep/pkg/taint"
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
@@ -27,7 +33,7 @@ var errAgentRuns = errors.New("an agent runs on this node: end it first (kubectl
 // uninstallOptions are the flags of `agent uninstall`.
 type uninstallOptions struct {
 	bpffs, stateDir      string
-	listen               ipv4Endpoint
+	listen               netip.AddrPort
 	nodeName, kubeconfig string
 	removeTaint          bool
 	boot                 bootguard.Files
@@ -115,7 +121,7 @@ func noAgentRuns(ctx context.Context, o uninstallOptions) error {
 	if answers, err := status.Answers(ctx, o.stateDir); answers || err != nil {
 		return errors.Join(whenRunning(answers), err)
 	}
-	listens, err := delivery.NodeListening(netip.AddrPort(o.listen))
+	listens, err := delivery.NodeListening(o.listen)
 	return errors.Join(whenRunning(listens), err)
 }
 
@@ -142,19 +148,50 @@ func leftovers(ctx context.Context, o uninstallOptions) ([]workload.Leftover, er
 	}
 	add(routeguard.Leftovers()) // before the programs whose stamps it asks for
 	add(intercept.Leftovers(o.bpffs))
-	add(delivery.Leftovers(netip.AddrPort(o.listen).Addr()))
+	add(delivery.Leftovers(o.listen.Addr()))
 	add(status.Leftovers(o.stateDir))
 	add(handover.Leftovers(o.stateDir))
 	add(snapshot.Leftovers(o.stateDir))
 	add(configLeftovers(o.stateDir))
 	if o.removeTaint {
-		client, _, err := newClients(o.kubeconfig)
+		client, _, err := daemon.NewClients(o.kubeconfig, version)
 		if err != nil {
 			return all, errors.Join(append(errs, err)...)
 		}
 		add(taintLeftovers(ctx, client, o.nodeName))
 	}
 	return all, errors.Join(errs...)
+}
+
+// configLeftovers returns what is kept of the configuration.
+func configLeftovers(stateDir string) (all []workload.Leftover, err error) {
+	files, err := config.Leftovers(stateDir)
+	for _, path := range files {
+		all = append(all, workload.Leftover{What: "file " + path, Remove: func() error {
+			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			return nil
+		}})
+	}
+	return all, err
+}
+
+// taintLeftovers returns the taint, if the node bears it. Without an agent
+// nothing else would remove it, and no pod would come to the node again.
+func taintLeftovers(ctx context.Context, client kubernetes.Interface, node string) ([]workload.Leftover, error) {
+	if node == "" {
+		return nil, errors.New("--remove-taint needs --node-name")
+	}
+	r := taint.Remover{Nodes: client.CoreV1().Nodes(), Node: node}
+	present, err := r.Present(ctx)
+	if err != nil || !present {
+		return nil, err
+	}
+	return []workload.Leftover{{
+		What:   "taint " + taint.Key + " of node " + node,
+		Remove: func() error { return r.Remove(ctx) },
+	}}, nil
 }
 
 func removeAll(env environment, all []workload.Leftover) error {

@@ -49,11 +49,8 @@ const mistyped = 4
 
 // variableProblems says of each unknown variable which flag it may mean.
 func variableProblems(unknown []string) []string {
-	var o runOptions
-	flags := pflag.NewFlagSet("run", pflag.ContinueOnError)
-	o.add(flags)
 	var known []string
-	flags.VisitAll(func(f *pflag.Flag) { known = append(known, environmentName(f.Name)) })
+	runFlags(new(runOptions)).VisitAll(func(f *pflag.Flag) { known = append(known, environmentName(f.Name)) })
 	var all []string
 	for _, name := range unknown {
 		meant := "remove it; docs/configuration.md lists those that there are"

@@ -1,7 +1,7 @@
 // Package broker answers steered pods in the words of the Azure instance
 // metadata service (IMDS): tokens of the caller's own workload, relayed
 // instance metadata, and a refusal for everything else. Delivery hands it
-// every connection it accepts, cmd/agent builds and runs it. It never decides
+// every connection it accepts, cmd/agent/daemon builds and runs it. It never decides
 // who a caller is (an Attester does), never asks Entra (Tokens does), and
 // never passes a request for an identity on to the node's own IMDS, except
 // for pods whose verdict is to be left alone.

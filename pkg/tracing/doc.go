@@ -1,5 +1,5 @@
 // Package tracing sends spans to an OpenTelemetry collector: OTLP over HTTP in
-// protobuf, by the SDK's batches. cmd/agent makes it where it is asked for, and
+// protobuf, by the SDK's batches. cmd/agent/daemon makes it where it is asked for, and
 // hands its tracer to whoever has something to trace. It never holds up who is
 // traced: what cannot be sent is dropped.
 //

@@ -143,7 +143,7 @@ var defences = []defence{
 		{"pkg/delivery/neighbours.go", "if ports <= 1 {", "if ports >= 0 {"},
 	}},
 	{name: "attach first", agent: true, edits: []edit{
-		{"cmd/agent/agent.go", "a.makeLine, a.attachFirst, a.decideLine)", "a.makeLine, a.decideLine)"},
+		{"cmd/agent/daemon/agent.go", "a.loadKernel, a.attachFirst)", "a.loadKernel)"},
 	}},
 }
 

@@ -42,8 +42,8 @@ var leaks = []leak{
 		New:  "if err := error(nil); err != nil {",
 	}}},
 	{"the tokens of a service account that went stay", cachedTokens, []overlay.Edit{{
-		File: "cmd/agent/accounts.go",
-		Old:  "\t\t\ta.tokens.Forget(uid)\n",
+		File: "cmd/agent/daemon/upkeep.go",
+		Old:  "\t\t\tu.tokens.Forget(uid)\n",
 		New:  "\t\t\t_ = uid\n",
 	}}},
 	{"each answer is kept, with its request", residentMemory, []overlay.Edit{{

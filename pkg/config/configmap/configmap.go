@@ -1,5 +1,5 @@
 // Package configmap tells the agent's configuration as the API server has it,
-// in the ConfigMap that the configuration file is mounted from. cmd/agent gives
+// in the ConfigMap that the configuration file is mounted from. cmd/agent/daemon gives
 // it to pkg/config's Watcher. It never reads the configuration.
 package configmap
 
