@@ -118,6 +118,28 @@ func TestYoungWorkloadIsHeldForItsFederation(t *testing.T) {
 	})
 }
 
+// az asks with any id as client_id, and goes on with object_id at the refusal. A
+// young pod would be held for the former if Entra were asked.
+func TestObjectIDAsClientIDIsRefusedAtOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench) {
+		const object = "0000bbbb-0000-4000-8000-000000000000"
+		b.entra.set(func(f *fakeEntra) {
+			f.refuse = refusing(400, 700016, "unauthorized_client", "AADSTS700016: no such application")
+		})
+		w := b.pod("shop", "cart", "young")
+		w.ChangedAt = b.clock.Now()
+		w.Identities = []workload.MappedIdentity{{ClientID: clientB, PrincipalID: object}}
+		began := time.Now()
+		_, err := b.token(w, workload.TokenRequest{Resource: vault, ClientID: object})
+		wantTokenError(t, err, workload.IdentityNotFound, "ask for it by object_id")
+		if n, took := b.entra.requests(), time.Since(began); n != 0 || took != 0 {
+			t.Errorf("%d requests to Entra, the caller waited %v", n, took)
+		}
+		b.entra.set(func(f *fakeEntra) { f.refuse = nil })
+		b.mustToken(w, workload.TokenRequest{Resource: vault, ObjectID: object})
+	})
+}
+
 func TestYoungWorkloadIsRefusedOnceItIsOld(t *testing.T) {
 	for name, tt := range map[string]struct {
 		age  time.Duration

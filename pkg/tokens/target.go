@@ -95,7 +95,7 @@ func selectClient(w workload.Workload, r workload.TokenRequest) (string, error) 
 	case len(r.ClientID) > maxClientID:
 		return "", notFound("the client_id is too long")
 	case r.ClientID != "":
-		return r.ClientID, nil
+		return r.ClientID, checkClient(w, r.ClientID)
 	case r.ObjectID != "":
 		return mapped(w, "object id", func(m workload.MappedIdentity) bool {
 			return strings.EqualFold(m.PrincipalID, r.ObjectID)
@@ -115,6 +115,29 @@ func selectClient(w workload.Workload, r workload.TokenRequest) (string, error) 
 	}
 	return "", notFound("the service account %s/%s has no annotation %s, and AZURE_CLIENT_ID is not in the env of the pod's spec (envFrom is not read)",
 		w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
+}
+
+// checkClient refuses a client_id of the request that is known to be another kind
+// of id. Some clients give any id as client_id first and go on with the next kind
+// at IMDS's refusal (az: client_id, then object_id): Entra would say that there is
+// no such application, which is true of new identities too and is retried. Where
+// an id is set to be a client's as well, Entra decides.
+func checkClient(w workload.Workload, id string) error {
+	if strings.HasPrefix(id, "/") {
+		return notFound("the client_id is a resource id: ask for it by mi_res_id")
+	}
+	isObject := false
+	for _, m := range w.Identities {
+		if strings.EqualFold(m.ClientID, id) {
+			return nil
+		}
+		isObject = isObject || strings.EqualFold(m.PrincipalID, id)
+	}
+	if isObject && !strings.EqualFold(w.ClientID, id) {
+		return notFound("the client_id is an object id in the annotation %s of the service account %s/%s: ask for it by object_id",
+			workload.IdentitiesAnnotation, w.Namespace, w.ServiceAccount)
+	}
+	return nil
 }
 
 func mapped(w workload.Workload, what string, match func(workload.MappedIdentity) bool) (string, error) {
