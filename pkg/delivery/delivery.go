@@ -34,6 +34,8 @@ type Line interface {
 // Pods is what the rules say about this node's pods.
 type Pods interface {
 	Pods() []workload.Pod
+	// Pod returns what they say about one, by its UID; false if nothing.
+	Pod(uid string) (workload.Pod, bool)
 	Subscribe() (changes <-chan struct{}, cancel func())
 }
 

@@ -55,36 +55,27 @@ func (r *Reconciler) Dial(ctx context.Context, caller workload.Caller, address s
 // send to the metadata service: a first packet that it drops is sent again a
 // second later.
 func (r *Reconciler) awaitLine(ctx context.Context, caller workload.Caller) error {
-	tick := time.NewTicker(shortestWait)
-	defer tick.Stop()
+	changes, cancel := r.Pods.Subscribe()
+	defer cancel()
 	for {
-		pod, known := r.podOf(caller)
+		lines := r.guard.lines.next()
+		pod, known := r.Pods.Pod(caller.PodUID)
 		if !known || pod.HostNetwork || r.guard.lets(pod.UID, workload.PodLink{IMDS: pod.PassesAny()}) {
 			return nil
 		}
 		select {
-		case <-tick.C:
+		case <-lines:
+		case <-changes:
 		case <-ctx.Done():
 			return fmt.Errorf("the second line does not let the pod send: %w", ctx.Err())
 		}
 	}
 }
 
-// podOf returns what the rules say about the caller's pod; false if they say
-// nothing.
-func (r *Reconciler) podOf(caller workload.Caller) (workload.Pod, bool) {
-	for _, pod := range r.Pods.Pods() {
-		if pod.UID == caller.PodUID {
-			return pod, true
-		}
-	}
-	return workload.Pod{}, false
-}
-
 // namespaceOf opens the network namespace of the caller's pod; nil is the
 // node's.
 func (r *Reconciler) namespaceOf(caller workload.Caller) (*namespace, error) {
-	if pod, _ := r.podOf(caller); pod.HostNetwork {
+	if pod, _ := r.Pods.Pod(caller.PodUID); pod.HostNetwork {
 		return nil, nil
 	}
 	if r.NodeOnly {

@@ -78,7 +78,17 @@ type node struct {
 	looked  map[string]int   // how often for pids
 }
 
-func (n *node) Pods() []workload.Pod                 { return n.pods }
+func (n *node) Pods() []workload.Pod { return n.pods }
+
+func (n *node) Pod(uid string) (workload.Pod, bool) {
+	for _, p := range n.pods {
+		if p.UID == uid {
+			return p, true
+		}
+	}
+	return workload.Pod{}, false
+}
+
 func (n *node) Snapshot() []workload.PodCgroup       { return n.cgroups }
 func (n *node) Subscribe() (<-chan struct{}, func()) { return make(chan struct{}), func() {} }
 

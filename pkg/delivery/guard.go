@@ -25,7 +25,8 @@ const allPause, allShare = time.Second, 50
 // has one lock for all), and no pod shall wait for its listener meanwhile.
 //
 // A pod's links are looked for when it starts, when the kernel says that one
-// came that leads to its namespace, and at each thorough look.
+// came that leads to its namespace, when its namespace may be another, and at
+// each thorough look.
 type guard struct {
 	*Options
 	sandboxes *sandboxFinder
@@ -40,13 +41,21 @@ type guard struct {
 	allDue    time.Time     // when they are to be; zero: with a thorough look
 	trigger   chan struct{}
 	looked    chan struct{} // closed after the first look
-	news      chan struct{} // has one when the second line lets more pods through
+	news      chan struct{} // has one when the second line lets others through
+	lines     signal        // the same, for who waits for one pod
 
 	mu        sync.Mutex
 	wanted    []guardedPod
-	thorough  bool                        // look at every pod's links again
+	asked     asking
 	unguarded map[string]error            // what Unguarded returns
 	let       map[string]workload.PodLink // what the second line lets pods send, by UID
+}
+
+// asking is what is to be looked at that nothing is known to have changed of.
+type asking struct {
+	all    bool            // every pod's links
+	guards bool            // where guards should be attached, and what is missing
+	pods   map[string]bool // the links of these, by UID
 }
 
 // guardedPod is a pod whose links are looked for.
@@ -72,7 +81,25 @@ func newGuard(o *Options, sandboxes *sandboxFinder, node *namespace) *guard {
 func (g *guard) want(pods []guardedPod, thorough bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.wanted, g.thorough = pods, g.thorough || thorough
+	g.wanted = pods
+	g.asked.all, g.asked.guards = g.asked.all || thorough, g.asked.guards || thorough
+	g.wake()
+}
+
+// check has the links of these pods looked at again and, if guards is set, the
+// guards of all.
+func (g *guard) check(uids map[string]bool, guards bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.asked.pods == nil {
+		g.asked.pods = make(map[string]bool)
+	}
+	maps.Copy(g.asked.pods, uids)
+	g.asked.guards = g.asked.guards || guards
+	g.wake()
+}
+
+func (g *guard) wake() {
 	select {
 	case g.trigger <- struct{}{}:
 	default:
@@ -123,22 +150,25 @@ func (g *guard) notice(e linkEvent) {
 	}
 }
 
-// look brings the guarded links to what is wanted; a thorough one looks at the
-// namespace of every pod, and at the guards that should be attached. It returns
-// how soon to look again; 0: nothing is waited for.
+// look brings the guarded links to what is wanted, and looks at what was asked
+// for. It returns how soon to look again; 0: nothing is waited for.
 func (g *guard) look() (soon time.Duration) {
 	g.mu.Lock()
-	wanted, thorough := g.wanted, g.thorough
-	g.thorough = false
+	wanted, asked := g.wanted, g.asked
+	g.asked = asking{}
 	g.mu.Unlock()
-	all := thorough || !g.allDue.IsZero() && !time.Now().Before(g.allDue)
+	maps.Copy(g.changed, asked.pods)
+	if asked.guards {
+		g.retry()
+	}
+	all := asked.all || !g.allDue.IsZero() && !time.Now().Before(g.allDue)
 	begin := time.Now()
 	found := g.find(wanted, all)
 	if all {
 		g.lookedAll, g.allDue = time.Now(), time.Time{}
 		g.pause = max(allPause, allShare*g.lookedAll.Sub(begin))
 	}
-	g.write(found.links, thorough, found.problems)
+	g.write(found.links, asked.guards, found.problems)
 	if found.sure { // else a link may be a pod's that could not be looked at
 		g.drop(found.links)
 	}
@@ -149,6 +179,16 @@ func (g *guard) look() (soon time.Duration) {
 	g.tell(found.problems)
 	closeOnce(g.looked)
 	return earlier(g.soon(), again)
+}
+
+// retry has those pods looked at that something is missing of, but for a link: of
+// that the kernel tells.
+func (g *guard) retry() {
+	for uid, w := range g.waiting {
+		if !errors.Is(w.missing, errNoLink) {
+			g.changed[uid] = true
+		}
+	}
 }
 
 // findings are what one look found out about the pods that are wanted.
@@ -233,13 +273,15 @@ func (g *guard) tellLine(wanted []guardedPod, let map[string]workload.PodLink) (
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !maps.Equal(let, g.let) {
+	changed := !maps.Equal(let, g.let)
+	g.let = let
+	if changed {
+		g.lines.tell()
 		select {
 		case g.news <- struct{}{}:
 		default:
 		}
 	}
-	g.let = let
 	return 0
 }
 
@@ -328,11 +370,10 @@ func (g *guard) forget(present map[string]bool) {
 }
 
 // write has the links guarded, each on behalf of its pod, and notes what went
-// wrong by pod. Where a guard should be attached it is looked at only if
-// thorough.
-func (g *guard) write(want map[int]workload.PodCgroup, thorough bool, problems map[string]error) {
+// wrong by pod. Guards that should be there are looked at only if again is set.
+func (g *guard) write(want map[int]workload.PodCgroup, again bool, problems map[string]error) {
 	for ifindex, pod := range want {
-		if g.guarded[ifindex] == pod.CgroupID && !thorough {
+		if g.guarded[ifindex] == pod.CgroupID && !again {
 			continue
 		}
 		err := g.Kernel.GuardLink(ifindex, pod.CgroupID)

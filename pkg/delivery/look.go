@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
 // The budget of looks at single pods: a pod that connects in a loop without
@@ -58,15 +60,7 @@ func (r *Reconciler) lookAt() (soon time.Duration) {
 	asked := r.looks.asked
 	r.looks.asked = make(map[string]bool)
 	r.mu.Unlock()
-	now := r.last
-	now.thorough = true
-	for _, cg := range now.cgroups {
-		if asked[cg.UID] && cg.CgroupID != r.Self {
-			now.visit(cg)
-		}
-	}
-	now.thorough = false
-	return now.end()
+	return r.lookClosely(func(cg workload.PodCgroup) bool { return asked[cg.UID] })
 }
 
 // noteRunning says which pods there are to be looked at.

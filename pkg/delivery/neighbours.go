@@ -154,9 +154,8 @@ func (r *Reconciler) AwaitListener(ctx context.Context, caller workload.Caller) 
 	if r.NodeOnly {
 		return false
 	}
-	tick := time.NewTicker(shortestWait)
-	defer tick.Stop()
 	for {
+		opened := r.opened.next()
 		r.mu.Lock()
 		_, open := r.ports[caller.PodUID]
 		r.mu.Unlock()
@@ -164,7 +163,7 @@ func (r *Reconciler) AwaitListener(ctx context.Context, caller workload.Caller) 
 			return true
 		}
 		select {
-		case <-tick.C:
+		case <-opened:
 		case <-ctx.Done():
 			return false
 		}

@@ -42,9 +42,9 @@ func (r *round) ensure(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (*
 		}
 		return r.open(pod, nil, cg.Containers)
 	}
-	inode, err := box.inode()
+	ns, err := box.open()
 	if have != nil && workload.Exhausted(err) {
-		return have, nil // looked at again with the next thorough round
+		return have, nil // looked at again with the others
 	}
 	if err != nil {
 		// The sandbox has ended: an open listener would keep its namespace
@@ -52,15 +52,11 @@ func (r *round) ensure(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (*
 		r.closeListener(pod.UID)
 		return nil, err
 	}
-	if have != nil && have.inode == inode {
+	if have != nil && have.inode == ns.inode {
 		have.containers = cg.Containers
 		return have, nil
 	}
 	r.closeListener(pod.UID)
-	ns, err := box.open()
-	if err != nil {
-		return nil, err
-	}
 	return r.open(pod, ns, cg.Containers)
 }
 
@@ -97,6 +93,7 @@ func (r *Reconciler) start(uid string, p *podListener) {
 	r.mu.Lock()
 	r.ports[uid] = p.port()
 	r.mu.Unlock()
+	r.opened.tell()
 }
 
 func (r *Reconciler) closeListener(uid string) {

@@ -32,3 +32,5 @@ func (p procfs) startTime(pid int) (uint64, error) {
 	}
 	return strconv.ParseUint(string(fields[field]), 10, 64)
 }
+
+func (procfs) hold(pid int) (lifetime, error) { return openPidfd(pid) }

@@ -11,25 +11,34 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// checkInterval is how often every pod's namespace is compared with that of its
-// listener, in case an event was missed: one read for each steered pod.
-const checkInterval = 5 * time.Second
+const (
+	// checkInterval is how often is checked what the kernel does not tell by an
+	// event: whether the guards of links are attached. Pods that something is
+	// missing of are looked at again as often.
+	checkInterval = 5 * time.Second
+	// auditRounds is in how many checks every pod's namespace and links are looked
+	// at once more, in case an event was missed: a part of the pods in each, so that
+	// all are within ten minutes.
+	auditRounds = 120
+)
 
 // Reconciler keeps listeners, verdicts and guarded links as the rules and the
 // running pods want them.
 type Reconciler struct {
 	Options
 	node      *namespace
-	sandboxes sandboxFinder
+	sandboxes *sandboxFinder
 	listeners map[string]*podListener    // by pod UID
 	applied   map[uint64]*workload.Entry // as last written; nil: by an earlier agent
 	waiting   waits                      // pods that something is missing of
 	last      *round                     // the last look at all pods
+	audit     rota
 	guard     *guard
 	aborter   *aborter
 	enforced  atomic.Bool // the kernel acts by the verdicts
 	trigger   chan struct{}
 	look      chan struct{} // has one when a pod was asked for
+	opened    signal        // a pod has got its listener
 	ready     chan struct{}
 	decided   chan struct{}
 	since     time.Time // when the first look began
@@ -52,7 +61,7 @@ func NewReconciler(o Options) (*Reconciler, error) {
 	r := &Reconciler{
 		Options:   o,
 		node:      node,
-		sandboxes: newSandboxFinder(&o, node.inode),
+		sandboxes: newSandboxFinder(procfs(o.Proc), o.Cgroups, node.inode),
 		listeners: make(map[string]*podListener),
 		applied:   make(map[uint64]*workload.Entry),
 		waiting:   make(waits),
@@ -66,8 +75,8 @@ func NewReconciler(o Options) (*Reconciler, error) {
 			log: o.Log, ways: make(map[netip.Addr]way), seen: make(map[string]time.Time),
 		},
 	}
-	r.guard = newGuard(&r.Options, &r.sandboxes, node)
-	r.aborter = newAborter(&r.Options, &r.sandboxes)
+	r.guard = newGuard(&r.Options, r.sandboxes, node)
+	r.aborter = newAborter(&r.Options, r.sandboxes)
 	return r, nil
 }
 
@@ -153,10 +162,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			soon = r.reconcile(false)
 		case <-r.look:
 			soon = r.lookAt()
+		case <-r.sandboxes.news:
+			soon = r.lookAtLost()
 		case <-r.trigger:
 			soon = r.reconcile(true)
 		case <-check.C:
-			soon = r.reconcile(true)
+			soon = r.check()
 		}
 	}
 }
@@ -201,6 +212,9 @@ func (r *Reconciler) set(id uint64, want workload.Entry) error {
 	r.applied[id] = &want
 	return nil
 }
+
+// setSelf applies the entry of the agent's own pod.
+func (r *Reconciler) setSelf() error { return r.set(r.Self, OwnEntry()) }
 
 // drop removes the verdicts that are not wanted.
 func (r *Reconciler) drop(want map[uint64]workload.Entry) {

@@ -39,7 +39,7 @@ func (r *Reconciler) reconcile(thorough bool) (soon time.Duration) {
 	}
 	if r.Self != 0 {
 		now.want[r.Self] = OwnEntry()
-		if err := r.set(r.Self, OwnEntry()); err != nil {
+		if r.setSelf() != nil {
 			now.lacking[""] = true
 		}
 	}
@@ -112,7 +112,7 @@ func OwnEntry() workload.Entry { return workload.Entry{Verdict: workload.Pass, A
 
 // visit sees to one pod that runs.
 func (r *round) visit(cg workload.PodCgroup) {
-	box := &sandbox{finder: &r.sandboxes, cgroup: cg.Path}
+	box := &sandbox{finder: r.sandboxes, cgroup: cg.Path}
 	defer box.close()
 	defer func() { r.aborter.see(r.abortable(cg)) }()
 	delete(r.lacking, cg.UID)
@@ -258,5 +258,6 @@ func (r *Reconciler) Close() {
 	for uid := range r.listeners {
 		r.closeListener(uid)
 	}
+	r.sandboxes.close()
 	r.node.close()
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -15,15 +16,18 @@ import (
 var errNoSandbox = errors.New("the pod has no network namespace yet")
 
 // sandboxFinder finds pods' network namespaces. It remembers the process whose
-// namespace a pod's is, so that to look again costs one read, however many
-// processes the pod has. Its methods may be called from several goroutines.
+// namespace a pod's is, and hears from the kernel when that ends: to have the
+// namespace again costs no look at any process, however many the pod has. Its
+// methods may be called from several goroutines.
 type sandboxFinder struct {
 	proc      processes
 	cgroups   Cgroups
-	nodeInode uint64 // the node's network namespace
+	nodeInode uint64        // the node's network namespace
+	news      chan struct{} // has one when there are some that were lost
 
 	mu    sync.Mutex
 	known map[string]process // by the pod's cgroup
+	lost  map[string]bool    // pods' cgroups whose process is remembered no more
 }
 
 // processes is what is read of the node's processes.
@@ -32,45 +36,85 @@ type processes interface {
 	startTime(pid int) (uint64, error)
 	// namespace opens the network namespace of a process.
 	namespace(pid int) (*namespace, error)
+	// hold opens the process that has the id now.
+	hold(pid int) (lifetime, error)
+}
+
+// lifetime is that of a process which is held open.
+type lifetime interface {
+	// ended reports whether the process has ended, or close was called.
+	ended() bool
+	// await waits for that; true: the process has ended.
+	await() bool
+	close()
 }
 
 // process is a pod's process and the network namespace that it was found in.
 type process struct {
-	pid   int
-	start uint64
-	inode uint64
+	pid      int
+	inode    uint64
+	lifetime lifetime
 }
 
-func newSandboxFinder(o *Options, nodeInode uint64) sandboxFinder {
-	return sandboxFinder{
-		proc: procfs(o.Proc), cgroups: o.Cgroups, nodeInode: nodeInode, known: make(map[string]process),
+func newSandboxFinder(proc processes, cgroups Cgroups, nodeInode uint64) *sandboxFinder {
+	return &sandboxFinder{
+		proc: proc, cgroups: cgroups, nodeInode: nodeInode, news: make(chan struct{}, 1),
+		known: make(map[string]process), lost: make(map[string]bool),
 	}
 }
 
-// remembered returns the process that is known to be in the pod's namespace, if
-// that still runs.
-func (f *sandboxFinder) remembered(cgroup string) (process, error) {
+// remembered returns the process that was found in the pod's namespace, if that
+// still runs.
+func (f *sandboxFinder) remembered(cgroup string) (p process, ok bool) {
 	f.mu.Lock()
-	p, ok := f.known[cgroup]
+	p, ok = f.known[cgroup]
 	f.mu.Unlock()
-	if !ok {
-		return process{}, errNoSandbox
+	if ok && p.lifetime.ended() { // the news of it are under way
+		f.lose(cgroup, p)
+		ok = false
 	}
-	start, err := f.proc.startTime(p.pid)
-	if workload.Exhausted(err) {
-		return process{}, fmt.Errorf("look at the pod's sandbox: %w", err)
-	}
-	if err != nil || start != p.start {
-		f.forget(cgroup)
-		return process{}, errNoSandbox
-	}
-	return p, nil
+	return p, ok
 }
 
-func (f *sandboxFinder) forget(cgroup string) {
+// remember makes the process, which is held, the pod's until it ends.
+func (f *sandboxFinder) remember(cgroup string, p process) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if other, ok := f.known[cgroup]; ok { // somebody else has found one meanwhile
+		other.lifetime.close()
+	}
+	f.known[cgroup] = p
+	go func() {
+		if p.lifetime.await() {
+			f.lose(cgroup, p)
+		}
+	}()
+}
+
+// lose forgets a process that has ended or is in another namespace, and has
+// whoever waits for news look at its pod.
+func (f *sandboxFinder) lose(cgroup string, p process) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now, ok := f.known[cgroup]; !ok || now.lifetime != p.lifetime {
+		return
+	}
+	p.lifetime.close()
 	delete(f.known, cgroup)
+	f.lost[cgroup] = true
+	select {
+	case f.news <- struct{}{}:
+	default:
+	}
+}
+
+// takeLost returns the pods' cgroups whose process was lost since the last call.
+func (f *sandboxFinder) takeLost() map[string]bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	lost := f.lost
+	f.lost = make(map[string]bool)
+	return lost
 }
 
 // forgetOthers drops what is remembered of pods that are not among these.
@@ -84,32 +128,18 @@ func (f *sandboxFinder) forgetOthers(running []workload.PodCgroup) {
 	for _, cg := range running {
 		present[cg.Path] = true
 	}
-	for cgroup := range f.known {
+	for cgroup, p := range f.known {
 		if !present[cgroup] {
+			p.lifetime.close()
 			delete(f.known, cgroup)
 		}
 	}
 }
 
-// inode returns which network namespace the pod is in.
-func (f *sandboxFinder) inode(cgroup string) (uint64, error) {
-	p, err := f.remembered(cgroup)
-	if !errors.Is(err, errNoSandbox) {
-		return p.inode, err
-	}
-	ns, err := f.find(cgroup)
-	if err != nil {
-		return 0, err
-	}
-	defer ns.close()
-	return ns.inode, nil
-}
-
 // open opens the pod's network namespace. The caller closes the result.
 func (f *sandboxFinder) open(cgroup string) (*namespace, error) {
-	p, err := f.remembered(cgroup)
-	if err == nil {
-		ns, err := f.enterable(p.pid, p.start)
+	if p, ok := f.remembered(cgroup); ok {
+		ns, err := f.enter(p.pid, p.lifetime)
 		if err == nil && ns.inode == p.inode {
 			return ns, nil
 		}
@@ -119,9 +149,7 @@ func (f *sandboxFinder) open(cgroup string) (*namespace, error) {
 		if workload.Exhausted(err) {
 			return nil, fmt.Errorf("open the pod's namespace: %w", err)
 		}
-		f.forget(cgroup)
-	} else if !errors.Is(err, errNoSandbox) {
-		return nil, err
+		f.lose(cgroup, p)
 	}
 	return f.find(cgroup)
 }
@@ -131,57 +159,89 @@ func (f *sandboxFinder) open(cgroup string) (*namespace, error) {
 // node's namespace is the runtime on its way into the pod, and does not
 // count. It is remembered. The caller closes the result.
 func (f *sandboxFinder) find(cgroup string) (*namespace, error) {
+	pids, err := f.oldestFirst(cgroup)
+	if err != nil {
+		return nil, err
+	}
+	for _, pid := range pids {
+		ns, err := f.take(cgroup, pid)
+		if workload.Exhausted(err) {
+			return nil, fmt.Errorf("look at the pod's processes: %w", err)
+		}
+		if err == nil {
+			return ns, nil
+		}
+	}
+	return nil, errNoSandbox
+}
+
+// oldestFirst returns the pod's processes in the order in which they began.
+func (f *sandboxFinder) oldestFirst(cgroup string) ([]int, error) {
 	pids, err := f.cgroups.Processes(cgroup)
 	if err != nil {
 		return nil, fmt.Errorf("list the pod's processes: %w", err)
 	}
-	all := make([]process, 0, len(pids))
+	starts := make(map[int]uint64, len(pids))
 	for _, pid := range pids {
 		start, err := f.proc.startTime(pid)
 		if workload.Exhausted(err) {
 			return nil, fmt.Errorf("look at the pod's processes: %w", err)
 		}
 		if err == nil { // else it ended meanwhile
-			all = append(all, process{pid: pid, start: start})
+			starts[pid] = start
 		}
 	}
-	slices.SortStableFunc(all, func(a, b process) int { return cmp.Compare(a.start, b.start) })
-	for _, p := range all {
-		ns, err := f.enterable(p.pid, p.start)
-		if workload.Exhausted(err) {
-			return nil, fmt.Errorf("look at the pod's processes: %w", err)
-		}
-		if err != nil {
-			continue
-		}
-		p.inode = ns.inode
-		f.mu.Lock()
-		f.known[cgroup] = p
-		f.mu.Unlock()
-		return ns, nil
-	}
-	return nil, errNoSandbox
+	return slices.SortedFunc(maps.Keys(starts), func(a, b int) int {
+		return cmp.Or(cmp.Compare(starts[a], starts[b]), cmp.Compare(a, b))
+	}), nil
 }
 
-// enterable opens the network namespace of a process that began then, unless
-// that is the node's.
-func (f *sandboxFinder) enterable(pid int, start uint64) (*namespace, error) {
+// take opens the namespace of one of the pod's processes, and remembers that
+// process.
+func (f *sandboxFinder) take(cgroup string, pid int) (*namespace, error) {
+	lifetime, err := f.proc.hold(pid)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := f.enter(pid, lifetime)
+	if err == nil {
+		if err = f.belongs(cgroup, pid, lifetime); err == nil {
+			f.remember(cgroup, process{pid: pid, inode: ns.inode, lifetime: lifetime})
+			return ns, nil
+		}
+		ns.close()
+	}
+	lifetime.close()
+	return nil, err
+}
+
+// belongs returns nil if the process that is held is one of the pod's: since it
+// was listed its id may have been given to another.
+func (f *sandboxFinder) belongs(cgroup string, pid int, lifetime lifetime) error {
+	pids, err := f.cgroups.Processes(cgroup)
+	if err == nil && (!slices.Contains(pids, pid) || lifetime.ended()) {
+		err = errNoSandbox
+	}
+	return err
+}
+
+// enter opens the network namespace of a process that is held, unless that is
+// the node's.
+func (f *sandboxFinder) enter(pid int, lifetime lifetime) (*namespace, error) {
 	ns, err := f.proc.namespace(pid)
 	if err != nil {
 		return nil, err
 	}
-	// The pid may have been given to another process meanwhile.
-	again, err := f.proc.startTime(pid)
-	if workload.Exhausted(err) {
-		ns.close()
-		return nil, err
-	}
-	if err != nil || again != start || ns.inode == f.nodeInode {
+	// While it has not ended, nobody else has its id.
+	if lifetime.ended() || ns.inode == f.nodeInode {
 		ns.close()
 		return nil, errNoSandbox
 	}
 	return ns, nil
 }
+
+// close forgets all.
+func (f *sandboxFinder) close() { f.forgetOthers(nil) }
 
 // sandbox is a pod's network namespace, opened once at most.
 type sandbox struct {
@@ -190,17 +250,6 @@ type sandbox struct {
 	looked bool
 	ns     *namespace
 	err    error
-}
-
-// inode returns which namespace it is; it opens nothing where that is known.
-func (s *sandbox) inode() (uint64, error) {
-	if s.looked {
-		if s.err != nil {
-			return 0, s.err
-		}
-		return s.ns.inode, nil
-	}
-	return s.finder.inode(s.cgroup)
 }
 
 // open returns the namespace, which belongs to the sandbox.

@@ -3,6 +3,7 @@ package delivery
 import (
 	"errors"
 	"io/fs"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,10 +12,27 @@ import (
 
 // table is a process table whose reads are counted.
 type table struct {
-	starts map[int]uint64 // by process
-	inodes map[int]uint64
-	read   struct{ starts, namespaces int }
+	starts    map[int]uint64 // by process
+	inodes    map[int]uint64
+	lifetimes map[int]*span // of those that were held last
+	read      struct{ starts, namespaces int }
 }
+
+// span is the lifetime of a process that a test ends.
+type span struct{ over, closed chan struct{} }
+
+func (s *span) ended() bool { return closed(s.over) || closed(s.closed) }
+
+func (s *span) await() bool {
+	select {
+	case <-s.over:
+		return true
+	case <-s.closed:
+		return false
+	}
+}
+
+func (s *span) close() { closeOnce(s.closed) }
 
 func (p *table) startTime(pid int) (uint64, error) {
 	p.read.starts++
@@ -34,84 +52,154 @@ func (p *table) namespace(pid int) (*namespace, error) {
 	return &namespace{inode: inode}, nil
 }
 
+func (p *table) hold(pid int) (lifetime, error) {
+	if _, ok := p.starts[pid]; !ok {
+		return nil, fs.ErrNotExist
+	}
+	s := &span{over: make(chan struct{}), closed: make(chan struct{})}
+	p.lifetimes[pid] = s
+	return s, nil
+}
+
+// end ends a process.
+func (p *table) end(pid int) {
+	delete(p.starts, pid)
+	delete(p.inodes, pid)
+	close(p.lifetimes[pid].over)
+}
+
 const nodeNetns, podNetns = 1, 2
 
 // newCrowd returns a finder on whose node one pod has a sandbox, with process
 // 10, and many processes besides.
-func newCrowd() (*sandboxFinder, *table, *node) {
-	p := &table{starts: map[int]uint64{10: 100}, inodes: map[int]uint64{10: podNetns}}
+func newCrowd(t *testing.T) (*sandboxFinder, *table, *node) {
+	t.Helper()
+	p := &table{starts: map[int]uint64{10: 100}, inodes: map[int]uint64{10: podNetns}, lifetimes: map[int]*span{}}
 	n := &node{pids: map[string][]int{"crowd": {10}}, looked: map[string]int{}}
 	for pid := 11; pid < 5000; pid++ {
 		p.starts[pid], p.inodes[pid] = uint64(pid)*10, podNetns+1 // of its own making
 		n.pids["crowd"] = append(n.pids["crowd"], pid)
 	}
-	return &sandboxFinder{proc: p, cgroups: n, nodeInode: nodeNetns, known: map[string]process{}}, p, n
+	f := newSandboxFinder(p, n, nodeNetns)
+	t.Cleanup(f.close)
+	return f, p, n
 }
 
-// However many processes a pod has, to look whether its sandbox is still there
-// costs one read.
-func TestKnownSandboxIsCheckedWithOneRead(t *testing.T) {
-	f, p, n := newCrowd()
-	if inode, err := f.inode("crowd"); err != nil || inode != podNetns {
-		t.Fatalf("inode = %d, %v; want %d", inode, err, podNetns)
+func wantInode(t *testing.T, f *sandboxFinder, want uint64) {
+	t.Helper()
+	ns, err := f.open("crowd")
+	if err != nil {
+		t.Fatalf("open: %v, want namespace %d", err, want)
 	}
-	*p = table{starts: p.starts, inodes: p.inodes}
+	defer ns.close()
+	if ns.inode != want {
+		t.Errorf("opened namespace %d, want %d", ns.inode, want)
+	}
+}
+
+// However many processes a pod has, to open its namespace again looks at none.
+func TestKnownSandboxIsOpenedWithoutALook(t *testing.T) {
+	f, p, n := newCrowd(t)
+	wantInode(t, f, podNetns)
+	p.read.starts, p.read.namespaces = 0, 0
 	clear(n.looked)
-	const looks = 100
-	for range looks {
-		if inode, err := f.inode("crowd"); err != nil || inode != podNetns {
-			t.Fatalf("inode = %d, %v; want %d", inode, err, podNetns)
-		}
+	const times = 100
+	for range times {
+		wantInode(t, f, podNetns)
 	}
-	if p.read.starts != looks || p.read.namespaces != 0 || len(n.looked) != 0 {
-		t.Errorf("%+v reads and %v listings for %d looks, want one read each", p.read, n.looked, looks)
+	if p.read.starts != 0 || p.read.namespaces != times || len(n.looked) != 0 {
+		t.Errorf("%+v reads and %v listings for %d times, want that the namespace is opened and nothing else", p.read, n.looked, times)
 	}
 }
 
-// A sandbox that has ended, or whose process id another process has by now, is
-// looked for again.
-func TestSandboxThatEndedIsLookedForAgain(t *testing.T) {
-	for name, end := range map[string]func(*table){
-		"ended":           func(p *table) { delete(p.starts, 10); delete(p.inodes, 10) },
-		"process id used": func(p *table) { p.starts[10] = 90000 },
+// A sandbox that has ended, whose process id another process has by now, or
+// that is in another namespace than it was, is looked for again.
+func TestSandboxThatIsLostIsLookedForAgain(t *testing.T) {
+	for name, tc := range map[string]struct {
+		what func(*table)
+		want uint64
+	}{
+		"ended":           {func(p *table) { p.end(10) }, podNetns + 1}, // of the oldest that is left
+		"process id used": {func(p *table) { p.end(10); p.starts[10], p.inodes[10] = 90000, 77 }, podNetns + 1},
+		"namespace left":  {func(p *table) { p.inodes[10] = 78 }, 78},
 	} {
-		f, p, _ := newCrowd()
-		if _, err := f.inode("crowd"); err != nil {
-			t.Fatal(err)
+		f, p, _ := newCrowd(t)
+		wantInode(t, f, podNetns)
+		tc.what(p)
+		t.Log(name)
+		wantInode(t, f, tc.want)
+		<-f.news
+		if lost := f.takeLost(); !lost["crowd"] || len(lost) != 1 {
+			t.Errorf("%s: lost %v, want the pod", name, lost)
 		}
-		end(p)
-		if inode, err := f.inode("crowd"); err != nil || inode != podNetns+1 {
-			t.Errorf("%s: inode = %d, %v; want that of the oldest process left", name, inode, err)
-		}
+	}
+}
+
+// The end of a sandbox is heard of without a look.
+func TestEndOfASandboxIsNews(t *testing.T) {
+	f, p, _ := newCrowd(t)
+	wantInode(t, f, podNetns)
+	p.end(10)
+	<-f.news
+	if lost := f.takeLost(); !lost["crowd"] {
+		t.Errorf("lost %v, want the pod", lost)
+	}
+	if len(f.known) != 0 {
+		t.Errorf("still remembered: %v", f.known)
+	}
+}
+
+// moved is a pod of which a process has gone by the time it is listed again.
+type moved struct {
+	*node
+	pid int
+}
+
+func (m *moved) Processes(path string) ([]int, error) {
+	pids, err := m.node.Processes(path)
+	if m.looked[path] > 1 {
+		pids = slices.DeleteFunc(slices.Clone(pids), func(pid int) bool { return pid == m.pid })
+	}
+	return pids, err
+}
+
+// Between the list of a pod's processes and the look at one, its id may be given
+// to a process of another pod.
+func TestProcessOfAnotherPodIsNotTaken(t *testing.T) {
+	_, p, n := newCrowd(t)
+	f := newSandboxFinder(p, &moved{n, 10}, nodeNetns)
+	t.Cleanup(f.close)
+	wantInode(t, f, podNetns+1)
+	if !p.lifetimes[10].ended() {
+		t.Error("the other pod's process is still held")
 	}
 }
 
 // The runtime on its way into the pod is in the node's namespace: neither
 // taken nor remembered.
 func TestRuntimeIsNotRemembered(t *testing.T) {
-	f, p, n := newCrowd()
+	f, p, n := newCrowd(t)
 	n.pids["crowd"] = []int{10}
 	p.inodes[10] = nodeNetns
-	if _, err := f.inode("crowd"); !errors.Is(err, errNoSandbox) {
+	if _, err := f.open("crowd"); !errors.Is(err, errNoSandbox) {
 		t.Errorf("error %v, want errNoSandbox", err)
 	}
-	p.inodes[10] = podNetns
-	if inode, err := f.inode("crowd"); err != nil || inode != podNetns {
-		t.Errorf("inode = %d, %v; want %d", inode, err, podNetns)
+	if len(f.known) != 0 || !p.lifetimes[10].ended() {
+		t.Errorf("remembered: %v", f.known)
 	}
+	p.inodes[10] = podNetns
+	wantInode(t, f, podNetns)
 }
 
 func TestSandboxesOfPodsThatEndedAreForgotten(t *testing.T) {
-	f, _, _ := newCrowd()
-	if _, err := f.inode("crowd"); err != nil {
-		t.Fatal(err)
-	}
+	f, p, _ := newCrowd(t)
+	wantInode(t, f, podNetns)
 	f.forgetOthers([]workload.PodCgroup{{Path: "crowd"}})
 	if len(f.known) != 1 {
 		t.Error("the sandbox of a pod that runs is forgotten")
 	}
 	f.forgetOthers(nil)
-	if len(f.known) != 0 {
+	if len(f.known) != 0 || !p.lifetimes[10].ended() {
 		t.Errorf("remembered: %v", f.known)
 	}
 }

@@ -272,6 +272,17 @@ func (c *Cache) Pods() []workload.Pod {
 	return pods
 }
 
+// Pod returns the pod with the UID, as Pods does; false if there is none.
+func (c *Cache) Pod(uid string) (workload.Pod, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	e := c.entries[uid]
+	if e == nil {
+		return workload.Pod{}, false
+	}
+	return e.pod, true
+}
+
 // Lookup returns the workload that a cgroup belongs to and what the rules say
 // about it; false if the cache has no such pod. In a pod where the rules differ
 // between containers, a container that is not known, or not named, is Unknown.

@@ -48,6 +48,13 @@ func (l *podList) Pods() []workload.Pod {
 	return slices.Collect(maps.Values(l.pods))
 }
 
+func (l *podList) Pod(uid string) (workload.Pod, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p, ok := l.pods[uid]
+	return p, ok
+}
+
 func (l *podList) Subscribe() (<-chan struct{}, func()) {
 	ch := make(chan struct{}, 1)
 	l.mu.Lock()
