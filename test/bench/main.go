@@ -29,6 +29,7 @@ type options struct {
 	starts int
 
 	slowStarts int
+	restPods   int
 }
 
 func main() {
@@ -53,6 +54,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.StringVar(&o.only, "only", "", "measure these of kernel,line,cached,first,starts,passing,bridge,node,floods,rest alone")
 	flags.IntVar(&o.starts, "starts", 3000, "how many pods are started one by one, in each of starts, passing and bridge")
 	flags.IntVar(&o.slowStarts, "slow-starts", 300, "how many of bridge are started with a slow API server")
+	flags.IntVar(&o.restPods, "rest-pods", crowdPods, "how many pods run while nobody asks anything, in rest")
 	if err := flags.Parse(args); err != nil {
 		return options{}, err
 	}
@@ -139,7 +141,7 @@ func measureScene(ctx context.Context, o options, s *scene.Scene, w *scene.Workl
 		{"bridge", func() error { return measureBridge(ctx, o, s, w, r) }},
 		{"node", func() error { return measureCrowd(ctx, o, s, r) }},
 		{"floods", func() error { return measureFloods(ctx, s, w, r) }},
-		{"rest", func() error { return measureRest(ctx, s, r) }},
+		{"rest", func() error { return measureRest(ctx, o, s, r) }},
 	} {
 		if !o.wants(part.name) {
 			continue

@@ -21,15 +21,13 @@ const (
 	// restSettle is how long the agent has for what came before.
 	restSettle   = 15 * time.Second
 	podProcesses = 20
-	// moreProcesses are then started in one of the pods.
-	moreProcesses = 5000
 )
 
 // measureRest returns the rows of an agent that nobody asks anything of: 250
-// pods of 20 processes, and then one of them with 5,000 more. Nothing that it
-// does may depend on how many processes there are.
-func measureRest(ctx context.Context, s *scene.Scene, r *report) error {
-	pods := make([]*scene.Workload, crowdPods)
+// pods of 20 processes, and then one of them with 5,000 more, as many as all
+// have. Nothing that it does may depend on how many processes there are.
+func measureRest(ctx context.Context, o options, s *scene.Scene, r *report) error {
+	pods, moreProcesses := make([]*scene.Workload, o.restPods), o.restPods*podProcesses
 	group, starting := errgroup.WithContext(ctx)
 	group.SetLimit(starters)
 	for i := range pods {
@@ -56,7 +54,7 @@ func measureRest(ctx context.Context, s *scene.Scene, r *report) error {
 		return err
 	}
 	r.Rows = append(r.Rows,
-		valueRow(fmt.Sprintf("CPU at rest, %d pods of %d processes", crowdPods, podProcesses),
+		valueRow(fmt.Sprintf("CPU at rest, %d pods of %d processes", o.restPods, podProcesses),
 			fmt.Sprintf("%.3f %% of a core", few.cpu), "–", few.cpu, atMost(0.1, " %")),
 		valueRow(fmt.Sprintf("the same with %d processes more in one of them", moreProcesses),
 			fmt.Sprintf("%.3f %% of a core", many.cpu), fmt.Sprintf("%.3f %%", few.cpu), many.cpu-few.cpu, atMost(0.02, " points more")),
