@@ -11,7 +11,7 @@
 #define MAX_DEPTH 3
 
 struct caller {
-	__u64 cgroup_id; /* of the verdict found, without one the deepest; 0: not in a pod */
+	__u64 cgroup_id; /* the container's; the pod's for a task in none of them; 0: not in a pod */
 	__u64 quota_id;  /* the pod's, whose quota it uses: no cgroup that the pod may make */
 	struct verdict_entry *entry;
 };
@@ -42,40 +42,41 @@ static __always_inline int kubepods_level(struct __sk_buff *skb, __u64 kubepods_
 	return 0;
 }
 
-static __always_inline __u64 pod_id(struct __sk_buff *skb, const struct settings *s, int level)
+/* How far below kubepods the pod's cgroup is. */
+static __always_inline int pod_depth(struct __sk_buff *skb, const struct settings *s, int level)
 {
 	__u64 id = ancestor_id(skb, level + 1);
 
 	for (int i = 0; i < QOS_CGROUPS; i++)
 		if (id == s->qos_ids[i])
-			return ancestor_id(skb, level + 2);
-	return id;
+			return 2;
+	return 1;
 }
 
-/* Deepest first, since a container may have a verdict of its own. A pod whose
- * containers differ is itself unknown: its caller is found by the container
- * once that is known. */
+/* The verdict is looked for deepest first, since a container may have one of its
+ * own. A pod whose containers differ is itself unknown. Whatever the verdict, the
+ * caller is the container, which stays while its process runs: cgroups below it
+ * are the process's own to make and to remove. */
 static __always_inline struct caller find(struct __sk_buff *skb, const struct settings *s)
 {
 	struct caller caller = {};
 	int level = kubepods_level(skb, s->kubepods_id);
+	int pod;
 
 	if (!level)
 		return caller;
-	caller.quota_id = pod_id(skb, s, level);
+	pod = pod_depth(skb, s, level);
+	caller.quota_id = ancestor_id(skb, level + pod);
 	for (int depth = MAX_DEPTH; depth > 0; depth--) {
 		__u64 id = ancestor_id(skb, level + depth);
 
 		if (!id)
 			continue;
-		if (!caller.cgroup_id)
+		if (!caller.cgroup_id || depth > pod)
 			caller.cgroup_id = id;
 		caller.entry = bpf_map_lookup_elem(&sidestep_verdicts, &id);
-		if (!caller.entry)
-			continue;
-		if (caller.entry->verdict != VERDICT_UNKNOWN)
-			caller.cgroup_id = id;
-		break;
+		if (caller.entry)
+			break;
 	}
 	return caller;
 }

@@ -247,18 +247,13 @@ func (w *world) connect(i, by int, failing bool) {
 	if w.taken(s) {
 		return // EADDRNOTAVAIL
 	}
-	s.open, s.pod, s.owner = true, by, w.expected(by)
+	s.open, s.pod, s.owner = true, by, w.container(by)
 	w.sockops(s, opConnect, 0)
 	w.establish()
 }
 
-// expected is the cgroup that a flow of the pod is to bear now.
-func (w *world) expected(pod int) uint64 {
-	if w.verdicts[pod] == nil {
-		return w.cgroup(pod) + 1 // the deepest, so that a container can become known
-	}
-	return w.cgroup(pod)
-}
+// container is the cgroup of the pod's one container, which its flows bear.
+func (w *world) container(pod int) uint64 { return w.cgroup(pod) + 1 }
 
 // elsewhere connects the socket to somebody else, whom no hook is about.
 func (w *world) elsewhere(i int) {

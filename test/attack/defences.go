@@ -101,10 +101,10 @@ var defences = []defence{
 		{maps, "max_entries, 32768", "max_entries, 64"}, // or it would take long to fill
 	}},
 	{name: "quota not by own cgroups", edits: []edit{
-		{callers, "caller.quota_id = pod_id(skb, s, level);", "caller.quota_id = ancestor_id(skb, level + 3);"},
+		{callers, "caller.quota_id = ancestor_id(skb, level + pod);", "caller.quota_id = ancestor_id(skb, level + 3);"},
 	}},
 	{name: "quota by the pod's cgroup", edits: []edit{
-		{callers, "return ancestor_id(skb, level + 2);\n\treturn id;", "return ancestor_id(skb, level + 3);\n\treturn ancestor_id(skb, level + 2);"},
+		{callers, "return 2;\n\treturn 1;", "return 3;\n\treturn 2;"},
 	}},
 	{name: "sockets' release", edits: []edit{noRelease}},
 	{name: "ends before a new beginning", edits: []edit{

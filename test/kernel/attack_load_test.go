@@ -82,8 +82,7 @@ func (n *node) occupy(t *testing.T, p *lab.Pod, cgroup string, connections int) 
 	return func() { cancel(); close(kept) }
 }
 
-// evadeQuota is by a pod without a verdict: for such a one, the deepest cgroup
-// is what its flows name.
+// evadeQuota is by a pod that makes cgroups of its own below its container's.
 func evadeQuota(t *testing.T, _ guardMode) string {
 	n := newNode(t, options{})
 	p := n.stranger(t, lab.PodOptions{QoS: "guaranteed"})

@@ -19,7 +19,7 @@ import (
 func TestFlowKey(t *testing.T) {
 	n := newNode(t, options{})
 	p := n.pod(t, steer, lab.PodOptions{})
-	id, err := lab.CgroupID(p.Cgroup)
+	id, err := lab.CgroupID(p.Container)
 	check(t, err)
 	own := captureConnection(t, n, p)
 	for what, change := range map[string]func(*workload.Connection){

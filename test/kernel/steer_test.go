@@ -1,7 +1,12 @@
 package kernel
 
 import (
+	"errors"
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -128,6 +133,87 @@ func TestVerdictOfOneContainer(t *testing.T) {
 	n.settled(t, p.Container, workload.Pass)
 	if got := dialFrom(t, p, dialing{To: imds}); got.Answer.UID != "imds" {
 		t.Errorf("the skipped container got %+v, want the metadata service", got)
+	}
+}
+
+// Two containers of one pod and one verdict are told apart, each by the task that
+// calls connect(): in cgroups of its own making it is the container's, and a
+// socket of another container speaks for it. A task in none of them is nobody's.
+func TestContainersOfOnePodAreToldApart(t *testing.T) {
+	for delivery, o := range map[string]options{"pod": {}, "node": {nodeOnly: true}} {
+		t.Run(delivery, func(t *testing.T) {
+			n := newNode(t, o)
+			for kind, pod := range map[string]lab.PodOptions{
+				"burstable": {}, "guaranteed": {QoS: "guaranteed"}, "host network": {HostNetwork: true},
+			} {
+				t.Run(kind, func(t *testing.T) { n.tellContainersApart(t, pod) })
+			}
+		})
+	}
+}
+
+func (n *node) tellContainersApart(t *testing.T, o lab.PodOptions) {
+	p := n.pod(t, steer, o)
+	other := filepath.Join(p.Cgroup, otherContainer)
+	nested := filepath.Join(other, "app", "worker")
+	check(t, os.MkdirAll(nested, 0o755))
+	for caller, tt := range map[string]struct {
+		got  dialed
+		want string
+	}{
+		"one":              {dialFrom(t, p, dialing{To: imds}), p.ContainerID},
+		"one, IPv4-mapped": {dialFrom(t, p, dialing{To: imds, Mapped: true}), p.ContainerID},
+		"another":          {dialIn(t, p, other, dialing{To: imds}), otherContainer},
+		"below another":    {dialIn(t, p, nested, dialing{To: imds}), otherContainer},
+		"in none":          {dialIn(t, p, p.Cgroup, dialing{To: imds}), ""},
+		"one, by a socket of another": {
+			passSocketIn(t, p, other, p, p.Container, dialing{To: imds}), p.ContainerID,
+		},
+		"another, by a socket of one": {
+			passSocketIn(t, p, p.Container, p, other, dialing{To: imds}), otherContainer,
+		},
+	} {
+		if a := tt.got.Answer; a.Err != "" || a.UID != p.UID || a.Container != tt.want {
+			t.Errorf("%s: %+v, want container %q", caller, tt.got, tt.want)
+		}
+	}
+}
+
+var otherContainer = strings.Repeat("0d", 32)
+
+// A cgroup that a container has made and removed meanwhile ends nothing.
+func TestContainersOwnCgroupMayEnd(t *testing.T) {
+	n := newNode(t, options{})
+	p := n.pod(t, steer, lab.PodOptions{QoS: "guaranteed"})
+	nested := filepath.Join(p.Container, "worker")
+	check(t, os.Mkdir(nested, 0o755))
+	n.instead.Store(func(c net.Conn, cookie uint64) {
+		n.answerAfter(c, cookie, func() {
+			if err := errors.Join(moveAll(nested, p.Container), os.Remove(nested)); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	if got := dialIn(t, p, nested, dialing{To: imds}); got.Answer.Err != "" || got.Answer.Container != p.ContainerID {
+		t.Errorf("%+v, want container %s", got, p.ContainerID)
+	}
+}
+
+// A container that has ended is nobody any more, whoever has its connection.
+func TestConnectionOfAnEndedContainer(t *testing.T) {
+	n := newNode(t, options{})
+	p := n.pod(t, steer, lab.PodOptions{})
+	other := filepath.Join(p.Cgroup, otherContainer)
+	check(t, os.Mkdir(other, 0o755))
+	n.instead.Store(func(c net.Conn, cookie uint64) {
+		n.answerAfter(c, cookie, func() {
+			if err := errors.Join(moveAll(other, p.Container), os.Remove(other)); err != nil {
+				t.Error(err)
+			}
+		})
+	})
+	if got := dialIn(t, p, other, dialing{To: imds}); got.Answer.Err == "" || got.Answer.UID != "" {
+		t.Errorf("%+v, want a refusal", got)
 	}
 }
 

@@ -155,17 +155,23 @@ func takeSocket(path string) (int, error) {
 // another pod opened.
 func passSocket(t *testing.T, from, to *lab.Pod, d dialing) dialed {
 	t.Helper()
+	return passSocketIn(t, from, from.Container, to, to.Container, d)
+}
+
+// passSocketIn is passSocket between processes in these cgroups.
+func passSocketIn(t *testing.T, from *lab.Pod, fromCgroup string, to *lab.Pod, toCgroup string, d dialing) dialed {
+	t.Helper()
 	d.Way, d.Path = wayPassed, filepath.Join(t.TempDir(), "socket")
 	offered := make(chan error, 1)
 	go func() {
-		_, err := lab.Run[string, struct{}](t.Context(), from, "offer", d.Path)
+		_, err := lab.RunIn[string, struct{}](t.Context(), from, fromCgroup, "offer", d.Path)
 		offered <- err
 	}()
 	eventually(t, "the socket is offered", func() bool {
 		_, err := os.Stat(d.Path)
 		return err == nil
 	})
-	got := dialFrom(t, to, d)
+	got := dialIn(t, to, toCgroup, d)
 	check(t, <-offered)
 	return got
 }
