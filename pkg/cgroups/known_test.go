@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
@@ -71,6 +72,41 @@ func TestKnownFilesAreClosedWithTheirPod(t *testing.T) {
 	defer tree.known.mu.RUnlock()
 	if n := len(tree.known.byID); n != 0 {
 		t.Errorf("%d files are kept", n)
+	}
+}
+
+// So is what is kept of a container that ends in a pod that goes on. Its successor
+// is known at its first request, whether it was listed yet or not.
+func TestKnownFilesAreClosedWithTheirContainer(t *testing.T) {
+	mount, own := cgroup2(t)
+	kubepods := filepath.Join(own, "kubepods")
+	pod := filepath.Join(kubepods, "pod"+uid)
+	want := podCgroup(t, pod, uid, cid)
+	tree := open(t, mount, kubepods)
+	w := follow(t, tree, tree.Run)
+	w.wait(t, []workload.PodCgroup{want})
+	old := want.Containers[0]
+	if _, err := tree.Resolve(old.CgroupID); err != nil {
+		t.Fatal(err)
+	}
+	next := filepath.Join(pod, strings.Repeat("f", len(cid)))
+	mkdir(t, next)
+	ref, err := tree.Resolve(id(t, next))
+	if err != nil || ref != (workload.CgroupRef{PodUID: uid, ContainerID: filepath.Base(next)}) {
+		t.Errorf("the container that has just started: %+v, %v", ref, err)
+	}
+	started := workload.ContainerCgroup{ContainerID: filepath.Base(next), CgroupID: id(t, next), Path: next}
+	want.Containers = []workload.ContainerCgroup{old, started}
+	w.wait(t, []workload.PodCgroup{want})
+	if err := os.Remove(old.Path); err != nil {
+		t.Fatal(err)
+	}
+	want.Containers = []workload.ContainerCgroup{started}
+	w.wait(t, []workload.PodCgroup{want})
+	tree.known.mu.RLock()
+	defer tree.known.mu.RUnlock()
+	if _, kept := tree.known.byID[old.CgroupID]; kept || len(tree.known.byID) != 1 {
+		t.Errorf("%d files are kept, want the running container's", len(tree.known.byID))
 	}
 }
 
