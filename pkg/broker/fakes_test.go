@@ -125,7 +125,7 @@ func (f *fakeTokens) Token(ctx context.Context, w workload.Workload, r workload.
 func (f *fakeTokens) Cached(w workload.Workload, r workload.TokenRequest) (workload.Token, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.err != nil || f.before != nil || f.empty || r.BypassCache || !w.ServiceAccountSeen {
+	if f.err != nil || f.before != nil || f.empty || r.BypassCache || !w.ServiceAccountSeen || w.ContainerUnknown && !r.Selects() {
 		return workload.Token{}, false
 	}
 	f.asked = append(f.asked, r)

@@ -231,7 +231,7 @@ func (c *call) exchange(ctx context.Context, request workload.TokenRequest) (wor
 	ctx, cancel := context.WithTimeout(ctx, max(hold-c.conn.waited, exchangeTime))
 	defer cancel()
 	c.conn.waited = 0 // requests of a connection come one after another
-	if a := c.awaitAccount(ctx); a != nil {
+	if a := c.awaitIdentity(ctx, request); a != nil {
 		return workload.Token{}, a
 	}
 	token, err := c.server.tokens.Token(ctx, c.workload, request)
@@ -243,20 +243,25 @@ func (c *call) exchange(ctx context.Context, request workload.TokenRequest) (wor
 	return token, nil
 }
 
-// accountInterval is how often a pod's service account is looked for that is
-// not known yet.
-const accountInterval = 100 * time.Millisecond
+// identityInterval is how often it is looked whether the API server has reported
+// what says which identity is meant.
+const identityInterval = 100 * time.Millisecond
 
-// awaitAccount waits until the caller's service account is known, or ctx ends:
-// nothing else says which identity is meant. What is not known in the
-// end is the token engine's to answer.
-func (c *call) awaitAccount(ctx context.Context) *answer {
-	if c.workload.ServiceAccountSeen {
+// awaitIdentity waits until it is known which identity the request means, or ctx
+// ends: that takes the caller's service account and, where the pod's containers
+// differ in their default, the name of the one that calls. What is not known in
+// the end is the token engine's to answer.
+func (c *call) awaitIdentity(ctx context.Context, request workload.TokenRequest) *answer {
+	known := func() bool {
+		w := &c.workload
+		return w.ServiceAccountSeen && (request.Selects() || !w.ContainerUnknown)
+	}
+	if known() {
 		return nil
 	}
-	tick := c.server.clock.NewTicker(accountInterval)
+	tick := c.server.clock.NewTicker(identityInterval)
 	defer tick.Stop()
-	for !c.workload.ServiceAccountSeen {
+	for !known() {
 		select {
 		case <-ctx.Done():
 			return nil

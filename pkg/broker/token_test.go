@@ -203,34 +203,66 @@ func TestPodChangesWhileTokenIsFetched(t *testing.T) {
 	}
 }
 
-// A pod whose service account has not come from the API server yet waits for
-// it, and is then asked for as what the account says.
-func TestServiceAccountIsWaitedFor(t *testing.T) {
-	r := newRig(t)
-	r.attester.set(func(f *fakeAttester) { f.pod.ServiceAccountSeen, f.pod.ClientID = false, "" })
-	c := r.dial()
-	answered := make(chan reply)
-	go func() {
-		got, _ := c.send(get(tokenTarget))
-		answered <- got
-	}()
-	for !r.clock.HasWaiters() {
-		time.Sleep(time.Millisecond)
-	}
-	r.clock.Step(accountInterval)
-	if asked := r.tokens.requests(); len(asked) != 0 {
-		t.Fatalf("asked for %v before the account was known", asked)
-	}
-	r.attester.set(func(f *fakeAttester) { f.pod = testPod })
-	for {
-		select {
-		case got := <-answered:
-			if got.Status != 200 || !strings.Contains(got.Body, `"client_id":"client-default"`) {
-				t.Errorf("%+v, want a token of the account's identity", got)
+// Who calls before the API server has reported what says which identity is meant
+// waits for that, and is then asked for as what it says: the service account, or,
+// where the pod's containers differ, the caller's name.
+func TestIdentityIsWaitedFor(t *testing.T) {
+	for name, unknown := range map[string]func(*workload.Workload){
+		"service account": func(w *workload.Workload) { w.ServiceAccountSeen, w.ClientID = false, "" },
+		"container":       unknownContainer,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.attester.set(func(f *fakeAttester) { unknown(&f.pod) })
+			c := r.dial()
+			answered := make(chan reply)
+			go func() {
+				got, _ := c.send(get(tokenTarget))
+				answered <- got
+			}()
+			for !r.clock.HasWaiters() {
+				time.Sleep(time.Millisecond)
 			}
-			return
-		case <-time.After(time.Millisecond):
-			r.clock.Step(accountInterval)
-		}
+			r.clock.Step(identityInterval)
+			if asked := r.tokens.requests(); len(asked) != 0 {
+				t.Fatalf("asked for %v before the identity was known", asked)
+			}
+			r.attester.set(func(f *fakeAttester) { f.pod = testPod })
+			for {
+				select {
+				case got := <-answered:
+					if got.Status != 200 || !strings.Contains(got.Body, `"client_id":"client-default"`) {
+						t.Errorf("%+v, want a token of the default identity", got)
+					}
+					return
+				case <-time.After(time.Millisecond):
+					r.clock.Step(identityInterval)
+				}
+			}
+		})
+	}
+}
+
+// unknownContainer makes the caller one whose container is not known yet.
+func unknownContainer(w *workload.Workload) {
+	w.ClientID, w.ClientIDUnclear, w.ContainerUnknown = "", "it is not known which of them asks", true
+}
+
+// Who names the identity does not wait for the container's name, and who is in no
+// container does not wait for one.
+func TestIdentityThatIsClearIsNotWaitedFor(t *testing.T) {
+	r := newRig(t)
+	r.tokens.set(func(f *fakeTokens) { f.empty = true })
+	r.attester.set(func(f *fakeAttester) { unknownContainer(&f.pod) })
+	got, _ := r.dial().send(get(tokenTarget + "&client_id=own"))
+	if got.Status != 200 || !strings.Contains(got.Body, `"client_id":"own"`) {
+		t.Errorf("with a client_id: %+v, want a token of it", got)
+	}
+	r.attester.set(func(f *fakeAttester) { f.pod.ContainerUnknown = false })
+	r.tokens.set(func(f *fakeTokens) {
+		f.err = workload.TokenErrorf(workload.IdentityNotFound, "Multiple user assigned identities exist")
+	})
+	if got, _ := r.dial().send(get(tokenTarget)); got.Status != 400 || !strings.Contains(got.Body, "Identity not found: Multiple") {
+		t.Errorf("in no container: %+v, want 400 at once", got)
 	}
 }

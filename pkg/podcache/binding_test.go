@@ -113,7 +113,7 @@ func TestExpirationOfThePodGoesFirst(t *testing.T) {
 		"the pod's":     {pod{expiration: "4000"}, 4000 * time.Second},
 		"a broken one":  {pod{expiration: "soon"}, 0},
 	} {
-		if got := newWorkload(&record{pod: tc.pod}, withAccount, "").TokenExpiration; got != tc.want {
+		if got := newWorkload(&record{pod: tc.pod}, withAccount).TokenExpiration; got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
 		}
 	}

@@ -239,6 +239,7 @@ func (c *Cache) compute(cgroupUID string) {
 func (c *Cache) newEntry(r *record) *entry {
 	a := c.accounts[r.account()]
 	decision, containers := c.policy.decide(&r.pod, a.label(), c.exempt)
+	caller, callers := newWorkloads(r, a)
 	return &entry{
 		pod: workload.Pod{
 			UID:            r.cgroupUID,
@@ -250,8 +251,8 @@ func (c *Cache) newEntry(r *record) *entry {
 			Decision:       decision,
 			Containers:     containers,
 		},
-		workload: newWorkload(r, a, ""),
-		callers:  newCallers(r, a),
+		workload: caller,
+		callers:  callers,
 	}
 }
 
@@ -286,7 +287,9 @@ func (c *Cache) Pod(uid string) (workload.Pod, bool) {
 // Lookup returns the workload that a cgroup belongs to and what the rules say
 // about it; false if the cache has no such pod. In a pod where the rules differ
 // between containers, a container that is not known, or not named, is Unknown.
-// A container that is known has its own AZURE_CLIENT_ID as its default identity.
+// Its own AZURE_CLIENT_ID is a container's default identity. Where containers
+// differ in that, one that is not known has none, and ContainerUnknown is set if
+// the reference names it: then it becomes known with the pod's status.
 // The workload shares memory with the cache and must not be changed.
 func (c *Cache) Lookup(ref workload.CgroupRef) (workload.Workload, workload.Decision, bool) {
 	c.mu.RLock()
@@ -298,6 +301,7 @@ func (c *Cache) Lookup(ref workload.CgroupRef) (workload.Workload, workload.Deci
 	w, own := e.callers[ref.ContainerID]
 	if !own {
 		w = e.workload
+		w.ContainerUnknown = w.ContainerUnknown && ref.ContainerID != ""
 	}
 	if d, ok := e.pod.Containers[ref.ContainerID]; ok {
 		return w, d, true

@@ -2,8 +2,6 @@ package podcache
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -17,45 +15,46 @@ type clientIDs map[string]string
 
 // newClientIDs returns nil if no container sets the variable.
 func newClientIDs(s *corev1.PodSpec) clientIDs {
-	var all clientIDs
-	for _, c := range allContainers(s) {
+	all := allContainers(s)
+	for _, c := range s.EphemeralContainers {
+		all = append(all, corev1.Container(c.EphemeralContainerCommon))
+	}
+	var ids clientIDs
+	for _, c := range all {
 		value, elsewhere := variable(c, clientIDVariable)
 		if value == "" && !elsewhere {
 			continue
 		}
-		if all == nil {
-			all = clientIDs{}
+		if ids == nil {
+			ids = clientIDs{}
 		}
-		all[c.Name] = value
+		ids[c.Name] = value
 	}
-	return all
+	return ids
 }
 
-// of returns the container's client id; both are empty if it sets none. Without
-// a name it is not known which container asks: then the value is the one that
-// all who set the variable agree on. unclear says why there is no value although
-// the variable is set.
+// of returns the container's own client id; both are empty if it sets none.
+// unclear says why there is no value although the variable is set.
 func (c clientIDs) of(container string) (value, unclear string) {
-	if container != "" {
-		value, set := c[container]
-		if set && value == "" {
-			return "", elsewhere(container)
-		}
-		return value, ""
-	}
-	for _, name := range slices.Sorted(maps.Keys(c)) {
-		switch own := c[name]; {
-		case own == "":
-			return "", elsewhere(name)
-		case value != "" && own != value:
-			return "", fmt.Sprintf("the pod's containers set %s to different values, and it is not known which of them asks", clientIDVariable)
-		default:
-			value = own
-		}
+	value, set := c[container]
+	if set && value == "" {
+		return "", fmt.Sprintf("the container %s takes %s from a secret, a ConfigMap or another variable (valueFrom, envFrom), which the agent does not read", container, clientIDVariable)
 	}
 	return value, ""
 }
 
-func elsewhere(container string) string {
-	return fmt.Sprintf("the container %s takes %s from a secret, a ConfigMap or another variable (valueFrom, envFrom), which the agent does not read", container, clientIDVariable)
+// same reports whether it does not matter which of the pod's containers asks: all
+// set the variable, and to the same. It returns what they set it to, as of does.
+func (c clientIDs) same(containers []string) (value, unclear string, same bool) {
+	for _, name := range containers {
+		own, set := c[name]
+		if !set || own != c[containers[0]] {
+			return "", "", false
+		}
+	}
+	if len(containers) == 0 { // of a state that was saved
+		return "", "", false
+	}
+	value, unclear = c.of(containers[0])
+	return value, unclear, true
 }

@@ -33,15 +33,20 @@ func TestClientIDIsTheCallersOwn(t *testing.T) {
 	}{
 		"none sets it":                   {[]corev1.Container{container("a"), container("b")}, "", "", ""},
 		"all agree":                      {[]corev1.Container{container("a", set("1")), container("b", set("1"))}, "", "1", ""},
-		"one sets it":                    {[]corev1.Container{container("a", set("1")), container("b")}, "", "1", ""},
-		"two differ":                     {[]corev1.Container{container("a", set("1")), container("b", set("2"))}, "", "", "different values"},
+		"all agree, a new one asks":      {[]corev1.Container{container("a", set("1")), container("b", set("1"))}, "new", "1", ""},
+		"one sets it":                    {[]corev1.Container{container("a", set("1")), container("b")}, "", "", notKnown},
+		"one sets it, a new one asks":    {[]corev1.Container{container("a", set("1")), container("b")}, "new", "", notKnown},
+		"one sets it and asks":           {[]corev1.Container{container("a", set("1")), container("b")}, "a", "1", ""},
+		"none sets it, a new one asks":   {[]corev1.Container{container("a"), container("b")}, "new", "", ""},
+		"two differ":                     {[]corev1.Container{container("a", set("1")), container("b", set("2"))}, "", "", notKnown},
+		"two differ, a new one asks":     {[]corev1.Container{container("a", set("1")), container("b", set("2"))}, "new", "", notKnown},
 		"two differ, the first asks":     {[]corev1.Container{container("a", set("1")), container("b", set("2"))}, "a", "1", ""},
 		"two differ, the second asks":    {[]corev1.Container{container("a", set("1")), container("b", set("2"))}, "b", "2", ""},
 		"another has it":                 {[]corev1.Container{container("a", set("1")), container("b")}, "b", "", ""},
 		"from a secret":                  {[]corev1.Container{container("a", from)}, "", "", "the container a takes AZURE_CLIENT_ID from a secret"},
 		"from a secret, it asks":         {[]corev1.Container{container("a", from), container("b", set("2"))}, "a", "", "the container a takes AZURE_CLIENT_ID"},
 		"from a secret, another asks":    {[]corev1.Container{container("a", from), container("b", set("2"))}, "b", "2", ""},
-		"from a secret, unknown":         {[]corev1.Container{container("a", set("1")), container("b", from)}, "", "", "the container b takes AZURE_CLIENT_ID"},
+		"from a secret, unknown":         {[]corev1.Container{container("a", set("1")), container("b", from)}, "", "", notKnown},
 		"from a ConfigMap":               {[]corev1.Container{container("a", fromMap)}, "a", "", "the container a takes AZURE_CLIENT_ID"},
 		"empty":                          {[]corev1.Container{container("a", set(""))}, "a", "", ""},
 		"twice: empty at last":           {[]corev1.Container{container("a", set("1"), set(""))}, "a", "", ""},
@@ -56,35 +61,83 @@ func TestClientIDIsTheCallersOwn(t *testing.T) {
 		"twice: the last one counts":     {[]corev1.Container{container("a", set("1"), set("2"))}, "", "2", ""},
 		"with a carriage return and all": {[]corev1.Container{container("a", set("\ufeff 1\r\n"))}, "", "1", ""},
 	} {
-		got, unclear := newClientIDs(&corev1.PodSpec{Containers: tt.containers}).of(tt.caller)
-		if got != tt.want || (unclear == "") != (tt.unclear == "") || !strings.Contains(unclear, tt.unclear) {
-			t.Errorf("%s: %q, unclear %q; want %q, %q", name, got, unclear, tt.want, tt.unclear)
+		w := cacheOf(tt.containers...).lookup(t, tt.caller)
+		if w.ClientID != tt.want || (w.ClientIDUnclear == "") != (tt.unclear == "") || !strings.Contains(w.ClientIDUnclear, tt.unclear) {
+			t.Errorf("%s: %q, unclear %q; want %q, %q", name, w.ClientID, w.ClientIDUnclear, tt.want, tt.unclear)
+		}
+		if tt.unclear == notKnown && w.ContainerUnknown != (tt.caller == "new") || tt.unclear != notKnown && w.ContainerUnknown {
+			t.Errorf("%s: container unknown: %t", name, w.ContainerUnknown)
 		}
 	}
 }
 
-// Lookup gives a container that is known its own identity, unless the service
-// account says one for all.
-func TestCallersOfOnePodHaveTheirOwnIdentity(t *testing.T) {
-	r := &record{pod: pod{
-		clientIDs:    clientIDs{"a": "1", "b": "2", "c": ""},
-		containerIDs: map[string]string{"id-a": "a", "id-b": "b", "id-c": "c", "id-d": "d"},
-	}}
-	for _, annotated := range []bool{false, true} {
-		a := &account{object: &serviceAccount{}}
-		if annotated {
-			a.object.clientID = "annotated"
+// notKnown is in the reason of who is not known although that matters.
+const notKnown = "it is not known which of them asks"
+
+// cacheOf returns a cache with the one pod "pod" of these containers, each known by
+// the id "id-" and its name.
+func cacheOf(containers ...corev1.Container) *Cache {
+	o := &corev1.Pod{Spec: corev1.PodSpec{Containers: containers}}
+	for _, c := range containers {
+		o.Status.ContainerStatuses = append(o.Status.ContainerStatuses, corev1.ContainerStatus{Name: c.Name, ContainerID: "containerd://id-" + c.Name})
+	}
+	return cacheOfPod(o, &account{object: &serviceAccount{}})
+}
+
+func cacheOfPod(o *corev1.Pod, a *account) *Cache {
+	w, callers := newWorkloads(&record{pod: newPod(o)}, a)
+	return &Cache{entries: map[string]*entry{"pod": {workload: w, callers: callers}}}
+}
+
+// lookup returns the workload of a container by its name; "": of a task in the
+// pod's own cgroup, "new": of a container that no status names yet.
+func (c *Cache) lookup(t *testing.T, container string) workload.Workload {
+	t.Helper()
+	ref := workload.CgroupRef{PodUID: "pod"}
+	if container != "" {
+		ref.ContainerID = "id-" + container
+	}
+	w, _, ok := c.Lookup(ref)
+	if !ok {
+		t.Error("the pod is not known")
+	}
+	return w
+}
+
+// The service account's client id is all containers', whichever asks.
+func TestAnnotatedClientIDIsForAllCallers(t *testing.T) {
+	o := &corev1.Pod{Spec: corev1.PodSpec{Containers: []corev1.Container{
+		container("a", corev1.EnvVar{Name: clientIDVariable, Value: "1"}), container("b"),
+	}}}
+	o.Status.ContainerStatuses = []corev1.ContainerStatus{{Name: "a", ContainerID: "containerd://id-a"}}
+	c := cacheOfPod(o, &account{object: &serviceAccount{clientID: "annotated"}})
+	for _, caller := range []string{"a", "b", "new", ""} {
+		if w := c.lookup(t, caller); w.ClientID != "annotated" || w.ClientIDUnclear != "" || w.ContainerUnknown {
+			t.Errorf("%q: %+v", caller, w)
 		}
-		c := &Cache{entries: map[string]*entry{"pod": {workload: newWorkload(r, a, ""), callers: newCallers(r, a)}}}
-		for id, want := range map[string]string{"id-a": "1", "id-b": "2", "id-c": "", "id-d": "", "": "", "id-new": ""} {
-			w, _, ok := c.Lookup(workload.CgroupRef{PodUID: "pod", ContainerID: id})
-			unclear := want == "" && id != "id-d"
-			if annotated {
-				want, unclear = "annotated", false
-			}
-			if !ok || w.ClientID != want || (w.ClientIDUnclear != "") != unclear {
-				t.Errorf("annotated %t, %q: client id %q, unclear %q", annotated, id, w.ClientID, w.ClientIDUnclear)
-			}
+	}
+}
+
+// Containers of every kind count, and each is known by its status.
+func TestContainersOfEveryKindHaveTheirOwnIdentity(t *testing.T) {
+	set := func(name string) corev1.Container {
+		return container(name, corev1.EnvVar{Name: clientIDVariable, Value: "of-" + name})
+	}
+	o := &corev1.Pod{Spec: corev1.PodSpec{
+		Containers: []corev1.Container{set("a")}, InitContainers: []corev1.Container{set("i")},
+		EphemeralContainers: []corev1.EphemeralContainer{{EphemeralContainerCommon: corev1.EphemeralContainerCommon(set("e"))}},
+	}}
+	status := func(name string) []corev1.ContainerStatus {
+		return []corev1.ContainerStatus{{Name: name, ContainerID: "containerd://id-" + name}}
+	}
+	a := &account{object: &serviceAccount{}}
+	if w := cacheOfPod(o, a).lookup(t, "e"); w.ClientID != "" || !w.ContainerUnknown {
+		t.Errorf("before its status: %+v", w)
+	}
+	o.Status.ContainerStatuses, o.Status.InitContainerStatuses, o.Status.EphemeralContainerStatuses = status("a"), status("i"), status("e")
+	for _, caller := range []string{"a", "i", "e"} {
+		if w := cacheOfPod(o, a).lookup(t, caller); w.ClientID != "of-"+caller || w.ContainerUnknown {
+			t.Errorf("%s: %+v", caller, w)
 		}
 	}
 }

@@ -11,45 +11,47 @@ import (
 // entry is what callers get about one pod. It is replaced, never
 // changed, so that they may keep its parts.
 type entry struct {
-	pod      workload.Pod
+	pod workload.Pod
+	// workload is that of a caller whose container is not known.
 	workload workload.Workload
 	// callers has the workload as single containers have it, by container id;
 	// nil where all have the same.
 	callers map[string]workload.Workload
 }
 
-// newCallers returns the workload of each container whose own AZURE_CLIENT_ID
-// says another identity than the pod's containers do together.
-func newCallers(r *record, a *account) map[string]workload.Workload {
-	if len(r.clientIDs) == 0 || a != nil && a.object != nil && a.object.clientID != "" {
-		return nil
+// newWorkloads returns what an entry has of a pod and its service account: the
+// workload of a caller whose container is not known, and, where containers
+// differ in their own AZURE_CLIENT_ID and no annotation goes before it, those of
+// the containers that are.
+func newWorkloads(r *record, a *account) (workload.Workload, map[string]workload.Workload) {
+	w := newWorkload(r, a)
+	if w.ClientID != "" || len(r.clientIDs) == 0 {
+		return w, nil
 	}
-	var callers map[string]workload.Workload
-	shared, unclear := r.clientIDs.of("")
+	if id, unclear, same := r.clientIDs.same(r.containers); same {
+		w.ClientID, w.ClientIDUnclear = id, unclear
+		return w, nil
+	}
+	callers := map[string]workload.Workload{}
 	for id, name := range r.containerIDs {
-		if own, ownUnclear := r.clientIDs.of(name); own == shared && ownUnclear == unclear {
-			continue
-		}
-		if callers == nil {
-			callers = map[string]workload.Workload{}
-		}
-		callers[id] = newWorkload(r, a, name)
+		own := w
+		own.ClientID, own.ClientIDUnclear = r.clientIDs.of(name)
+		callers[id] = own
 	}
-	return callers
+	w.ContainerUnknown = true
+	w.ClientIDUnclear = "the pod's containers differ in " + clientIDVariable + ", and it is not known which of them asks"
+	return w, callers
 }
 
-// newWorkload joins a pod with its service account, which is nil if the pod
-// has none. The container is the one that asks; empty: it is not known.
-func newWorkload(r *record, a *account, container string) workload.Workload {
-	clientID, unclear := r.clientIDs.of(container)
+// newWorkload joins a pod with its service account, which is nil if the pod has
+// none. Its client id is the annotation's.
+func newWorkload(r *record, a *account) workload.Workload {
 	w := workload.Workload{
 		PodUID:             r.cgroupUID,
 		PodName:            r.name.Name,
 		Namespace:          r.name.Namespace,
 		ServiceAccount:     r.serviceAccount,
 		ChangedAt:          youngest(r.created, r.changed),
-		ClientID:           clientID,
-		ClientIDUnclear:    unclear,
 		TenantID:           r.tenantID,
 		AuthorityHost:      r.authorityHost,
 		Projected:          r.projected,
@@ -62,9 +64,7 @@ func newWorkload(r *record, a *account, container string) workload.Workload {
 	}
 	w.ServiceAccountSeen = true
 	w.ServiceAccountUID = a.object.uid
-	if a.object.clientID != "" {
-		w.ClientID, w.ClientIDUnclear = a.object.clientID, ""
-	}
+	w.ClientID = a.object.clientID
 	w.TenantID = cmp.Or(a.object.tenantID, w.TenantID)
 	w.Identities = a.identities
 	if r.expiration == "" {

@@ -107,6 +107,9 @@ func selectClient(w workload.Workload, r workload.TokenRequest) (string, error) 
 		})
 	case w.ClientID != "":
 		return w.ClientID, nil
+	case w.ContainerUnknown:
+		return "", unavailable("%s yet; annotate the service account %s/%s with %s to have one default for all",
+			w.ClientIDUnclear, w.Namespace, w.ServiceAccount, workload.ClientIDAnnotation)
 	case w.ClientIDUnclear != "":
 		// The words of IMDS for a VM with several identities and no default.
 		return "", notFound("Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request: %s; "+

@@ -64,10 +64,13 @@ type Workload struct {
 	// ClientIDUnclear says why ClientID is empty although AZURE_CLIENT_ID is set
 	// in the pod's spec.
 	ClientIDUnclear string
-	TenantID        string // empty: the agent's own default holds
-	AuthorityHost   string // the pod's own AZURE_AUTHORITY_HOST; empty: the agent's holds
-	Identities      []MappedIdentity
-	Projected       *ProjectedToken // nil: the pod has no such volume
+	// ContainerUnknown reports that ClientIDUnclear is only that it is not known
+	// yet which of the pod's containers asks.
+	ContainerUnknown bool
+	TenantID         string // empty: the agent's own default holds
+	AuthorityHost    string // the pod's own AZURE_AUTHORITY_HOST; empty: the agent's holds
+	Identities       []MappedIdentity
+	Projected        *ProjectedToken // nil: the pod has no such volume
 	// TokenExpiration is how long a service account token shall hold that is
 	// asked for in the pod's name; 0: not known.
 	TokenExpiration    time.Duration
