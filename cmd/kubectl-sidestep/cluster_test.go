@@ -74,6 +74,14 @@ func (s *scene) environment(pairs ...string) {
 	s.pod.Spec.Containers = []corev1.Container{app}
 }
 
+// clientIDs has the service account name no identity, and the pod's container web
+// these variables; its container sidecar has none.
+func (s *scene) clientIDs(env ...corev1.EnvVar) {
+	s.account.Annotations = nil
+	s.pod.Spec.Containers = []corev1.Container{{Name: "web", Env: env}, {Name: "sidecar"}}
+	s.change(func(_ *status.Report, p *status.Pod, _ *status.ServiceAccount) { p.ClientID = "" })
+}
+
 // skipContainers has the pod exempt its container proxy; app has a verdict.
 func (s *scene) skipContainers(app string) {
 	s.pod.Annotations = map[string]string{workload.SkipContainersAnnotation: "proxy"}

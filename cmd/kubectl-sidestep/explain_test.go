@@ -94,6 +94,12 @@ var breakages = map[string]breakage{
 		s.account.Annotations = nil
 		s.change(func(_ reportOf, p podOf, _ accountOf) { p.ClientID = "" })
 	}, "client id", "no annotation", "annotate"},
+	"client id from a secret": {func(s *scene) {
+		s.clientIDs(corev1.EnvVar{Name: "AZURE_CLIENT_ID", ValueFrom: &corev1.EnvVarSource{}})
+	}, "client id", "cannot be read, by container: web: from a secret or ConfigMap", "annotate"},
+	"client id of one container": {func(s *scene) {
+		s.clientIDs(corev1.EnvVar{Name: "AZURE_CLIENT_ID", Value: "own"})
+	}, "", "", ""},
 	"no service account": {func(s *scene) { s.account = nil }, "client id", "does not exist", "create serviceaccount web"},
 	"no tenant": {func(s *scene) { s.change(func(_ reportOf, _ podOf, a accountOf) { a.TenantID = "" }) },
 		"tenant", "no tenant", "annotate"},
@@ -226,6 +232,20 @@ func TestExplainSaysWhatThePodWasAnswered(t *testing.T) {
 		if diff := cmp.Diff(tc.want, judgeExchange(f)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// Where containers differ in their default identity, each one's is said.
+func TestExplainSaysClientIDsByContainer(t *testing.T) {
+	s := newScene()
+	s.clientIDs(corev1.EnvVar{Name: "AZURE_CLIENT_ID", Value: "old"}, corev1.EnvVar{Name: "AZURE_CLIENT_ID", Value: "own"})
+	f, err := s.cluster().gather(t.Context(), "shop", "web-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := link{State: ok, Detail: "by container, as AZURE_CLIENT_ID in the pod's spec: web: own; sidecar: none"}
+	if diff := cmp.Diff(want, judgeClientID(f)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -76,9 +77,53 @@ func judgeClientID(f *facts) link {
 	if f.seen != nil && f.seen.ClientID != "" {
 		return link{State: ok, Detail: f.seen.ClientID + ", by AZURE_CLIENT_ID in the pod's spec"}
 	}
-	return link{State: broken,
-		Detail: "the service account " + f.account.Name + " has no annotation " + workload.ClientIDAnnotation + ": the default identity is not set",
-		Fix:    f.annotate(workload.ClientIDAnnotation, "<the identity's client id>")}
+	none := "the service account " + f.account.Name + " has no annotation " + workload.ClientIDAnnotation
+	annotate := f.annotate(workload.ClientIDAnnotation, "<the identity's client id>")
+	switch said, readable := clientIDs(f.pod); {
+	case said == "":
+		return link{State: broken, Detail: none + ": the default identity is not set", Fix: annotate}
+	case !readable:
+		return link{State: broken, Detail: none + ", and AZURE_CLIENT_ID cannot be read, by container: " + said, Fix: annotate}
+	default:
+		return link{State: ok, Detail: "by container, as AZURE_CLIENT_ID in the pod's spec: " + said}
+	}
+}
+
+// clientIDs says what each container that is not exempt has as its own default
+// identity; empty if none sets any. readable reports that the pod's spec itself
+// has one.
+func clientIDs(pod *corev1.Pod) (said string, readable bool) {
+	var all []string
+	set := false
+	for _, c := range steeredContainers(pod) {
+		own := ownClientID(c)
+		switch {
+		case own == nil || own.Value == "" && own.ValueFrom == nil:
+			all = append(all, c.Name+": none")
+			continue
+		case own.ValueFrom != nil:
+			all = append(all, c.Name+": from a secret or ConfigMap, which the agent does not read")
+		default:
+			readable = true
+			all = append(all, c.Name+": "+own.Value)
+		}
+		set = true
+	}
+	if !set {
+		return "", false
+	}
+	return strings.Join(all, "; "), readable
+}
+
+// ownClientID returns the entry of AZURE_CLIENT_ID that counts in the container,
+// which is the last one; nil if there is none.
+func ownClientID(c *corev1.Container) *corev1.EnvVar {
+	for i := len(c.Env) - 1; i >= 0; i-- {
+		if c.Env[i].Name == "AZURE_CLIENT_ID" {
+			return &c.Env[i]
+		}
+	}
+	return nil
 }
 
 func judgeTenant(f *facts) link {
