@@ -26,9 +26,6 @@ func TestTarget(t *testing.T) {
 		change(&w)
 		return w
 	}
-	unknownContainer := func(w *workload.Workload) {
-		w.ClientID, w.ClientIDUnclear, w.ContainerUnknown = "", "it is not known which of them asks", true
-	}
 	tests := []struct {
 		name    string
 		d       defaults
@@ -44,9 +41,7 @@ func TestTarget(t *testing.T) {
 		{name: "resource id, in another case", r: workload.TokenRequest{ResourceID: "/SUBSCRIPTIONS/s/resourceGroups/g/providers/microsoft.managedidentity/userassignedidentities/B"}, want: with(func(t *target) { t.clientID = clientB })},
 		{name: "object id as client id", r: workload.TokenRequest{ClientID: "0000bbbb-0000-4000-8000-000000000000"}, kind: workload.IdentityNotFound, mention: "by object_id"},
 		{name: "object id as client id, set as the default", change: func(w *workload.Workload) { w.ClientID = base.Identities[1].PrincipalID }, r: workload.TokenRequest{ClientID: base.Identities[1].PrincipalID}, want: with(func(t *target) { t.clientID = base.Identities[1].PrincipalID })},
-		{name: "object id that is a client id too", change: func(w *workload.Workload) {
-			w.Identities = append(w.Identities, workload.MappedIdentity{ClientID: base.Identities[1].PrincipalID})
-		}, r: workload.TokenRequest{ClientID: base.Identities[1].PrincipalID}, want: with(func(t *target) { t.clientID = base.Identities[1].PrincipalID })},
+		{name: "object id that is a client id too", change: func(w *workload.Workload) { w.Identities = append(w.Identities, workload.MappedIdentity{ClientID: base.Identities[1].PrincipalID}) }, r: workload.TokenRequest{ClientID: base.Identities[1].PrincipalID}, want: with(func(t *target) { t.clientID = base.Identities[1].PrincipalID })},
 		{name: "resource id as client id", r: workload.TokenRequest{ClientID: base.Identities[1].ResourceID}, kind: workload.IdentityNotFound, mention: "by mi_res_id"},
 		{name: "resource id as client id, not mapped", r: workload.TokenRequest{ClientID: "/subscriptions/s"}, kind: workload.IdentityNotFound, mention: "by mi_res_id"},
 		{name: "client id as object id", r: workload.TokenRequest{ObjectID: clientB}, kind: workload.IdentityNotFound, mention: "sidestep.dev/identities"},
@@ -59,10 +54,6 @@ func TestTarget(t *testing.T) {
 		{name: "mapped to no client", r: workload.TokenRequest{ResourceID: base.Identities[0].ResourceID}, kind: workload.IdentityNotFound, mention: "sidestep.dev/identities"},
 		{name: "no default identity", change: func(w *workload.Workload) { w.ClientID = "" }, kind: workload.IdentityNotFound, mention: "azure.workload.identity/client-id"},
 		{name: "no default identity, but one asked for", change: func(w *workload.Workload) { w.ClientID = "" }, r: workload.TokenRequest{ClientID: clientB}, want: with(func(t *target) { t.clientID = clientB })},
-		{name: "default identity not clear", change: func(w *workload.Workload) { w.ClientID, w.ClientIDUnclear = "", "the container web" }, kind: workload.IdentityNotFound, mention: "Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request: the container web"},
-		{name: "container not known yet", change: unknownContainer, kind: workload.Unavailable, mention: "which of them asks yet; annotate the service account shop/cart"},
-		{name: "container not known yet, client id", change: unknownContainer, r: workload.TokenRequest{ClientID: clientB}, want: with(func(t *target) { t.clientID = clientB })},
-		{name: "container not known yet, object id", change: unknownContainer, r: workload.TokenRequest{ObjectID: base.Identities[1].PrincipalID}, want: with(func(t *target) { t.clientID = clientB })},
 		{name: "client id too long", r: workload.TokenRequest{ClientID: strings.Repeat("c", 1000)}, kind: workload.IdentityNotFound, mention: "too long"},
 		{name: "no service account, as in a static pod", change: func(w *workload.Workload) { w.ServiceAccount, w.ServiceAccountUID = "", "" }, kind: workload.IdentityNotFound, mention: "static"},
 		{name: "service account not seen", change: func(w *workload.Workload) { w.ServiceAccountSeen = false }, r: workload.TokenRequest{ClientID: clientB}, kind: workload.Unavailable, mention: "shop/cart"},
@@ -103,6 +94,33 @@ func TestTarget(t *testing.T) {
 			}
 			wantTokenError(t, err, tt.kind, tt.mention)
 		})
+	}
+}
+
+// Where the default identity is not clear, nothing but a named one is given: what
+// may become clear is asked for again, the rest is refused in IMDS's words.
+func TestTargetWithoutAClearDefault(t *testing.T) {
+	d := defaults{authority: "https://login.microsoftonline.com", tenant: tenantA}
+	w := workload.Workload{
+		Namespace: "shop", ServiceAccount: "cart", ServiceAccountUID: "u1", ServiceAccountSeen: true,
+		ClientIDUnclear: "it is not known which of them asks",
+		Identities:      []workload.MappedIdentity{{ClientID: clientB, ResourceID: "/subscriptions/b", PrincipalID: "b"}},
+	}
+	for _, yet := range []bool{false, true} {
+		w.ContainerUnknown = yet
+		for _, r := range []workload.TokenRequest{{ClientID: clientB}, {ObjectID: "b"}, {ResourceID: "/subscriptions/b"}} {
+			r.Resource = vault
+			if got, err := d.target(w, r); err != nil || got.clientID != clientB {
+				t.Errorf("%+v: %+v, %v", r, got, err)
+			}
+		}
+		_, err := d.target(w, workload.TokenRequest{Resource: vault})
+		if yet {
+			wantTokenError(t, err, workload.Unavailable, "which of them asks yet; annotate the service account shop/cart")
+		} else {
+			wantTokenError(t, err, workload.IdentityNotFound,
+				"Multiple user assigned identities exist, please specify the clientId / resourceId of the identity in the token request: it is not known which of them asks;")
+		}
 	}
 }
 

@@ -147,6 +147,36 @@ func TestTokensOfPods(t *testing.T) {
 	}
 }
 
+// A container's own AZURE_CLIENT_ID is its default identity, also of one that asks
+// in its first moment, when its name is not known yet; never is it the default of
+// another container of the pod.
+func TestContainersHaveTheirOwnClientID(t *testing.T) {
+	needNode(t)
+	const name, heldMS = "own-client-ids", 20_000
+	one := identity("app-one")
+	apply(t, account(teamA, "app-one", nil))
+	t.Cleanup(func() { apply(t, account(teamA, "app-one", map[string]string{annotationClient: one.ClientID})) })
+	object := atOnce(pod{namespace: teamA, name: name, account: "app-one", labelled: true, token: newVolume})
+	without := *object.Spec.Containers[0].DeepCopy()
+	without.Name = "without"
+	own := corev1.EnvVar{Name: "AZURE_CLIENT_ID", Value: one.ClientID}
+	for _, c := range []*corev1.Container{&object.Spec.InitContainers[0], &object.Spec.Containers[0]} {
+		c.Env = append(c.Env, own)
+	}
+	object.Spec.Containers = append(object.Spec.Containers, without)
+	apply(t, object)
+	t.Cleanup(func() { kubectl(t, "-n", teamA, "delete", "pod", name, "--wait=false") })
+	kubectl(t, "-n", teamA, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/"+name, "--timeout=120s")
+	for container, want := range map[string]string{"init": "app-one", "app": "app-one", "without": notFound} {
+		got := answers(t, kubectl(t, "-n", teamA, "logs", name, "-c", container))
+		if len(got) != 1 || got[0].whose() != want || got[0].MS > heldMS {
+			t.Errorf("%s: %+v, want %q within %d ms", container, got, want, heldMS)
+			continue
+		}
+		t.Logf("%s: %s after %d ms", container, got[0].whose(), got[0].MS)
+	}
+}
+
 // A pod on the node's network shares its addresses, and not its identity.
 func TestHostNetwork(t *testing.T) {
 	needNode(t)
