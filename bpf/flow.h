@@ -5,7 +5,7 @@
 #include "caller.h"
 
 /* The agent removes a record when it accepts the connection. Others that
- * were not taken are removed after five minutes (pkg/intercept/sweep.go), so that
+ * were not taken are removed after five minutes (pkg/intercept/flows.go), so that
  * a record that is missing later than this proves nothing. */
 #define TAKEN_WITHIN_NS (4 * 60 * 1000000000ULL)
 

@@ -21,7 +21,7 @@ var Raised = []overlay.Edit{{
 
 const (
 	layoutGo  = "pkg/intercept/layout.go"
-	linksGo   = "pkg/intercept/links.go"
+	linksGo   = "pkg/intercept/attach.go"
 	otherGo   = "pkg/intercept/otherlayout.go"
 	typesH    = "bpf/types.h"
 	structure = "_           structs.HostLayout\n"
