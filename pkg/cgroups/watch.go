@@ -35,9 +35,8 @@ func (t *Tree) Run(ctx context.Context) error {
 func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, errs <-chan error) error {
 	w.scan()
 	t.readyOnce.Do(func() { close(t.ready) })
-	tick := time.NewTicker(pollEvery)
-	defer tick.Stop()
 	for {
+		next := time.NewTimer(time.Until(w.due()))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -46,11 +45,10 @@ func (t *Tree) run(ctx context.Context, w *watch, events <-chan fsnotify.Event, 
 		case err := <-errs: // the queue overflowed: events are lost
 			t.log.Warn("inotify lost events: reading all cgroups", "err", err)
 			w.scan()
-		case <-tick.C:
-			if w.missing != nil || w.unread != nil || time.Since(w.scanned) >= rescanEvery {
-				w.scan()
-			}
+		case <-next.C:
+			w.scan()
 		}
+		next.Stop()
 	}
 }
 
@@ -67,6 +65,14 @@ type watch struct {
 	// nil: all could.
 	unread       error
 	loggedUnread bool
+}
+
+// due returns when the tree is to be read again if nothing happens.
+func (w *watch) due() time.Time {
+	if w.missing != nil || w.unread != nil {
+		return w.scanned.Add(pollEvery)
+	}
+	return w.scanned.Add(rescanEvery)
 }
 
 // handle reads again what one event is about.

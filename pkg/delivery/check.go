@@ -33,14 +33,15 @@ func (r *rota) next(all []workload.PodCgroup, rounds int) (part []workload.PodCg
 	return part
 }
 
-// check looks at the guards of all links, at the pods that something is missing
-// of, and thoroughly at those whose turn it is.
+// check looks at the pods that something is missing of, thoroughly at those whose
+// turn it is, and at the guards of all links when that is due.
 func (r *Reconciler) check() (soon time.Duration) {
 	turn := make(map[string]bool)
 	for _, cg := range r.audit.next(r.last.cgroups, auditRounds) {
 		turn[cg.UID] = true
 	}
-	r.guard.check(turn, true)
+	r.checks++
+	r.guard.check(turn, true, r.checks%guardRounds == 0)
 	r.drop(r.last.want) // what could not be removed before
 	if r.last.lacking[""] && r.setSelf() == nil {
 		delete(r.last.lacking, "")
@@ -59,7 +60,7 @@ func (r *Reconciler) lookAtLost() (soon time.Duration) {
 			uids[cg.UID] = true
 		}
 	}
-	r.guard.check(uids, false)
+	r.guard.check(uids, false, false)
 	return r.lookClosely(func(cg workload.PodCgroup) bool { return lost[cg.Path] })
 }
 

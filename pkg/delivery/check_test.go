@@ -96,14 +96,14 @@ func TestCheckLooksAtGuards(t *testing.T) {
 	p.guard.look() // nothing is asked for
 	looks := p.looks
 	delete(p.kernel.guarded, 7)
-	p.guard.check(nil, true)
+	p.guard.check(nil, true, true)
 	p.guard.look()
 	wantGuarded(t, p.kernel, map[int]uint64{7: 1})
 	if p.looks != looks {
 		t.Error("its links were looked at though it was not its turn")
 	}
 	p.links.ifindexes = []int{7, 8}
-	p.guard.check(map[string]bool{"one": true}, true)
+	p.guard.check(map[string]bool{"one": true}, true, true)
 	p.guard.look()
 	wantGuarded(t, p.kernel, map[int]uint64{7: 1, 8: 1})
 }
@@ -117,11 +117,11 @@ func TestCheckRetriesLooksThatFailed(t *testing.T) {
 		again   bool
 	}{{errNoLink, false}, {errNoLinkYet, false}, {errNoSandbox, true}, {context.DeadlineExceeded, true}} {
 		p.err = tc.missing
-		p.guard.check(map[string]bool{"one": true}, false)
+		p.guard.check(map[string]bool{"one": true}, false, false)
 		p.guard.look()
 		p.guard.waiting["one"].next = time.Time{} // it has lasted too long
 		looks := p.looks
-		p.guard.check(nil, true)
+		p.guard.check(nil, true, true)
 		p.guard.look()
 		if again := p.looks > looks; again != tc.again {
 			t.Errorf("%v: looked at again: %t, want %t", tc.missing, again, tc.again)

@@ -53,9 +53,10 @@ type guard struct {
 
 // asking is what is to be looked at that nothing is known to have changed of.
 type asking struct {
-	all    bool            // every pod's links
-	guards bool            // where guards should be attached, and what is missing
-	pods   map[string]bool // the links of these, by UID
+	all     bool            // every pod's links
+	guards  bool            // whether the guards are attached
+	missing bool            // the links of pods that could not be looked at
+	pods    map[string]bool // the links of these, by UID
 }
 
 // guardedPod is a pod whose links are looked for.
@@ -86,16 +87,16 @@ func (g *guard) want(pods []guardedPod, thorough bool) {
 	g.wake()
 }
 
-// check has the links of these pods looked at again and, if guards is set, the
-// guards of all.
-func (g *guard) check(uids map[string]bool, guards bool) {
+// check has the links of these pods looked at again; if missing is set, also those
+// of pods that could not be looked at; and if guards is set, the guards of all.
+func (g *guard) check(uids map[string]bool, missing, guards bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.asked.pods == nil {
 		g.asked.pods = make(map[string]bool)
 	}
 	maps.Copy(g.asked.pods, uids)
-	g.asked.guards = g.asked.guards || guards
+	g.asked.missing, g.asked.guards = g.asked.missing || missing, g.asked.guards || guards
 	g.wake()
 }
 
@@ -158,7 +159,7 @@ func (g *guard) look() (soon time.Duration) {
 	g.asked = asking{}
 	g.mu.Unlock()
 	maps.Copy(g.changed, asked.pods)
-	if asked.guards {
+	if asked.missing {
 		g.retry()
 	}
 	all := asked.all || !g.allDue.IsZero() && !time.Now().Before(g.allDue)

@@ -14,9 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nodeInterval is how often the node listener's address is looked at, and its
-// port tried while others have it.
-const nodeInterval = 2 * time.Second
+const (
+	// nodeInterval is how often the node listener's port is tried while others
+	// have it.
+	nodeInterval = 2 * time.Second
+	// addressInterval is how often its address is looked at, in case an event was
+	// missed, or it could not be put back.
+	addressInterval = 30 * time.Second
+)
 
 // Node is the node listener: it serves callers that have no listener of their
 // own, held ones among them.
@@ -120,35 +125,50 @@ func (n *Node) open() error {
 // Run serves until ctx ends, then closes the listener and returns nil. Every
 // connection is handed over with the cookie 0: its caller may be anywhere.
 func (n *Node) Run(ctx context.Context, serve func(c net.Conn, netnsCookie uint64)) error {
+	if !n.awaitPort(ctx) {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { n.listener.Close() })
+	defer stop()
+	var keeping sync.WaitGroup
+	keeping.Go(func() { n.keepAddress(ctx) })
+	defer keeping.Wait()
+	n.listener.accept(serve, 0, n.log)
+	return nil
+}
+
+// awaitPort listens as soon as others let it; false if ctx ends before.
+func (n *Node) awaitPort(ctx context.Context) bool {
 	tick := time.NewTicker(nodeInterval)
 	defer tick.Stop()
 	for !n.Listening() {
 		select {
 		case <-ctx.Done():
-			return nil
+			return false
 		case <-tick.C:
 		}
 		if err := n.open(); err == nil {
 			n.log.Info("the node listener's port is free; listening", "listener", n.at)
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { n.listener.Close() })
-	defer stop()
-	var keeping sync.WaitGroup
-	keeping.Go(func() { n.keepAddress(ctx, tick.C) })
-	defer keeping.Wait()
-	n.listener.accept(serve, 0, n.log)
-	return nil
+	return true
 }
 
 // keepAddress puts the address back if others remove it.
-func (n *Node) keepAddress(ctx context.Context, tick <-chan time.Time) {
+func (n *Node) keepAddress(ctx context.Context) {
+	events := followAddresses(ctx, n.log)
+	tick := time.NewTicker(addressInterval)
+	defer tick.Stop()
 	logged := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick:
+		case gone := <-events:
+			if gone.IsValid() && gone != n.at.Addr() {
+				continue
+			}
+		case <-tick.C:
 		}
 		there, err := Leftovers(n.at.Addr())
 		if err == nil && len(there) == 0 {

@@ -12,10 +12,15 @@ import (
 )
 
 const (
-	// checkInterval is how often is checked what the kernel does not tell by an
-	// event: whether the guards of links are attached. Pods that something is
-	// missing of are looked at again as often.
+	// checkInterval is how often pods that something is missing of are looked at
+	// again, when that has lasted.
 	checkInterval = 5 * time.Second
+	// guardRounds is in how many checks it is looked once whether the guards of
+	// links are attached, of which the kernel tells by no event. Who can detach one
+	// without an event has the node's bpf() as it is, and can do so again at once:
+	// to look more often than each 15 s would keep nobody out, and cost the most of
+	// what the agent does at rest.
+	guardRounds = 3
 	// auditRounds is in how many checks every pod's namespace and links are looked
 	// at once more, in case an event was missed: a part of the pods in each, so that
 	// all are within ten minutes.
@@ -33,6 +38,7 @@ type Reconciler struct {
 	waiting   waits                      // pods that something is missing of
 	last      *round                     // the last look at all pods
 	audit     rota
+	checks    int // made so far
 	guard     *guard
 	aborter   *aborter
 	enforced  atomic.Bool // the kernel acts by the verdicts

@@ -17,9 +17,10 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
-// lookInterval is how often the table is compared with what it should be, in
-// case a notice of the kernel's was missed.
-const lookInterval = 2 * time.Second
+// lookInterval is how often the table is compared with what it should be, in case
+// a notice was missed; tryAgainEvery is how often it is tried to be written while
+// that fails.
+const lookInterval, tryAgainEvery = 30 * time.Second, 2 * time.Second
 
 // State says what the line does.
 type State string
@@ -150,21 +151,32 @@ func (l *Line) State() (State, error) {
 func (l *Line) Run(ctx context.Context) error {
 	changes := make(chan struct{}, 1)
 	go watch(ctx, changes, l.Log)
-	tick := time.NewTicker(lookInterval)
-	defer tick.Stop()
 	for {
+		next := time.NewTimer(l.pause())
 		select {
 		case <-ctx.Done():
+			next.Stop()
 			l.mu.Lock()
 			l.ours = false // another agent's from now on
 			l.mu.Unlock()
 			return nil
 		case <-changes:
 		case <-l.nudge:
-		case <-tick.C:
+		case <-next.C:
 		}
+		next.Stop()
 		l.look()
 	}
+}
+
+// pause returns how soon to look again if nothing is heard of the table.
+func (l *Line) pause() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.never == nil && l.wrong != nil {
+		return tryAgainEvery
+	}
+	return lookInterval
 }
 
 // look writes the table again if it is not as this agent has left it.

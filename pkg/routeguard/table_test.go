@@ -65,10 +65,11 @@ func TestNoticesOfOurTable(t *testing.T) {
 		want bool
 	}{
 		{unix.NFT_MSG_DELTABLE, ours, true}, {unix.NFT_MSG_DELRULE, ours, true}, {unix.NFT_MSG_DELSETELEM, ours, true},
-		{unix.NFT_MSG_DELTABLE, other, false}, {unix.NFT_MSG_NEWRULE, ours, false},
+		{unix.NFT_MSG_NEWRULE, ours, true}, {unix.NFT_MSG_NEWSETELEM, ours, true}, {unix.NFT_MSG_NEWTABLE, ours, true},
+		{unix.NFT_MSG_DELTABLE, other, false}, {unix.NFT_MSG_NEWRULE, other, false}, {unix.NFT_MSG_NEWGEN, ours, false},
 	} {
 		m := netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(subsystem | tc.kind)}, Data: tc.data}
-		if got := removesOurs(m); got != tc.want {
+		if got := changesOurs(m); got != tc.want {
 			t.Errorf("message %d about %q: %t, want %t", tc.kind, tc.data, got, tc.want)
 		}
 	}

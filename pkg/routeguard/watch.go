@@ -13,9 +13,9 @@ import (
 // watchAgain is the pause after the kernel's notices could not be had.
 const watchAgain = time.Second
 
-// watch notes, until ctx ends, that something of our table's may have been
-// removed. Where the kernel's notices cannot be had, the regular look is all
-// that there is.
+// watch notes, until ctx ends, that something of our table's may have changed.
+// Where the kernel's notices cannot be had it notes that all the time, with
+// pauses.
 func watch(ctx context.Context, changes chan<- struct{}, log *slog.Logger) {
 	logged := false
 	for ctx.Err() == nil {
@@ -53,7 +53,7 @@ func listen(ctx context.Context, changes chan<- struct{}) error {
 			return err
 		}
 		for _, m := range messages {
-			if removesOurs(m) {
+			if changesOurs(m) {
 				note(changes)
 				break
 			}
@@ -61,12 +61,13 @@ func listen(ctx context.Context, changes chan<- struct{}) error {
 	}
 }
 
-// removesOurs reports whether the message tells of something removed from a
-// table of our name. All messages on a node come by here: it looks no closer
-// than it must.
-func removesOurs(m netlink.Message) bool {
+// changesOurs reports whether the message tells of something that was added to,
+// changed in or removed from a table of our name, by this agent too. All messages
+// on a node come by here: it looks no closer than it must.
+func changesOurs(m netlink.Message) bool {
 	switch uint16(m.Header.Type) & 0xff {
-	case unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWRULE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWSETELEM,
+		unix.NFT_MSG_DELTABLE, unix.NFT_MSG_DELCHAIN, unix.NFT_MSG_DELRULE, unix.NFT_MSG_DELSET, unix.NFT_MSG_DELSETELEM:
 		return bytes.Contains(m.Data, []byte(tableName+"\x00"))
 	}
 	return false

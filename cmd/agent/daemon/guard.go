@@ -64,6 +64,9 @@ func (g *guardWatch) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 		news := known.look(g.delivery.Unguarded())
+		if len(news) == 0 {
+			continue
+		}
 		for _, p := range g.pods.Pods() {
 			if err := news[p.UID]; err != nil {
 				g.events.packetsNotGuarded(p, err)

@@ -166,29 +166,47 @@ func (known accounts) see(inUse map[types.NamespacedName]string, now time.Time) 
 	return forget
 }
 
-// witnessInterval is how often it is looked for pods that run and that the API
-// server has not reported.
+// witnessInterval is how often pods are looked at that run and that the API
+// server has not reported, while there are some.
 const witnessInterval = time.Second
 
 // witness tells the cache which pods run that it does not know, until ctx ends:
 // the one thing that shows that a watch which is connected has gone silent.
 func (u *upkeep) witness(ctx context.Context) error {
-	tick := time.NewTicker(witnessInterval)
-	defer tick.Stop()
+	pods, cancelPods := u.pods.Subscribe()
+	defer cancelPods()
+	running, cancelRunning := u.tree.Subscribe()
+	defer cancelRunning()
 	for {
-		var unknown []string
-		for _, cg := range u.tree.Snapshot() {
-			if _, _, known := u.pods.Lookup(workload.CgroupRef{PodUID: cg.UID}); !known && populated(cg.Path) {
-				unknown = append(unknown, cg.UID)
-			}
-		}
+		unknown, some := u.unknown()
 		u.pods.Witness(unknown)
+		var again <-chan time.Time
+		if some {
+			again = time.After(witnessInterval)
+		}
 		select {
-		case <-tick.C:
+		case <-pods:
+		case <-running:
+		case <-again:
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// unknown returns the pods, by UID, that the cache does not know and that run;
+// some: there are such that do or may.
+func (u *upkeep) unknown() (uids []string, some bool) {
+	for _, cg := range u.tree.Snapshot() {
+		if _, known := u.pods.Pod(cg.UID); known {
+			continue
+		}
+		some = true // no event tells when one that is empty has a process
+		if populated(cg.Path) {
+			uids = append(uids, cg.UID)
+		}
+	}
+	return uids, some
 }
 
 // populated reports whether a process is in the cgroup or below it: one that
