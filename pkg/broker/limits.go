@@ -22,6 +22,16 @@ import (
 // request that it may have under way: clients keep idle ones for later.
 const connsPerRequest = 8
 
+// beginsPerRequest is how many connections a pod's listener accepts a second for
+// each request a second that the pod may make; as many as it may hold open come
+// at once. Who opens one for each request needs one, and a client that looks
+// first whether somebody answers a second one. Without this, a pod that connects
+// and resets as fast as it can has the agent work for it as much as it works
+// itself, and others' requests wait behind that. What is beyond waits in the
+// listener's queue, of net.core.somaxconn connections (4096), and when that is
+// full its client sends its SYN again.
+const beginsPerRequest = 2
+
 // connBounds bounds connections. Where one is reached, idle ones are closed for
 // newcomers, the longest idle one of the pod with the most connections first.
 var connBounds = connlimit.Bounds{

@@ -52,7 +52,7 @@ type Cgroups interface {
 type PortRange struct{ First, Last uint16 }
 
 // Options are what a Reconciler works with. All fields are needed, but for
-// Line and Self.
+// Pace, Line and Self.
 type Options struct {
 	Kernel  Kernel
 	Pods    Pods
@@ -61,6 +61,9 @@ type Options struct {
 	// that of the listener's namespace, 0 for the node listener. It is called
 	// on a goroutine of its own.
 	Serve func(c net.Conn, netnsCookie uint64)
+	// Pace returns, for a new listener of a pod's, what it calls before each
+	// accept: it returns when the next connection may be accepted. Nil: at once.
+	Pace func() (wait func())
 	// Proc is the host's procfs.
 	Proc string
 	// Ports are tried for pods' listeners.

@@ -130,7 +130,7 @@ func TestAcceptGoesOnAfterFailures(t *testing.T) {
 		l.accept(func(c net.Conn, _ uint64) {
 			c.Close()
 			close(served)
-		}, 0, slog.New(slog.NewTextHandler(&log, nil)))
+		}, 0, nil, slog.New(slog.NewTextHandler(&log, nil)))
 		close(ended)
 	}()
 	c, err := net.Dial("tcp4", tcp.Addr().String())

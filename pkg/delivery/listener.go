@@ -63,10 +63,14 @@ func (l *listener) port() uint16 {
 // connections wait in the listener's queue.
 const firstPause, longestPause = 5 * time.Millisecond, time.Second
 
-// accept hands connections to serve until the listener is closed.
-func (l *listener) accept(serve func(net.Conn, uint64), cookie uint64, log *slog.Logger) {
+// accept hands connections to serve until the listener is closed. It calls wait
+// before it accepts each of them; nil: it does not.
+func (l *listener) accept(serve func(net.Conn, uint64), cookie uint64, wait func(), log *slog.Logger) {
 	pause := time.Duration(0)
 	for {
+		if wait != nil {
+			wait()
+		}
 		c, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return

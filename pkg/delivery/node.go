@@ -133,7 +133,8 @@ func (n *Node) Run(ctx context.Context, serve func(c net.Conn, netnsCookie uint6
 	var keeping sync.WaitGroup
 	keeping.Go(func() { n.keepAddress(ctx) })
 	defer keeping.Wait()
-	n.listener.accept(serve, 0, n.log)
+	// Not paced: it is of all pods, and one would slow the others.
+	n.listener.accept(serve, 0, nil, n.log)
 	return nil
 }
 

@@ -88,7 +88,11 @@ func (r *Reconciler) open(pod workload.Pod, ns *namespace, containers []workload
 
 // start makes the listener the pod's and accepts.
 func (r *Reconciler) start(uid string, p *podListener) {
-	go p.accept(r.Serve, p.netnsCookie, r.Log)
+	var wait func()
+	if r.Pace != nil {
+		wait = r.Pace()
+	}
+	go p.accept(r.Serve, p.netnsCookie, wait, r.Log)
 	r.listeners[uid] = p
 	r.mu.Lock()
 	r.ports[uid] = p.port()

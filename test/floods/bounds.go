@@ -10,6 +10,9 @@ var without = map[string][]overlay.Edit{
 	"callers who have left": {{
 		File: "pkg/broker/conn.go", Old: "return outcome{err: errLeft}", New: "<-c.life.Done()",
 	}},
+	"new connections": {{
+		File: "pkg/broker/limits.go", Old: "const beginsPerRequest = 2", New: "const beginsPerRequest = 1 << 20",
+	}},
 	"requests that arrive": {{
 		File: "pkg/broker/limits.go", Old: "Reading: 32, ReadingTotal: 512,", New: "Reading: 1 << 20, ReadingTotal: 1 << 20,",
 	}},

@@ -17,6 +17,7 @@ import (
 type flood struct {
 	name, who, bound string
 	metrics          bool                // it is done to the port of the metrics, and the victim scrapes
+	own              bool                // it is done to a listener of the pod's own
 	run              func(*target) []int // returns the statuses of answers that matter
 	expected         string
 	// judge returns what was seen: expected if the bound holds.
@@ -101,6 +102,23 @@ func (t *target) open(n int, text string, pods ...int) {
 	time.Sleep(300 * time.Millisecond) // until what was sent was read
 }
 
+// reset makes so many connections from a pod, sends the beginning of a request on
+// each and resets it.
+func (t *target) reset(n, pod int) {
+	const workers = 64
+	at(workers, func(int) {
+		for range n / workers {
+			c, ok := t.dial(pod).(*net.TCPConn)
+			if !ok {
+				continue
+			}
+			_, _ = io.WriteString(c, "GET "+goodToken+" HTTP/1.1\r\n")
+			_ = c.SetLinger(0)
+			_ = c.Close()
+		}
+	})
+}
+
 func all(status int, statuses []int) string {
 	for _, s := range statuses {
 		if s != status {
@@ -137,6 +155,13 @@ var floods = []flood{{
 	},
 	expected: "at most 9 connections",
 	judge:    func(_, after figures.Figures, _ []int) string { return within(9, after.Connections, "connections") },
+}, {
+	name: "3,000 connections that are reset", who: "a pod, 64 at a time", bound: "new connections", own: true,
+	run:      func(t *target) []int { t.reset(3000, 10); return nil },
+	expected: "at most 520 accepted at once",
+	judge: func(_, after figures.Figures, _ []int) string {
+		return within(520, after.AcceptedAtOnce, "accepted at once")
+	},
 }, {
 	name: "headers of 15 KiB that do not end", who: "4 pods, 400 each", bound: "requests that arrive",
 	run: func(t *target) []int {

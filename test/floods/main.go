@@ -171,14 +171,17 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 		return row{}, err
 	}
 	addresses := strings.Fields(line)
-	if len(addresses) != 3 {
-		return row{}, fmt.Errorf("the host says %q, want three addresses", line)
+	if len(addresses) != 4 {
+		return row{}, fmt.Errorf("the host says %q, want four addresses", line)
 	}
 	address, asks, figures := addresses[0], goodToken, addresses[2]
 	if f.metrics {
 		address, asks = addresses[1], "/metrics"
 	}
 	t := &target{address: address}
+	if f.own {
+		t.address = addresses[3]
+	}
 	defer t.release()
 	before, err := figuresOf(ctx, figures)
 	if err != nil {

@@ -187,6 +187,7 @@ func (a *agent) makeDelivery() (err error) {
 		Line:  a.line.forDelivery(),
 		Self:  a.self,
 		Serve: a.handleConn,
+		Pace:  func() func() { return a.broker.Pace() },
 		Log:   a.log,
 	})
 	return err

@@ -11,4 +11,7 @@ type Figures struct {
 	Panics         int
 	Scraping       int // connections to the metrics' port that are open
 	Gathered       int // how often the metrics were
+	// AcceptedAtOnce is how many connections the pod's own listener has accepted
+	// beyond the pace at which a pod's may come, at most.
+	AcceptedAtOnce int
 }

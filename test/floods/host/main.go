@@ -2,7 +2,8 @@
 // are distinguished by the loopback address that they connect from, the token of
 // each is in the cache, and the node's IMDS counts what it is asked. Its metrics
 // are served as the agent's are. It prints the broker's address, that of the
-// metrics and that of its figures.
+// metrics, that of its figures, and one of the broker's that is a single pod's, as
+// the agent has one for each.
 package main
 
 import (
@@ -61,22 +62,32 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	own, err := (&net.ListenConfig{}).Listen(ctx, "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
 	metrics, err := h.serveMetrics(ctx)
 	if err != nil {
 		return err
 	}
 	figures := httptest.NewServer(http.HandlerFunc(h.tell))
-	fmt.Println(l.Addr().String(), metrics, figures.URL)
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go s.HandleConn(c, 0)
-		}
-	}()
+	fmt.Println(l.Addr().String(), metrics, figures.URL, own.Addr().String())
+	go accept(l, s, func() {})
+	wait := s.Pace()
+	go accept(own, s, func() { wait(); h.accepts() })
 	return s.Run(ctx)
+}
+
+// accept hands connections to the broker, as the agent's listeners do.
+func accept(l net.Listener, s *broker.Server, wait func()) {
+	for {
+		wait()
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go s.HandleConn(c, 0)
+	}
 }
 
 // host counts what the floods are judged by.
@@ -85,9 +96,33 @@ type host struct {
 	scraping atomic.Int32 // connections to the metrics' port
 	gathered atomic.Int32 // how often the metrics were
 
-	mu    sync.Mutex
-	lines int
-	asked []time.Time // requests at IMDS
+	mu       sync.Mutex
+	lines    int
+	asked    []time.Time // requests at IMDS
+	accepted accepted    // at the pod's own listener
+}
+
+// accepted counts what is accepted beyond podPace.
+type accepted struct {
+	last           time.Time
+	beyond, atMost float64
+}
+
+// podPace is how many connections a second a pod's may be for long
+// (docs/bounds.md).
+const podPace = 400
+
+// accepts notes that a connection is accepted.
+func (h *host) accepts() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	a, now := &h.accepted, time.Now()
+	if !a.last.IsZero() {
+		a.beyond = max(0, a.beyond-podPace*now.Sub(a.last).Seconds())
+	}
+	a.last = now
+	a.beyond++
+	a.atMost = max(a.atMost, a.beyond)
 }
 
 // serveMetrics serves the metrics as the agent does, as many as a large node has,
@@ -162,7 +197,7 @@ func (h *host) answerAsIMDS(w http.ResponseWriter, r *http.Request) {
 func (h *host) tell(w http.ResponseWriter, _ *http.Request) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	f := figures.Figures{Gathered: int(h.gathered.Load()), Goroutines: runtime.NumGoroutine(), Lines: h.lines, Asked: len(h.asked), Scraping: int(h.scraping.Load())}
+	f := figures.Figures{Gathered: int(h.gathered.Load()), Goroutines: runtime.NumGoroutine(), Lines: h.lines, Asked: len(h.asked), Scraping: int(h.scraping.Load()), AcceptedAtOnce: int(h.accepted.atMost)}
 	for i, at := range h.asked {
 		n := 0
 		for _, other := range h.asked[i:] {
