@@ -13,8 +13,9 @@ import (
 
 const (
 	// rescanEvery is how often the whole tree is read although inotify works,
-	// against a change that was missed.
-	rescanEvery = time.Minute
+	// against a change that was missed. Where the kernel has lost events it says so,
+	// and the tree is read at once.
+	rescanEvery = 10 * time.Minute
 	// pollEvery is how often it is read while inotify does not.
 	pollEvery = time.Second
 )

@@ -23,8 +23,8 @@ const (
 	guardRounds = 3
 	// auditRounds is in how many checks every pod's namespace and links are looked
 	// at once more, in case an event was missed: a part of the pods in each, so that
-	// all are within ten minutes.
-	auditRounds = 120
+	// all are within half an hour.
+	auditRounds = 360
 )
 
 // Reconciler keeps listeners, verdicts and guarded links as the rules and the
