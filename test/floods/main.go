@@ -183,6 +183,12 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 		t.address = addresses[3]
 	}
 	defer t.release()
+	return f.measure(ctx, t, cmd.Process.Pid, address, asks, figures)
+}
+
+// measure runs the flood beside a victim that asks at the address, and returns
+// what the host's figures say.
+func (f flood) measure(ctx context.Context, t *target, host int, address, asks, figures string) (row, error) {
 	before, err := figuresOf(ctx, figures)
 	if err != nil {
 		return row{}, err
@@ -192,7 +198,7 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 	go func() { waits <- watch(address, asks, end) }()
 	statuses := f.run(t)
 	after, err := settled(ctx, figures)
-	memory := resident(cmd.Process.Pid)
+	memory := resident(host)
 	close(end)
 	r := row{memory: memory}
 	r.p50, r.p99, r.lost = judgeWaits(<-waits)
