@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
@@ -31,7 +32,7 @@ func follow[U, E any](
 	go func() {
 		for ctx.Err() == nil {
 			if err := followOnce(ctx, events, subscribe, eventOf); err != nil {
-				log.Warn("the kernel's events were lost, all is looked at", "events", what, "err", err)
+				log.Warn("events were lost, all is looked at", "err", fmt.Errorf("%s events: %w", what, err))
 			}
 			select {
 			case <-ctx.Done():

@@ -24,6 +24,17 @@ type flood struct {
 	judge func(before, after figures.Figures, statuses []int) string
 }
 
+// address returns which of the host's addresses is flooded.
+func (f flood) address(all []string) string {
+	switch {
+	case f.metrics:
+		return all[1]
+	case f.own:
+		return all[3]
+	}
+	return all[0]
+}
+
 func within(most, is int, what string) string {
 	if is <= most {
 		return fmt.Sprintf("at most %d %s", most, what)

@@ -178,10 +178,7 @@ func try(ctx context.Context, program string, f flood) (row, error) {
 	if f.metrics {
 		address, asks = addresses[1], "/metrics"
 	}
-	t := &target{address: address}
-	if f.own {
-		t.address = addresses[3]
-	}
+	t := &target{address: f.address(addresses)}
 	defer t.release()
 	return f.measure(ctx, t, cmd.Process.Pid, address, asks, figures)
 }
