@@ -42,7 +42,7 @@ func TestFilterIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer program.Close()
-	h := &Hooks{filters: make(map[int]bool), repairs: newRepairs()}
+	h := &Hooks{filters: make(map[int]bool), counters: counters{repairs: newRepairs()}}
 	h.objects.SidestepLink = program
 	repairs := func() float64 {
 		return testutil.ToFloat64(h.repairs.total.WithLabelValues(linkObject, string(detached)))

@@ -29,20 +29,28 @@ func (AmbiguousError) Error() string { return "two sockets claim this connection
 // Ambiguous marks the error for consumers that do not import this package.
 func (AmbiguousError) Ambiguous() bool { return true }
 
+// connections is what the programs record of steered connections: a flow of each
+// until it is accepted, and how many each pod has open.
+type connections struct {
+	objects *kernelObjects
+	layouts *layouts
+	log     *slog.Logger
+}
+
 // Claim takes the record of an accepted connection and returns the id of the
 // cgroup that made it. It can be taken once: whoever asks again gets
 // ErrNoFlow. An ambiguous record is removed with an AmbiguousError. So are
 // records of several layouts that do not say the same: which of them is the
 // later cannot be seen.
-func (h *Hooks) Claim(c workload.Connection) (uint64, error) {
-	if !c.Client.Addr().Is4() || !c.Server.Addr().Is4() {
+func (c *connections) Claim(of workload.Connection) (uint64, error) {
+	if !of.Client.Addr().Is4() || !of.Server.Addr().Is4() {
 		return 0, ErrNoFlow // only IPv4 is ever steered
 	}
-	others, err := h.claimOthers(c)
+	others, err := c.layouts.claim(of)
 	if err != nil {
 		return 0, err
 	}
-	return claim(h.flows(), others, c)
+	return claim(c.flows(), others, of)
 }
 
 // claim takes the record from flows; others are those of other layouts.
@@ -129,19 +137,19 @@ type (
 	usageTable = table[uint64, int64]
 )
 
-func (h *Hooks) flows() flowTable {
-	return mapTable[kernelFlowKey, kernelFlow]{h.objects.SidestepFlows}
+func (c *connections) flows() flowTable {
+	return mapTable[kernelFlowKey, kernelFlow]{c.objects.SidestepFlows}
 }
 
-func (h *Hooks) usage() usageTable { return mapTable[uint64, int64]{h.objects.SidestepUsage} }
+func (c *connections) usage() usageTable { return mapTable[uint64, int64]{c.objects.SidestepUsage} }
 
 // Steered returns how many sockets in the network namespace at the path are
 // connected, or connecting, to where a listener of the agent may be: no more of
 // the steered connections begin there. The kernel lists the sockets. Entering
 // the namespace needs CAP_SYS_ADMIN.
-func (h *Hooks) Steered(namespace string) (int, error) {
+func (c *connections) Steered(namespace string) (int, error) {
 	var s kernelSettings
-	if err := h.objects.SidestepSettings.Lookup(uint32(0), &s); err != nil {
+	if err := c.objects.SidestepSettings.Lookup(uint32(0), &s); err != nil {
 		return 0, fmt.Errorf("read the settings: %w", err)
 	}
 	ns, err := netns.GetFromPath(namespace)
@@ -190,13 +198,13 @@ func (s kernelSettings) isListener(ip net.IP, port uint16) bool {
 // that are more than the kernel has sockets in the namespaces of the pod, whose
 // paths namespaces returns. Others' programs may have kept the ends of sockets
 // from ours.
-func (h *Hooks) CorrectUsage(exists func(cgroupID uint64) bool, namespaces func(cgroupID uint64) ([]string, error)) error {
+func (c *connections) CorrectUsage(exists func(cgroupID uint64) bool, namespaces func(cgroupID uint64) ([]string, error)) error {
 	var s kernelSettings
-	if err := h.objects.SidestepSettings.Lookup(uint32(0), &s); err != nil {
+	if err := c.objects.SidestepSettings.Lookup(uint32(0), &s); err != nil {
 		return fmt.Errorf("read the settings: %w", err)
 	}
 	return usage{
-		counts: h.usage(), quota: int64(s.Quota), exists: exists, namespaces: namespaces, steered: h.Steered, log: h.log,
+		counts: c.usage(), quota: int64(s.Quota), exists: exists, namespaces: namespaces, steered: c.Steered, log: c.log,
 	}.correct()
 }
 
@@ -264,7 +272,7 @@ const (
 // behind: flows that were not accepted and whose end another program's sockops
 // hid from ours, counts that are wrong (CorrectUsage), and what is left of
 // other layouts (RemoveDrained).
-func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool,
+func (c *connections) Sweep(ctx context.Context, exists func(cgroupID uint64) bool,
 	namespaces func(cgroupID uint64) ([]string, error),
 ) error {
 	tick := time.NewTicker(sweepInterval)
@@ -275,18 +283,18 @@ func (h *Hooks) Sweep(ctx context.Context, exists func(cgroupID uint64) bool,
 			return nil
 		case <-tick.C:
 		}
-		if err := errors.Join(h.sweepFlows(flowAge), h.CorrectUsage(exists, namespaces), h.RemoveDrained(exists)); err != nil {
-			h.log.Warn("sweep of the maps is incomplete", "err", err)
+		if err := errors.Join(c.sweepFlows(flowAge), c.CorrectUsage(exists, namespaces), c.layouts.RemoveDrained(exists)); err != nil {
+			c.log.Warn("sweep of the maps is incomplete", "err", err)
 		}
 	}
 }
 
-func (h *Hooks) sweepFlows(age time.Duration) error {
+func (c *connections) sweepFlows(age time.Duration) error {
 	now, err := monotonic()
 	if err != nil {
 		return err
 	}
-	return sweepFlows(h.flows(), now, age)
+	return sweepFlows(c.flows(), now, age)
 }
 
 // monotonic returns the time of the clock by which flows are dated.

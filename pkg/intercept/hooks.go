@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -22,17 +21,19 @@ var ErrNoBPFFS = errors.New("not a BPF filesystem")
 
 // Hooks are the loaded programs and their maps. All methods may be called
 // from several goroutines.
+//
+// What they go by (decisions), what they record (connections) and count
+// (counters), and what agents of other layouts have pinned (layouts) are parts of
+// their own. Hooks itself keeps programs attached.
 type Hooks struct {
-	objects kernelObjects
-	layout  *ebpf.Map
-	bpffs   string
-	root    string // PinDirectory
-	pins    string // the directory of this layout's pins
-	log     *slog.Logger
+	decisions
+	connections
+	counters
+	layouts
 
-	active, filled atomic.Bool
-	othersMu       sync.RWMutex
-	others         []*otherLayout
+	objects kernelObjects
+	bpffs   string
+	log     *slog.Logger
 
 	mu          sync.Mutex
 	maps        []*pin
@@ -40,7 +41,6 @@ type Hooks struct {
 	filters     map[int]bool            // links guarded in the way of kernels before tcx
 	attachTypes map[int]ebpf.AttachType // of links guarded by tcx or at netkit
 	ids         map[*ebpf.Program]ebpf.ProgramID
-	repairs     *repairs
 }
 
 // Load loads the programs and opens their maps pinned below bpffs, which an
@@ -54,11 +54,15 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 	}
 	root := filepath.Join(bpffs, PinDirectory)
 	h := &Hooks{
-		bpffs: bpffs, root: root, pins: layoutDirectory(root, layout), log: log,
+		bpffs: bpffs, log: log,
 		links: make(map[string]*keptLink), filters: make(map[int]bool),
 		attachTypes: make(map[int]ebpf.AttachType),
-		ids:         make(map[*ebpf.Program]ebpf.ProgramID), repairs: newRepairs(),
+		ids:         make(map[*ebpf.Program]ebpf.ProgramID),
 	}
+	h.layouts.root, h.layouts.pins, h.layouts.log, h.layouts.attaching = root, layoutDirectory(root, layout), log, &h.mu
+	h.decisions = decisions{objects: &h.objects, layouts: &h.layouts}
+	h.connections = connections{objects: &h.objects, layouts: &h.layouts, log: log}
+	h.counters = counters{objects: &h.objects, repairs: newRepairs()}
 	if err := os.MkdirAll(h.pins, 0o700); err != nil {
 		return nil, fmt.Errorf("make the pin directory: %w", err)
 	}
@@ -79,7 +83,7 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
 	if err = h.LookForOthers(); err == nil {
-		h.layout, err = openLayout(root, len(h.others) > 0)
+		h.named, err = openLayout(root, len(h.others) > 0)
 	}
 	if err == nil {
 		h.maps, err = h.mapPins()
@@ -110,11 +114,7 @@ func TryLoad() error {
 
 // Close gives up this process's descriptors. What is pinned stays active.
 func (h *Hooks) Close() error {
-	h.othersMu.Lock()
-	closeOthers(h.others)
-	h.others = nil
-	h.othersMu.Unlock()
-	return errors.Join(h.Detach(), h.layout.Close(), h.objects.Close())
+	return errors.Join(h.Detach(), h.layouts.close(), h.objects.Close())
 }
 
 // pin is one file on the BPF filesystem that keeps a map or a link alive
@@ -168,7 +168,7 @@ func (h *Hooks) pinnedMaps() map[string]*ebpf.Map {
 		"sidestep_drops":    m.SidestepDrops,
 		"sidestep_links":    m.SidestepLinks,
 		"sidestep_unknowns": m.SidestepUnknowns,
-		layoutPin:           h.layout,
+		layoutPin:           h.named,
 	}
 }
 

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -147,49 +150,72 @@ func ownPins(directory string) ([]string, error) {
 	return pins, nil
 }
 
+// layouts is which layout's maps the attached programs decide by, and what agents
+// of others have pinned.
+type layouts struct {
+	root      string    // PinDirectory
+	pins      string    // the directory of this layout's pins
+	named     *ebpf.Map // names the layout whose programs decide
+	log       *slog.Logger
+	attaching *sync.Mutex // held while programs are attached, or pins removed
+
+	active, filled atomic.Bool
+	mu             sync.RWMutex
+	others         []*otherLayout
+}
+
+// close gives up this process's descriptors.
+func (l *layouts) close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	closeOthers(l.others)
+	l.others = nil
+	return l.named.Close()
+}
+
 // LookForOthers notes which other layouts have something pinned, and by whose
 // maps the attached programs decide. Load does so. Both agents do it again when
 // one hands over, before the other accepts connections: until the former has
 // closed its listeners it accepts what the latter's programs have steered, too.
-func (h *Hooks) LookForOthers() error {
-	active, err := activeLayout(h.root)
+func (l *layouts) LookForOthers() error {
+	active, err := activeLayout(l.root)
 	if err != nil {
 		return err
 	}
-	others, err := findOthers(h.root)
+	others, err := findOthers(l.root)
 	if err != nil {
 		return err
 	}
-	h.othersMu.Lock()
-	closeOthers(h.others)
-	h.others = others
-	h.othersMu.Unlock()
+	l.mu.Lock()
+	closeOthers(l.others)
+	l.others = others
+	l.mu.Unlock()
 	// An earlier version pinned no layout, and had the one directory.
-	h.active.Store(active == layout || active == 0 && len(others) == 0)
+	l.active.Store(active == layout || active == 0 && len(others) == 0)
 	return nil
 }
 
 // Active reports whether the attached programs decide by this agent's maps, or
 // would if there were any. If not, those of another layout do: they go on until
 // Filled was called, and Attach after it.
-func (h *Hooks) Active() bool { return h.active.Load() }
+func (l *layouts) Active() bool { return l.active.Load() }
 
 // Filled says that the maps have the settings and a verdict for each pod that
 // runs, so that the next Attach may put this agent's programs in the place of
 // another layout's.
-func (h *Hooks) Filled() { h.filled.Store(true) }
+func (l *layouts) Filled() { l.filled.Store(true) }
 
 // waits reports whether the programs that decide are to be left as they are:
 // those of another layout, by maps with verdicts that ours do not have yet. If
 // they are not all there, ours are better than none. The caller holds mu.
-func (h *Hooks) waits(cgroup uint64) (bool, error) {
-	if h.Active() || h.filled.Load() {
+func (l *layouts) waits(cgroup uint64) (bool, error) {
+	if l.Active() || l.filled.Load() {
 		return false, nil
 	}
-	there, err := anyAttached(h.othersPins(recordingPin), cgroup)
+	there, err := anyAttached(l.othersPins(recordingPin), cgroup)
 	for _, name := range decidingPins {
 		if there && err == nil {
-			there, err = anyAttached(append(h.othersPins(name), filepath.Join(h.pins, name)), cgroup)
+			there, err = anyAttached(append(l.othersPins(name), filepath.Join(l.pins, name)), cgroup)
 		}
 	}
 	return there, err
@@ -219,24 +245,24 @@ func anyAttached(pins []string, cgroup uint64) (bool, error) {
 // activate notes that from now on the programs decide by our maps. It is called
 // once they are filled, and whoever follows a claim in them is attached: where
 // this process ends before all programs are replaced, the next agent goes on.
-func (h *Hooks) activate() error {
-	if h.Active() {
+func (l *layouts) activate() error {
+	if l.Active() {
 		return nil
 	}
-	if err := writeLayout(h.layout); err != nil {
+	if err := writeLayout(l.named); err != nil {
 		return err
 	}
-	h.active.Store(true)
-	h.log.Info("programs of another layout are replaced; connections that they have steered go on", "layout", layout)
+	l.active.Store(true)
+	l.log.Info("programs of another layout are replaced; connections that they have steered go on", "layout", layout)
 	return nil
 }
 
 // othersPins returns where agents of other layouts pin by the name.
-func (h *Hooks) othersPins(name string) []string {
-	h.othersMu.RLock()
-	defer h.othersMu.RUnlock()
+func (l *layouts) othersPins(name string) []string {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
 	var all []string
-	for _, o := range h.others {
+	for _, o := range l.others {
 		all = append(all, filepath.Join(o.directory, name))
 	}
 	return all
@@ -246,31 +272,31 @@ func (h *Hooks) othersPins(name string) []string {
 // pinned, moves the pin to ours, and returns the link; nil if there is none at
 // the right place. The kernel replaces a link's program, and renames a pin, in
 // one step: at no moment is nothing attached, or both programs are.
-func (h *Hooks) takeOver(p place) (link.Link, error) {
-	for _, pin := range h.othersPins(filepath.Base(p.pin)) {
+func (l *layouts) takeOver(p place) (link.Link, error) {
+	for _, pin := range l.othersPins(filepath.Base(p.pin)) {
 		theirs := p
 		theirs.pin = pin
-		l, err := adopt(theirs)
+		taken, err := adopt(theirs)
 		if err != nil {
 			return nil, err
 		}
-		if l == nil {
+		if taken == nil {
 			continue
 		}
-		if err := l.Pin(p.pin); err != nil {
-			return nil, errors.Join(fmt.Errorf("move the pin: %w", err), l.Close())
+		if err := taken.Pin(p.pin); err != nil {
+			return nil, errors.Join(fmt.Errorf("move the pin: %w", err), taken.Close())
 		}
-		return l, nil
+		return taken, nil
 	}
 	return nil, nil
 }
 
-// claimOthers takes the records of a connection that programs of other layouts
+// claim takes the records of a connection that programs of other layouts
 // have steered.
-func (h *Hooks) claimOthers(c workload.Connection) (found []commonFlow, err error) {
-	h.othersMu.RLock()
-	defer h.othersMu.RUnlock()
-	for _, o := range h.others {
+func (l *layouts) claim(c workload.Connection) (found []commonFlow, err error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, o := range l.others {
 		if o.flows == nil {
 			continue
 		}
@@ -300,10 +326,10 @@ func decodeFlow(value []byte) (f commonFlow, err error) {
 
 // decidedByOthers returns the ids of cgroups that have a verdict in the maps of
 // other layouts.
-func (h *Hooks) decidedByOthers() (ids []uint64, err error) {
-	h.othersMu.RLock()
-	defer h.othersMu.RUnlock()
-	for _, o := range h.others {
+func (l *layouts) decidedByOthers() (ids []uint64, err error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for _, o := range l.others {
 		if o.verdicts == nil {
 			continue
 		}
@@ -324,22 +350,22 @@ func (h *Hooks) decidedByOthers() (ids []uint64, err error) {
 // their programs decide nothing, and at this look and the one before had no
 // connection that they have steered, of a cgroup that exists reports to be
 // there.
-func (h *Hooks) RemoveDrained(exists func(cgroupID uint64) bool) error {
-	if !h.Active() {
+func (l *layouts) RemoveDrained(exists func(cgroupID uint64) bool) error {
+	if !l.Active() {
 		return nil
 	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.othersMu.RLock()
-	others := slices.Clone(h.others)
-	h.othersMu.RUnlock()
+	l.attaching.Lock()
+	defer l.attaching.Unlock()
+	l.mu.RLock()
+	others := slices.Clone(l.others)
+	l.mu.RUnlock()
 	var errs []error
 	for _, o := range others {
 		before := o.drained
 		var err error
 		o.drained, err = o.isDrained(exists)
 		if o.drained && before {
-			err = h.removeOther(o)
+			err = l.removeOther(o)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", o.directory, err))
@@ -349,15 +375,15 @@ func (h *Hooks) RemoveDrained(exists func(cgroupID uint64) bool) error {
 }
 
 // removeOther removes the pins of another layout and closes its maps.
-func (h *Hooks) removeOther(o *otherLayout) error {
-	if err := o.remove(h.root); err != nil {
+func (l *layouts) removeOther(o *otherLayout) error {
+	if err := o.remove(l.root); err != nil {
 		return err
 	}
-	h.othersMu.Lock()
-	defer h.othersMu.Unlock()
-	h.others = slices.DeleteFunc(h.others, func(other *otherLayout) bool { return other == o })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.others = slices.DeleteFunc(l.others, func(other *otherLayout) bool { return other == o })
 	o.close()
-	h.log.Info("removed what an agent of another layout had pinned: its connections have ended", "layout", layoutOf(o.directory))
+	l.log.Info("removed what an agent of another layout had pinned: its connections have ended", "layout", layoutOf(o.directory))
 	return nil
 }
 

@@ -37,11 +37,11 @@ type Settings struct {
 }
 
 // Configure applies the settings from the next connect on.
-func (h *Hooks) Configure(s Settings) error {
+func (d *decisions) Configure(s Settings) error {
 	if s.KubepodsID == 0 || s.NodeNetns == 0 || s.Quota == 0 || !s.NodeListener.Addr().Is4() {
 		return errors.New("settings are incomplete")
 	}
-	err := h.objects.SidestepSettings.Update(uint32(0), kernelSettings{
+	err := d.objects.SidestepSettings.Update(uint32(0), kernelSettings{
 		KubepodsId: s.KubepodsID,
 		QosIds:     s.QoSIDs,
 		NodeNetns:  s.NodeNetns,
@@ -60,9 +60,9 @@ func (h *Hooks) Configure(s Settings) error {
 
 // Configured returns the id of the cgroup that the active settings are for,
 // an earlier agent's too; 0 if there are none.
-func (h *Hooks) Configured() (kubepodsID uint64, err error) {
+func (d *decisions) Configured() (kubepodsID uint64, err error) {
 	var s kernelSettings
-	if err := h.objects.SidestepSettings.Lookup(uint32(0), &s); err != nil {
+	if err := d.objects.SidestepSettings.Lookup(uint32(0), &s); err != nil {
 		return 0, fmt.Errorf("read the settings: %w", err)
 	}
 	return s.KubepodsId, nil

@@ -1,23 +1,35 @@
 package intercept
 
 import (
+	"bytes"
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
 
+// decisions is what the programs decide by: settings, the verdicts of cgroups and
+// the tags of listeners, and whom they found none for.
+type decisions struct {
+	objects *kernelObjects
+	layouts *layouts
+}
+
 // SetVerdict applies an entry from the next connect on, from the cgroup, a
 // pod's or a container's.
-func (h *Hooks) SetVerdict(cgroupID uint64, e workload.Entry) error {
+func (d *decisions) SetVerdict(cgroupID uint64, e workload.Entry) error {
 	if e.Port != 0 && e.NetnsCookie == 0 {
 		return errors.New("a listener's port needs its network namespace")
 	}
-	if err := h.objects.SidestepVerdicts.Update(cgroupID, toKernel(e), ebpf.UpdateAny); err != nil {
+	if err := d.objects.SidestepVerdicts.Update(cgroupID, toKernel(e), ebpf.UpdateAny); err != nil {
 		return fmt.Errorf("set the verdict of cgroup %d: %w", cgroupID, err)
 	}
 	return nil
@@ -25,8 +37,8 @@ func (h *Hooks) SetVerdict(cgroupID uint64, e workload.Entry) error {
 
 // DeleteVerdict makes the cgroup unknown. To delete what is not there is no
 // error.
-func (h *Hooks) DeleteVerdict(cgroupID uint64) error {
-	err := h.objects.SidestepVerdicts.Delete(cgroupID)
+func (d *decisions) DeleteVerdict(cgroupID uint64) error {
+	err := d.objects.SidestepVerdicts.Delete(cgroupID)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete the verdict of cgroup %d: %w", cgroupID, err)
 	}
@@ -34,9 +46,9 @@ func (h *Hooks) DeleteVerdict(cgroupID uint64) error {
 }
 
 // Verdict returns what is applied for the cgroup itself; false if nothing is.
-func (h *Hooks) Verdict(cgroupID uint64) (workload.Entry, bool, error) {
+func (d *decisions) Verdict(cgroupID uint64) (workload.Entry, bool, error) {
 	var e kernelVerdictEntry
-	err := h.objects.SidestepVerdicts.Lookup(cgroupID, &e)
+	err := d.objects.SidestepVerdicts.Lookup(cgroupID, &e)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return workload.Entry{}, false, nil
 	}
@@ -48,18 +60,18 @@ func (h *Hooks) Verdict(cgroupID uint64) (workload.Entry, bool, error) {
 
 // Decided returns the ids of all cgroups that have a verdict, those that an
 // earlier agent wrote too, also one of another layout.
-func (h *Hooks) Decided() ([]uint64, error) {
+func (d *decisions) Decided() ([]uint64, error) {
 	var ids []uint64
 	var id uint64
 	var e kernelVerdictEntry
-	entries := h.objects.SidestepVerdicts.Iterate()
+	entries := d.objects.SidestepVerdicts.Iterate()
 	for entries.Next(&id, &e) {
 		ids = append(ids, id)
 	}
 	if err := entries.Err(); err != nil {
 		return nil, fmt.Errorf("read the verdicts: %w", err)
 	}
-	others, err := h.decidedByOthers()
+	others, err := d.layouts.decidedByOthers()
 	return append(ids, others...), err
 }
 
@@ -98,12 +110,12 @@ func fromKernel(k kernelVerdictEntry) workload.Entry {
 // Tag marks a listening IPv4 socket as the agent's. The programs steer to no
 // other, and let clients exchange data with it alone; the mark ends with the
 // socket.
-func (h *Hooks) Tag(socket syscall.RawConn) error {
+func (d *decisions) Tag(socket syscall.RawConn) error {
 	var err error
 	control := socket.Control(func(fd uintptr) {
 		var tag kernelTag
 		if tag, err = tagOf(int(fd)); err == nil {
-			err = h.objects.SidestepTags.Update(int32(fd), tag, ebpf.UpdateAny)
+			err = d.objects.SidestepTags.Update(int32(fd), tag, ebpf.UpdateAny)
 		}
 	})
 	if control != nil {
@@ -131,4 +143,31 @@ func tagOf(fd int) (kernelTag, error) {
 		tag.NetnsCookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
 	}
 	return tag, err
+}
+
+// WatchUnknowns calls tell with the cgroup id of each caller that connects
+// without a usable verdict, until ctx ends; then it returns nil. The kernel
+// may leave callers out when it is faster than tell.
+func (d *decisions) WatchUnknowns(ctx context.Context, tell func(cgroupID uint64)) error {
+	reader, err := ringbuf.NewReader(d.objects.SidestepUnknowns)
+	if err != nil {
+		return fmt.Errorf("open the ring buffer: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { reader.Close() })
+	defer stop()
+	defer reader.Close()
+	for {
+		record, err := reader.Read()
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the ring buffer: %w", err)
+		}
+		var event kernelUnknownEvent
+		if err := binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &event); err != nil {
+			return fmt.Errorf("decode an event: %w", err)
+		}
+		tell(event.CgroupId)
+	}
 }

@@ -50,9 +50,9 @@ var LayoutSteps = []string{"followers", "activated", "bind4", "bind6", "connect4
 // LayoutSteps.
 var LayoutMoments = append([]overlay.Edit{
 	{File: otherGo, Old: "// takeOver puts the program", New: momentFunction + "\n// takeOver puts the program"},
-	{File: otherGo, Old: "\tif err := writeLayout(h.layout); err != nil {", New: "\tmoment(\"followers\")\n\tif err := writeLayout(h.layout); err != nil {"},
-	{File: otherGo, Old: "\th.active.Store(true)\n", New: "\th.active.Store(true)\n\tmoment(\"activated\")\n"},
-	{File: otherGo, Old: "\t\tif err := l.Pin(p.pin); err != nil {", New: "\t\tif p.object == \"connect4\" {\n\t\t\tmoment(\"moved\")\n\t\t}\n\t\tif err := l.Pin(p.pin); err != nil {"},
+	{File: otherGo, Old: "\tif err := writeLayout(l.named); err != nil {", New: "\tmoment(\"followers\")\n\tif err := writeLayout(l.named); err != nil {"},
+	{File: otherGo, Old: "\tl.active.Store(true)\n", New: "\tl.active.Store(true)\n\tmoment(\"activated\")\n"},
+	{File: otherGo, Old: "\t\tif err := taken.Pin(p.pin); err != nil {", New: "\t\tif p.object == \"connect4\" {\n\t\t\tmoment(\"moved\")\n\t\t}\n\t\tif err := taken.Pin(p.pin); err != nil {"},
 	{File: linksGo, Old: "\t\tif h.links[h.pin(hook)] == nil {", New: "\t\tmoment(hook.name)\n\t\tif h.links[h.pin(hook)] == nil {"},
 	{File: otherGo, Old: "\t\"strings\"\n", New: "\t\"strings\"\n\t\"syscall\"\n"},
 }, append(slices.Clone(Layout), Momentary...)...)
