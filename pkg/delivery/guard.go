@@ -426,11 +426,3 @@ func (g *guard) tell(problems map[string]error) {
 	}
 	g.unguarded = problems
 }
-
-// Unguarded returns the pods, by UID, whose packets should be guarded and are
-// not, with the reason.
-func (r *Reconciler) Unguarded() map[string]error {
-	r.guard.mu.Lock()
-	defer r.guard.mu.Unlock()
-	return maps.Clone(r.guard.unguarded)
-}

@@ -1,12 +1,22 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
+	"maps"
+	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -124,6 +134,14 @@ func (r *Reconciler) Listeners() map[string]uint16 {
 		all[uid] = port
 	}
 	return all
+}
+
+// Unguarded returns the pods, by UID, whose packets should be guarded and are
+// not, with the reason.
+func (r *Reconciler) Unguarded() map[string]error {
+	r.guard.mu.Lock()
+	defer r.guard.mu.Unlock()
+	return maps.Clone(r.guard.unguarded)
 }
 
 // Run works until ctx ends, and returns nil. The listeners go on accepting
@@ -249,5 +267,240 @@ func closed(ch <-chan struct{}) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// The budget of looks at single pods: a pod that connects in a loop without
+// a usable verdict is looked at ten times a second, all pods together a
+// hundred times. What is over it is not looked at: its next connect asks again.
+const (
+	lookEvery, lookBurst       = 100 * time.Millisecond, 3
+	allLooksEvery, allLooksMax = 10 * time.Millisecond, 100
+)
+
+// looks are the pods that somebody wants looked at, by UID. Its fields are
+// guarded by Reconciler.mu.
+type looks struct {
+	asked  map[string]bool
+	budget map[string]*rate.Limiter
+	all    *rate.Limiter
+}
+
+func newLooks() looks {
+	return looks{
+		asked: make(map[string]bool), budget: make(map[string]*rate.Limiter),
+		all: rate.NewLimiter(rate.Every(allLooksEvery), allLooksMax),
+	}
+}
+
+// Look asks for a look at one pod soon, as far as the pod's budget allows. It
+// never blocks.
+func (r *Reconciler) Look(podUID string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.running[podUID] || r.looks.asked[podUID] {
+		return
+	}
+	limit := r.looks.budget[podUID]
+	if limit == nil {
+		limit = rate.NewLimiter(rate.Every(lookEvery), lookBurst)
+		r.looks.budget[podUID] = limit
+	}
+	if !limit.Allow() || !r.looks.all.Allow() {
+		return
+	}
+	r.looks.asked[podUID] = true
+	select {
+	case r.look <- struct{}{}:
+	default:
+	}
+}
+
+// lookAt looks at the pods that were asked for, and at no others.
+func (r *Reconciler) lookAt() (soon time.Duration) {
+	r.mu.Lock()
+	asked := r.looks.asked
+	r.looks.asked = make(map[string]bool)
+	r.mu.Unlock()
+	return r.lookClosely(func(cg workload.PodCgroup) bool { return asked[cg.UID] })
+}
+
+// noteRunning says which pods there are to be looked at.
+func (r *Reconciler) noteRunning(running map[string]bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running = running
+	for uid := range r.looks.budget {
+		if !running[uid] {
+			delete(r.looks.budget, uid)
+		}
+	}
+}
+
+// rota takes turns through the pods.
+type rota struct {
+	last string // the cgroup's path of the pod whose turn was last
+}
+
+// next returns the part of the pods, which are sorted by path, whose turn it is:
+// within so many rounds it is every pod's, also while others come and go.
+func (r *rota) next(all []workload.PodCgroup, rounds int) (part []workload.PodCgroup) {
+	if len(all) == 0 {
+		return nil
+	}
+	at, found := slices.BinarySearchFunc(all, r.last, func(cg workload.PodCgroup, path string) int {
+		return cmp.Compare(cg.Path, path)
+	})
+	if found {
+		at++
+	}
+	for range (len(all) + rounds - 1) / rounds {
+		part = append(part, all[at%len(all)])
+		at++
+	}
+	r.last = part[len(part)-1].Path
+	return part
+}
+
+// check looks at the pods that something is missing of, thoroughly at those whose
+// turn it is, and at the guards of all links when that is due.
+func (r *Reconciler) check() (soon time.Duration) {
+	turn := make(map[string]bool)
+	for _, cg := range r.audit.next(r.last.cgroups, auditRounds) {
+		turn[cg.UID] = true
+	}
+	r.checks++
+	r.guard.check(turn, true, r.checks%guardRounds == 0)
+	r.drop(r.last.want) // what could not be removed before
+	if r.last.lacking[""] && r.setSelf() == nil {
+		delete(r.last.lacking, "")
+	}
+	return r.lookClosely(func(cg workload.PodCgroup) bool {
+		return turn[cg.UID] || r.waiting[cg.UID] != nil || r.last.lacking[cg.UID]
+	})
+}
+
+// lookAtLost looks at the pods whose sandbox has ended, or is in another
+// namespace than it was.
+func (r *Reconciler) lookAtLost() (soon time.Duration) {
+	lost, uids := r.sandboxes.takeLost(), make(map[string]bool)
+	for _, cg := range r.last.cgroups {
+		if lost[cg.Path] {
+			uids[cg.UID] = true
+		}
+	}
+	r.guard.check(uids, false, false)
+	return r.lookClosely(func(cg workload.PodCgroup) bool { return lost[cg.Path] })
+}
+
+// lookClosely looks at some pods thoroughly, and at no others.
+func (r *Reconciler) lookClosely(which func(workload.PodCgroup) bool) (soon time.Duration) {
+	now := r.last
+	now.thorough = true
+	for _, cg := range now.cgroups {
+		if cg.CgroupID != r.Self && which(cg) {
+			now.visit(cg)
+		}
+	}
+	now.thorough = false
+	return now.end()
+}
+
+// ExportedListener is a pod's open listener as one agent passes it to the next.
+type ExportedListener struct {
+	PodUID string
+	Inode  uint64 // of its network namespace; 0: the pod is on the host's network
+	net.Listener
+}
+
+// Export returns the listeners that are open, for another agent's Adopt. They
+// stay the Reconciler's, which must not run meanwhile.
+func (r *Reconciler) Export() []ExportedListener {
+	all := make([]ExportedListener, 0, len(r.listeners))
+	for uid, l := range r.listeners {
+		all = append(all, ExportedListener{PodUID: uid, Inode: l.inode, Listener: l.Listener})
+	}
+	return all
+}
+
+// Adopt takes over listeners that another agent opened and tagged, and starts
+// to accept; those that this one would not have opened are closed. It is
+// called before Run, which closes the listeners of pods that ended meanwhile.
+func (r *Reconciler) Adopt(all []ExportedListener) {
+	for _, h := range all {
+		l, err := adoptListener(r.Kernel, h.Listener)
+		if err != nil || r.NodeOnly || l.port() < r.Ports.First || l.port() > r.Ports.Last {
+			r.Log.Debug("listener not taken over", "pod_uid", h.PodUID, "err", err)
+			h.Close()
+			continue
+		}
+		r.start(h.PodUID, &podListener{listener: l, inode: h.Inode})
+	}
+}
+
+// AdoptNode takes over the node listener of another agent.
+func AdoptNode(kernel Kernel, l net.Listener, log *slog.Logger) (*Node, error) {
+	adopted, err := adoptListener(kernel, l)
+	if err != nil {
+		return nil, err
+	}
+	at := l.Addr().(*net.TCPAddr).AddrPort()
+	return &Node{kernel: kernel, at: at, cookie: adopted.netnsCookie, listener: adopted, log: log}, nil
+}
+
+// adoptListener reads from the socket whose namespace it is of. The agent's
+// tag is kept with the socket, whoever has it open; but it is of the former
+// agent's map, and this one's is another where the BPF filesystem was mounted
+// again in between.
+func adoptListener(kernel Kernel, tcp net.Listener) (*listener, error) {
+	from, ok := tcp.(*net.TCPListener)
+	if !ok {
+		return nil, errors.New("not a TCP listener")
+	}
+	socket, err := from.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cookie, err := netnsCookie(socket)
+	if err != nil {
+		return nil, err
+	}
+	withoutProbes(from)
+	l := &listener{Listener: tcp, netnsCookie: cookie}
+	return l, l.tag(kernel)
+}
+
+func netnsCookie(socket syscall.RawConn) (cookie uint64, err error) {
+	control := socket.Control(func(fd uintptr) {
+		cookie, err = unix.GetsockoptUint64(int(fd), unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	})
+	return cookie, errors.Join(control, err)
+}
+
+// signal tells all who wait that something has changed. Its zero value is ready
+// to use.
+type signal struct {
+	mu      sync.Mutex
+	waiters chan struct{}
+}
+
+// next returns a channel that is closed with the next change. Who waits for a
+// state takes it before looking at that.
+func (s *signal) next() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiters == nil {
+		s.waiters = make(chan struct{})
+	}
+	return s.waiters
+}
+
+// tell says that something has changed.
+func (s *signal) tell() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiters != nil {
+		close(s.waiters)
+		s.waiters = nil
 	}
 }

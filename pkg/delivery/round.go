@@ -261,3 +261,180 @@ func (r *Reconciler) Close() {
 	r.sandboxes.close()
 	r.node.close()
 }
+
+// podListener is the listener of one pod and the namespace it is in.
+type podListener struct {
+	*listener
+	inode      uint64
+	containers []workload.ContainerCgroup // when the namespace was last looked at
+}
+
+// deliver makes sure that a steered pod has its listener, in the namespace
+// that the pod is in now, and returns where its connects go. Until it has one
+// that is nowhere: the zero entry, Unknown.
+func (r *round) deliver(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (workload.Entry, error) {
+	if !pod.Steered() {
+		r.closeListener(pod.UID)
+		return workload.Entry{}, nil
+	}
+	if r.NodeOnly {
+		return workload.Entry{Verdict: workload.Steer}, nil
+	}
+	l, err := r.ensure(pod, cg, box)
+	if err != nil {
+		return workload.Entry{}, err
+	}
+	return workload.Entry{Verdict: workload.Steer, Port: l.port(), NetnsCookie: l.netnsCookie}, nil
+}
+
+func (r *round) ensure(pod workload.Pod, cg workload.PodCgroup, box *sandbox) (*podListener, error) {
+	have := r.listeners[pod.UID]
+	if have != nil && !r.thorough && slices.Equal(have.containers, cg.Containers) {
+		return have, nil
+	}
+	if pod.HostNetwork {
+		if have != nil {
+			return have, nil
+		}
+		return r.open(pod, nil, cg.Containers)
+	}
+	ns, err := box.open()
+	if have != nil && workload.Exhausted(err) {
+		return have, nil // looked at again with the others
+	}
+	if err != nil {
+		// The sandbox has ended: an open listener would keep its namespace
+		// and the devices in it alive.
+		r.closeListener(pod.UID)
+		return nil, err
+	}
+	if have != nil && have.inode == ns.inode {
+		have.containers = cg.Containers
+		return have, nil
+	}
+	r.closeListener(pod.UID)
+	return r.open(pod, ns, cg.Containers)
+}
+
+// open opens the pod's listener in the namespace, or in the node's if that is
+// nil, and starts to accept.
+func (r *Reconciler) open(pod workload.Pod, ns *namespace, containers []workload.ContainerCgroup) (*podListener, error) {
+	p := &podListener{containers: containers}
+	listen := func() (err error) {
+		p.listener, err = listenInRange(r.Kernel, r.Ports, pod.Ports)
+		return err
+	}
+	var err error
+	if ns == nil {
+		err = listen()
+	} else {
+		p.inode = ns.inode
+		err = ns.do(listen)
+	}
+	if err != nil {
+		if p.listener != nil {
+			p.Close()
+		}
+		return nil, err
+	}
+	r.start(pod.UID, p)
+	r.Log.Debug("listener opened", "namespace", pod.Namespace, "pod", pod.Name, "port", p.port())
+	return p, nil
+}
+
+// start makes the listener the pod's and accepts.
+func (r *Reconciler) start(uid string, p *podListener) {
+	var wait func()
+	if r.Pace != nil {
+		wait = r.Pace()
+	}
+	go p.accept(r.Serve, p.netnsCookie, wait, r.Log)
+	r.listeners[uid] = p
+	r.mu.Lock()
+	r.ports[uid] = p.port()
+	r.mu.Unlock()
+	r.opened.tell()
+}
+
+func (r *Reconciler) closeListener(uid string) {
+	l := r.listeners[uid]
+	if l == nil {
+		return
+	}
+	l.Close()
+	delete(r.listeners, uid)
+	r.mu.Lock()
+	delete(r.ports, uid)
+	r.mu.Unlock()
+}
+
+const (
+	// shortestPause is how soon a pod whose namespace is not there yet is
+	// looked at again: the runtime takes 10–20 ms to enter it.
+	shortestWait = 2 * time.Millisecond
+	longestWait  = 500 * time.Millisecond
+	// waitLimit ends the looking at one pod; then checkInterval holds.
+	waitLimit = 10 * time.Second
+)
+
+// waits are for what is missing of pods, by UID.
+type waits map[string]*wait
+
+type wait struct {
+	since      time.Time
+	containers []workload.ContainerCgroup // at that time
+	next       time.Time                  // when to look again; zero: with the others
+	missing    error                      // as the last look had it
+}
+
+// settle notes whether something is missing of the pod, and has it looked at
+// again soon for a while: the longer it lasts, the less often. A pod without a
+// link that could be guarded will never have one, and what is used up does not
+// come back for being asked for. It reports whether nothing was missing before.
+func (all waits) settle(cg workload.PodCgroup, missing error) (news bool) {
+	if missing == nil {
+		delete(all, cg.UID)
+		return false
+	}
+	now := time.Now()
+	w := all[cg.UID]
+	news = w == nil
+	if news || !slices.Equal(w.containers, cg.Containers) {
+		w = &wait{since: now, containers: cg.Containers}
+		all[cg.UID] = w
+	}
+	w.next, w.missing = time.Time{}, missing
+	if elapsed := now.Sub(w.since); elapsed < waitLimit && !workload.Exhausted(missing) {
+		w.next = now.Add(min(max(elapsed/16, shortestWait), longestWait))
+	}
+	return news
+}
+
+// due reports whether it is time to look at the pod: nothing is known to be
+// missing of it, the time has come, or it has other containers.
+func (all waits) due(cg workload.PodCgroup) bool {
+	w := all[cg.UID]
+	return w == nil || !slices.Equal(w.containers, cg.Containers) || !w.next.IsZero() && !time.Now().Before(w.next)
+}
+
+// soon returns how soon the next one is due; 0: none will be.
+func (all waits) soon() (soon time.Duration) {
+	for _, w := range all {
+		if w.next.IsZero() {
+			continue
+		}
+		if left := max(time.Until(w.next), 1); soon == 0 || left < soon {
+			soon = left
+		}
+	}
+	return soon
+}
+
+// forget drops the pods that are not present.
+func (all waits) forget(present map[string]bool) {
+	for uid := range all {
+		if !present[uid] {
+			delete(all, uid)
+		}
+	}
+}

@@ -1,12 +1,20 @@
 package delivery
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/sidestep-agent/sidestep/pkg/workload"
 )
@@ -265,4 +273,127 @@ func (s *sandbox) close() {
 	if s.ns != nil {
 		s.ns.close()
 	}
+}
+
+// pidfd is a process that is held open: its id may be given to another once it
+// has ended, but what is asked of the pidfd is about this one.
+type pidfd struct {
+	file *os.File
+	conn syscall.RawConn
+}
+
+// openPidfd opens the process that has the id now. The caller closes the result.
+func openPidfd(pid int) (*pidfd, error) {
+	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK) // else Go would not wait for it
+	if err != nil {
+		return nil, fmt.Errorf("open process %d: %w", pid, err)
+	}
+	p := &pidfd{file: os.NewFile(uintptr(fd), "pidfd")}
+	if p.conn, err = p.file.SyscallConn(); err != nil {
+		p.close()
+		return nil, fmt.Errorf("open process %d: %w", pid, err)
+	}
+	return p, nil
+}
+
+// ended reports whether the process has ended; also once the pidfd is closed.
+func (p *pidfd) ended() bool {
+	ended := true
+	if err := p.conn.Control(func(fd uintptr) { ended = readable(fd) }); err != nil {
+		return true
+	}
+	return ended
+}
+
+// await waits until the process has ended, which it reports, or until the pidfd
+// is closed.
+func (p *pidfd) await() (ended bool) { return p.conn.Read(readable) == nil }
+
+func (p *pidfd) close() { p.file.Close() }
+
+// readable reports whether the process of a pidfd has ended (pidfd_open(2)).
+func readable(fd uintptr) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+		if err != unix.EINTR {
+			return n > 0
+		}
+	}
+}
+
+// procfs is the path of the host's procfs.
+type procfs string
+
+func (p procfs) of(pid int, file string) string {
+	return filepath.Join(string(p), strconv.Itoa(pid), file)
+}
+
+func (p procfs) namespace(pid int) (*namespace, error) { return openNamespace(p.of(pid, "ns/net")) }
+
+// startTime is field 22 of /proc/<pid>/stat (proc(5)), counted after the
+// command's name, which may have spaces and brackets of its own.
+func (p procfs) startTime(pid int) (uint64, error) {
+	stat, err := os.ReadFile(p.of(pid, "stat"))
+	if err != nil {
+		return 0, err
+	}
+	end := bytes.LastIndexByte(stat, ')')
+	fields := bytes.Fields(stat[end+1:])
+	const field = 22 - 3 // the first after the name is field 3
+	if end < 0 || len(fields) <= field {
+		return 0, fmt.Errorf("%s: unknown form", p.of(pid, "stat"))
+	}
+	return strconv.ParseUint(string(fields[field]), 10, 64)
+}
+
+func (procfs) hold(pid int) (lifetime, error) { return openPidfd(pid) }
+
+// namespace is an open network namespace.
+type namespace struct {
+	file  *os.File
+	inode uint64
+}
+
+func openNamespace(path string) (*namespace, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("stat %s: %w", path, err)
+	}
+	return &namespace{file: f, inode: stat.Ino}, nil
+}
+
+func (n *namespace) close() { n.file.Close() }
+
+// do runs fn on a thread inside the namespace. A socket that fn makes belongs
+// to the namespace for good; the thread comes back to its own, or is thrown
+// away if it cannot.
+func (n *namespace) do(fn func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		back, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			result <- err
+			return
+		}
+		defer back.Close()
+		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+			result <- fmt.Errorf("enter the network namespace: %w", err)
+			return
+		}
+		err = fn()
+		if home := unix.Setns(int(back.Fd()), unix.CLONE_NEWNET); home != nil {
+			// Still locked: the runtime ends the thread with this goroutine.
+			result <- errors.Join(err, fmt.Errorf("leave the network namespace: %w", home))
+			return
+		}
+		runtime.UnlockOSThread()
+		result <- err
+	}()
+	return <-result
 }

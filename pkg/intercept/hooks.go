@@ -59,7 +59,8 @@ func Load(bpffs string, log *slog.Logger) (*Hooks, error) {
 		attachTypes: make(map[int]ebpf.AttachType),
 		ids:         make(map[*ebpf.Program]ebpf.ProgramID),
 	}
-	h.layouts.root, h.layouts.pins, h.layouts.log, h.layouts.attaching = root, layoutDirectory(root, layout), log, &h.mu
+	h.root, h.pins, h.attaching = root, layoutDirectory(root, layout), &h.mu
+	h.layouts.log = log
 	h.decisions = decisions{objects: &h.objects, layouts: &h.layouts}
 	h.connections = connections{objects: &h.objects, layouts: &h.layouts, log: log}
 	h.counters = counters{objects: &h.objects, repairs: newRepairs()}
@@ -114,7 +115,7 @@ func TryLoad() error {
 
 // Close gives up this process's descriptors. What is pinned stays active.
 func (h *Hooks) Close() error {
-	return errors.Join(h.Detach(), h.layouts.close(), h.objects.Close())
+	return errors.Join(h.Detach(), h.closeLayouts(), h.objects.Close())
 }
 
 // pin is one file on the BPF filesystem that keeps a map or a link alive

@@ -164,8 +164,8 @@ type layouts struct {
 	others         []*otherLayout
 }
 
-// close gives up this process's descriptors.
-func (l *layouts) close() error {
+// closeLayouts gives up this process's descriptors.
+func (l *layouts) closeLayouts() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	closeOthers(l.others)

@@ -2,6 +2,9 @@ package podcache
 
 import (
 	"fmt"
+	"regexp"
+	"strings"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 )
@@ -57,4 +60,55 @@ func (c clientIDs) same(containers []string) (value, unclear string, same bool) 
 	}
 	value, unclear = c.of(containers[0])
 	return value, unclear, true
+}
+
+// maxValue bounds values that are made of others, which could double with each
+// variable. Ids and host names are shorter.
+const maxValue = 1024
+
+// reference is how the value of a variable names another one.
+var reference = regexp.MustCompile(`\$\(([-._a-zA-Z][-._a-zA-Z0-9]*)\)`)
+
+// trimmed returns a value without what people do not see at its ends: white
+// space (`az … --output tsv` ends lines with a carriage return on Windows), and
+// characters without a width, as the byte order mark of PowerShell's files.
+func trimmed(s string) string {
+	return strings.TrimFunc(s, func(r rune) bool { return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) })
+}
+
+// variable returns the value that the container's env gives an environment
+// variable, trimmed. As for the kubelet, the last entry of a name counts, also an
+// empty one, and $(NAME) stands for what an earlier entry has set. elsewhere reports that the variable is set, and that its value, or
+// one that it refers to, is in another object: then there is no value.
+func variable(c corev1.Container, name string) (value string, elsewhere bool) {
+	known := map[string]string{}
+	for _, e := range c.Env {
+		v, whole := expand(e.Value, known)
+		whole = whole && e.ValueFrom == nil
+		if delete(known, e.Name); whole {
+			known[e.Name] = v
+		}
+		if e.Name == name {
+			value, elsewhere = trimmed(known[name]), !whole
+		}
+	}
+	return value, elsewhere
+}
+
+// ownValue returns the value of variable, or "".
+func ownValue(c corev1.Container, name string) string {
+	value, _ := variable(c, name)
+	return value
+}
+
+// expand replaces the references in value, and reports whether all of them are
+// known.
+func expand(value string, known map[string]string) (string, bool) {
+	whole := true
+	made := reference.ReplaceAllStringFunc(value, func(r string) string {
+		v, ok := known[r[2:len(r)-1]]
+		whole = whole && ok
+		return v
+	})
+	return made, whole && (made == value || len(made) <= maxValue)
 }

@@ -137,10 +137,10 @@ var defences = []defence{
 		{roundGo, "if !r.wasDecided(cg) {", "if r.wasDecided(cg) || true {"},
 	}},
 	{name: "spliced from the pod's namespace", edits: []edit{
-		{"pkg/delivery/dial.go", "err = ns.do(open)", "err = open()"},
+		{"pkg/delivery/held.go", "err = ns.do(open)", "err = open()"},
 	}},
 	{name: "no token where neighbours can read", edits: []edit{
-		{"pkg/delivery/neighbours.go", "if ports <= 1 {", "if ports >= 0 {"},
+		{"pkg/delivery/held.go", "if ports <= 1 {", "if ports >= 0 {"},
 	}},
 	{name: "attach first", agent: true, edits: []edit{
 		{"cmd/agent/daemon/agent.go", "a.loadKernel, a.attachFirst)", "a.loadKernel)"},

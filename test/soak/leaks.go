@@ -27,7 +27,7 @@ var leaks = []leak{
 		New:  "",
 	}}},
 	{"the listener of a pod that ended stays open", namespaces, []overlay.Edit{{
-		File: "pkg/delivery/pod.go",
+		File: "pkg/delivery/round.go",
 		Old:  "\tl.Close()\n\tdelete(r.listeners, uid)",
 		New:  "\tdelete(r.listeners, uid)",
 	}}},

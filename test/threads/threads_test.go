@@ -15,7 +15,7 @@ import (
 // rightSockets are the uses of net.File… that are right, and why.
 var rightSockets = map[string]string{
 	"pkg/handover/take.go: net.FileListener in add":               "of os.NewFile: TestInheritedSocketIsNeverBlocking",
-	"pkg/delivery/dial.go: net.FileConn in connect":               "of os.NewFile, and no other has the socket",
+	"pkg/delivery/held.go: net.FileConn in connect":               "of os.NewFile, and no other has the socket",
 	"test/kernel/gate_test.go: net.FileListener in listenIn":      "of os.NewFile, and no other listens with it",
 	"pkg/delivery/export_test.go: net.FileListener in copyOf":     "of os.NewFile",
 	"test/kernel/otherlayout_test.go: net.FileListener in copyOf": "of os.NewFile",
