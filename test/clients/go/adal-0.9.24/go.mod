@@ -1,3 +1,4 @@
+// Pins go-autorest/adal 0.9.24, a client whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/adal-0.9.24
 
 go 1.26.0

@@ -1,3 +1,4 @@
+// Pins azidentity 1.5.2, a client whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/azidentity-1.5.2
 
 go 1.26.0

@@ -1,3 +1,4 @@
+// Pins the detectors of AWS, Google and OpenTelemetry, clients whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/cloud-detectors
 
 go 1.26.0

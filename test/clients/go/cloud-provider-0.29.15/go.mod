@@ -1,3 +1,4 @@
+// Pins Kubernetes' own cloud provider 0.29.15, a client whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/cloud-provider-0.29.15
 
 go 1.26.0

@@ -1,3 +1,4 @@
+// Pins hashicorp/go-azure-sdk 0.20260811, a client whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/hashicorp-0.20260811
 
 go 1.26.5

@@ -1,3 +1,4 @@
+// Pins kubelogin 0.2.10, a client whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/kubelogin-0.2.10
 
 go 1.26.0

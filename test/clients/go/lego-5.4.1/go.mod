@@ -1,3 +1,4 @@
+// Pins lego 5.4.1, a client whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/lego-5.4.1
 
 go 1.26.0

@@ -1,3 +1,4 @@
+// Pins MSAL for Go 1.10.1, a client whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/msal-1.10.1
 
 go 1.26.0

@@ -1,3 +1,4 @@
+// Pins Vault's API client 1.23.0, a client whose requests are recorded.
 module github.com/sidestep-agent/sidestep/test/clients/go/vault-1.23.0
 
 go 1.26.0
