@@ -16,6 +16,9 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/taint"
 )
 
+// Flags that several commands have, and kinds of flags. Those of one command are
+// with that.
+
 func addHost(flags *pflag.FlagSet, host *daemon.Host) {
 	addCgroups(flags, &host.CgroupRoot, &host.KubepodsCgroup)
 	flags.StringVar(&host.KubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's directory")

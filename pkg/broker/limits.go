@@ -19,7 +19,8 @@ import (
 // the 256 MiB that its container has.
 
 // connsPerRequest is how many connections a pod may hold open for each
-// request that it may have under way: clients keep idle ones for later.
+// request that it may have under way: clients keep idle ones for later. Beyond the
+// kernel's own quota (cmd/agent/daemon/options.go) none is steered.
 const connsPerRequest = 8
 
 // beginsPerRequest is how many connections a pod's listener accepts a second for

@@ -87,9 +87,11 @@ func checkResource(resource string) (string, error) {
 	return resource, nil
 }
 
-// selectClient returns the client id that the request names, or the
-// workload's own. A name that is not mapped is an error: to fall back to the
-// default identity would hand out another one than was asked for.
+// selectClient returns the client id that the request names, or the workload's
+// own, which is the service account's annotation or else the container's
+// AZURE_CLIENT_ID (pkg/podcache/entry.go). A name that is not mapped is an error:
+// to fall back to the default identity would hand out another one than was asked
+// for.
 func selectClient(w workload.Workload, r workload.TokenRequest) (string, error) {
 	switch {
 	case len(r.ClientID) > maxClientID:

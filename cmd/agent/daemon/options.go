@@ -98,8 +98,9 @@ func (o Options) effectiveGuard() (string, error) {
 	return o.Guard, nil
 }
 
-// connectionQuota is how many steered connections one pod may have open. Real
-// clients keep a handful.
+// connectionQuota is how many steered connections one pod may have open in the
+// kernel, whoever answers them; the broker closes idle ones long before
+// (pkg/broker/limits.go). Real clients keep a handful.
 const connectionQuota = 1024
 
 // settings returns the settings of the programs at the kubepods cgroup of the
