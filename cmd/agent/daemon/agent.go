@@ -32,7 +32,7 @@ import (
 )
 
 // agent has the parts of a running agent. This file makes them and gives each
-// those that it needs; none of them knows another's package. What it does with
+// of them those that it needs; none of them knows another's package. What it does with
 // the programs is in kernel.go, when it serves in life.go.
 type agent struct {
 	options  Options
@@ -72,7 +72,7 @@ type agent struct {
 	rootCgroup sync.Once // it has been logged
 }
 
-// newAttached makes what keeps pods from the node's identity, and applies that;
+// newAttached attaches the programs that keep pods from the node's identity;
 // makeRest makes what serves them. On an error nothing is left open.
 func newAttached(o Options, log *slog.Logger) (*agent, error) {
 	a := &agent{

@@ -16,7 +16,6 @@ import (
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/handover"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
-	"github.com/sidestep-agent/sidestep/pkg/routeguard"
 )
 
 // bootRetry is the pause after the boot guard's configuration could not be
@@ -159,8 +158,8 @@ func (o BootOptions) attach(c *config.AgentConfiguration, log *slog.Logger) (err
 	if err != nil {
 		return err
 	}
-	settings := o.settings(c, id, netns)
-	if settings.QoSIDs, err = cgroups.QoS(o.KubepodsCgroup); err != nil {
+	settings, err := o.settings(c, o.KubepodsCgroup, id, netns)
+	if err != nil {
 		return err
 	}
 	if err := hooks.Configure(settings); err != nil {
@@ -169,20 +168,9 @@ func (o BootOptions) attach(c *config.AgentConfiguration, log *slog.Logger) (err
 	if err := hooks.Attach(o.KubepodsCgroup, o.Guard != GuardOff); err != nil {
 		return err
 	}
-	o.holdRoutes(c, log)
+	// A node without a second line boots all the same.
+	line := newSecondLine(Options{Programs: o.Programs}, log, func() {})
+	line.apply(c)
+	line.hold()
 	return nil
-}
-
-// holdRoutes drops everything where the node routes, before any agent has run.
-// A node without a second line boots all the same.
-func (o BootOptions) holdRoutes(c *config.AgentConfiguration, log *slog.Logger) {
-	if o.Guard != GuardFull || o.SecondLine == LineOff {
-		return
-	}
-	line := routeguard.New(routeguard.Options{
-		Log: log, Repaired: func() {},
-		Failed: func(err error) { log.Warn("the full guard has no second line", "err", err) },
-	})
-	_ = line.SetPolicy(linePolicy(c)) // nothing is written yet
-	_ = line.Hold()                   // reported by Failed
 }

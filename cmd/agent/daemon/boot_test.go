@@ -37,8 +37,12 @@ func TestBootSettings(t *testing.T) {
 			t.Fatalf("%v in %s", err, kept)
 		}
 		p := Programs{Listen: netip.MustParseAddrPort("169.254.169.252:2579"), Guard: GuardFull}
-		if agent, guard := p.settings(c, 1, 2), p.settings(read, 1, 2); agent != guard {
-			t.Errorf("%q: the agent tells the kernel %+v, the boot guard %+v", fields, agent, guard)
+		agent, err := p.settings(c, t.TempDir(), 1, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if guard, err := p.settings(read, t.TempDir(), 1, 2); err != nil || agent != guard {
+			t.Errorf("%q: the agent tells the kernel %+v, the boot guard %+v, %v", fields, agent, guard, err)
 		}
 	}
 }

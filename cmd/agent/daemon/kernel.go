@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
-	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
@@ -42,11 +41,11 @@ func (a *agent) attachFirst() error {
 		return err
 	}
 	if configured != kubepods {
-		closed := a.options.settings(config.Held(), kubepods, netns)
-		closed.NoNodeListener = true // there is no listener yet
-		if closed.QoSIDs, err = cgroups.QoS(a.options.KubepodsCgroup); err != nil {
+		closed, err := a.options.settings(config.Held(), a.options.KubepodsCgroup, kubepods, netns)
+		if err != nil {
 			return err
 		}
+		closed.NoNodeListener = true // there is no listener yet
 		if err := a.hooks.Configure(closed); err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ import (
 // task is a part of the agent's work that goes on until its context ends.
 type task struct {
 	name  string
-	after []<-chan struct{} // it begins once all of these are closed
+	after channels // it begins once all of these are closed
 	run   func(context.Context) error
 }
 
@@ -51,6 +51,7 @@ func waitFor(ctx context.Context, all ...<-chan struct{}) bool {
 	return true
 }
 
+// channels are what a task waits for.
 type channels = []<-chan struct{}
 
 // run runs every task until one fails, or ctx ends and the clients have been

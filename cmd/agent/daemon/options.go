@@ -7,6 +7,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/delivery"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
@@ -103,11 +104,13 @@ func (o Options) effectiveGuard() (string, error) {
 // (pkg/broker/limits.go). Real clients keep a handful.
 const connectionQuota = 1024
 
-// settings returns the settings of the programs at the kubepods cgroup of the
-// given id, on the node whose network namespace has the cookie.
-func (p Programs) settings(c *config.AgentConfiguration, kubepods, nodeNetns uint64) intercept.Settings {
+// settings returns the settings of the programs at the kubepods cgroup with the
+// path and the id, on the node whose network namespace has the cookie.
+func (p Programs) settings(c *config.AgentConfiguration, path string, id, nodeNetns uint64) (intercept.Settings, error) {
+	qos, err := cgroups.QoS(path)
 	return intercept.Settings{
-		KubepodsID:             kubepods,
+		KubepodsID:             id,
+		QoSIDs:                 qos,
 		NodeNetns:              nodeNetns,
 		NodeListener:           p.Listen,
 		FirstPort:              p.Ports.First,
@@ -117,7 +120,7 @@ func (p Programs) settings(c *config.AgentConfiguration, kubepods, nodeNetns uin
 		UnknownHostNetworkPass: c.UnknownHostNetwork == config.UnknownPass,
 		DenyWireServer:         c.WireServer == config.WireServerDeny,
 		Quota:                  connectionQuota,
-	}
+	}, err
 }
 
 // linePolicy returns what the second line goes by.

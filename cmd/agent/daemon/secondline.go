@@ -82,9 +82,15 @@ func (l *secondLine) decide(fresh bool) {
 		}
 	}
 	if fresh {
-		// Everything is dropped where the node routes, until it is known which pods
-		// pass. A table of an earlier agent stays as it is. That it cannot be made is
-		// reported by state.
+		l.hold()
+	}
+}
+
+// hold has everything dropped where the node routes, until it is known which pods
+// pass. A table of an earlier agent stays as it is. That it cannot be made is
+// reported by missing.
+func (l *secondLine) hold() {
+	if l.rules != nil {
 		_ = l.rules.Hold()
 	}
 }

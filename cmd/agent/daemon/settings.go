@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"github.com/sidestep-agent/sidestep/pkg/broker"
-	"github.com/sidestep-agent/sidestep/pkg/cgroups"
 	"github.com/sidestep-agent/sidestep/pkg/config"
 	"github.com/sidestep-agent/sidestep/pkg/intercept"
 )
@@ -143,10 +142,9 @@ func (s *settings) active() *config.AgentConfiguration {
 }
 
 func (s *settings) kernel() (intercept.Settings, error) {
-	k := s.agent.options.settings(s.config, s.kubepods, s.agent.node.NetnsCookie())
+	o := &s.agent.options
+	k, err := o.settings(s.config, o.KubepodsCgroup, s.kubepods, s.agent.node.NetnsCookie())
 	k.NoNodeListener = !s.agent.node.Listening()
-	var err error
-	k.QoSIDs, err = cgroups.QoS(s.agent.options.KubepodsCgroup)
 	return k, err
 }
 
