@@ -81,26 +81,21 @@ func newGuard(o *Options, sandboxes *sandboxFinder, node *namespace) *guard {
 // want has the links of these pods guarded, and no others.
 func (g *guard) want(pods []guardedPod, thorough bool) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.wanted = pods
-	g.asked.all, g.asked.guards = g.asked.all || thorough, g.asked.guards || thorough
-	g.wake()
+	g.mu.Unlock()
+	g.ask(asking{all: thorough, guards: thorough})
 }
 
-// check has the links of these pods looked at again; if missing is set, also those
-// of pods that could not be looked at; and if guards is set, the guards of all.
-func (g *guard) check(uids map[string]bool, missing, guards bool) {
+// ask has this looked at soon, beside what was asked for before.
+func (g *guard) ask(more asking) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.asked.pods == nil {
-		g.asked.pods = make(map[string]bool)
+	a := &g.asked
+	a.all, a.guards, a.missing = a.all || more.all, a.guards || more.guards, a.missing || more.missing
+	if a.pods == nil {
+		a.pods = make(map[string]bool)
 	}
-	maps.Copy(g.asked.pods, uids)
-	g.asked.missing, g.asked.guards = g.asked.missing || missing, g.asked.guards || guards
-	g.wake()
-}
-
-func (g *guard) wake() {
+	maps.Copy(a.pods, more.pods)
 	select {
 	case g.trigger <- struct{}{}:
 	default:

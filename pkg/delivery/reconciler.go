@@ -370,7 +370,7 @@ func (r *Reconciler) check() (soon time.Duration) {
 		turn[cg.UID] = true
 	}
 	r.checks++
-	r.guard.check(turn, true, r.checks%guardRounds == 0)
+	r.guard.ask(asking{pods: turn, missing: true, guards: r.checks%guardRounds == 0})
 	r.drop(r.last.want) // what could not be removed before
 	if r.last.lacking[""] && r.setSelf() == nil {
 		delete(r.last.lacking, "")
@@ -389,7 +389,7 @@ func (r *Reconciler) lookAtLost() (soon time.Duration) {
 			uids[cg.UID] = true
 		}
 	}
-	r.guard.check(uids, false, false)
+	r.guard.ask(asking{pods: uids})
 	return r.lookClosely(func(cg workload.PodCgroup) bool { return lost[cg.Path] })
 }
 

@@ -17,7 +17,7 @@ var rightSockets = map[string]string{
 	"pkg/handover/take.go: net.FileListener in add":               "of os.NewFile: TestInheritedSocketIsNeverBlocking",
 	"pkg/delivery/held.go: net.FileConn in connect":               "of os.NewFile, and no other has the socket",
 	"test/kernel/gate_test.go: net.FileListener in listenIn":      "of os.NewFile, and no other listens with it",
-	"pkg/delivery/export_test.go: net.FileListener in copyOf":     "of os.NewFile",
+	"pkg/delivery/reconciler_test.go: net.FileListener in copyOf": "of os.NewFile",
 	"test/kernel/otherlayout_test.go: net.FileListener in copyOf": "of os.NewFile",
 	"test/node/cmd/probe/main.go: net.FileConn in dialMapped":     "of os.NewFile, and no other has the socket",
 }
