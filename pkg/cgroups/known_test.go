@@ -47,16 +47,24 @@ func TestResolveKnownGone(t *testing.T) {
 	}
 }
 
+// followPod follows a tree in which one pod with a container runs, and returns
+// what knows the tree, the pod's path and what it is.
+func followPod(t *testing.T) (tree *Tree, w watched, pod string, want workload.PodCgroup) {
+	t.Helper()
+	mount, own := cgroup2(t)
+	kubepods := filepath.Join(own, "kubepods")
+	pod = filepath.Join(kubepods, "pod"+uid)
+	want = podCgroup(t, pod, uid, cid)
+	tree = open(t, mount, kubepods)
+	w = follow(t, tree, tree.Run)
+	w.wait(t, []workload.PodCgroup{want})
+	return tree, w, pod, want
+}
+
 // What is kept of a pod that ends is closed then, and not with the next look at
 // the whole tree.
 func TestKnownFilesAreClosedWithTheirPod(t *testing.T) {
-	mount, own := cgroup2(t)
-	kubepods := filepath.Join(own, "kubepods")
-	pod := filepath.Join(kubepods, "pod"+uid)
-	want := podCgroup(t, pod, uid, cid)
-	tree := open(t, mount, kubepods)
-	w := follow(t, tree, tree.Run)
-	w.wait(t, []workload.PodCgroup{want})
+	tree, w, pod, want := followPod(t)
 	for _, path := range []string{pod, want.Containers[0].Path} {
 		if _, err := tree.Resolve(id(t, path)); err != nil {
 			t.Fatal(err)
@@ -78,13 +86,7 @@ func TestKnownFilesAreClosedWithTheirPod(t *testing.T) {
 // So is what is kept of a container that ends in a pod that goes on. Its successor
 // is known at its first request, whether it was listed yet or not.
 func TestKnownFilesAreClosedWithTheirContainer(t *testing.T) {
-	mount, own := cgroup2(t)
-	kubepods := filepath.Join(own, "kubepods")
-	pod := filepath.Join(kubepods, "pod"+uid)
-	want := podCgroup(t, pod, uid, cid)
-	tree := open(t, mount, kubepods)
-	w := follow(t, tree, tree.Run)
-	w.wait(t, []workload.PodCgroup{want})
+	tree, w, pod, want := followPod(t)
 	old := want.Containers[0]
 	if _, err := tree.Resolve(old.CgroupID); err != nil {
 		t.Fatal(err)
